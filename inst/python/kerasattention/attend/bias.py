@@ -1,0 +1,102 @@
+"""Additive biases of the logits, asked for block by block.
+
+`BlockBias` is what the engine needs of any of them; `TensorBias` is the one
+given as an array. Positions that bias the logits bring their own.
+"""
+
+from typing import Protocol
+
+from keras import ops
+
+from kerasattention.attend.tensors import Span, Tensor, slice_axis
+from kerasattention.attend.visibility import Visibility
+
+
+class BlockBias(Protocol):
+    """A bias that never needs its (T, S) tensor."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors with a gradient, by name."""
+
+    def with_tensors(self, tensors: dict[str, Tensor]) -> "BlockBias":
+        """The same bias of other tensors."""
+
+    def block(self, visibility: Visibility, rows: Span, columns: Span) -> Tensor:
+        """The bias of a block: float32 that broadcasts to (B, N, t, s)."""
+
+    def block_gradient(
+        self, gradient: Tensor, visibility: Visibility, rows: Span, columns: Span
+    ) -> dict[str, Tensor]:
+        """The gradient of each tensor for a block's gradient (B, N, t, s), in float32."""
+
+
+class TensorBias:
+    """A bias held as a tensor of rank 4 that broadcasts to (B, N, T, S)."""
+
+    def __init__(self, bias: Tensor) -> None:
+        self.bias = bias
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"attention_bias": self.bias}
+
+    def with_tensors(self, tensors: dict[str, Tensor]) -> "TensorBias":
+        return TensorBias(tensors["attention_bias"])
+
+    def block(self, visibility: Visibility, rows: Span, columns: Span) -> Tensor:
+        bias = slice_axis(slice_axis(self.bias, 2, rows), 3, columns)
+        return ops.cast(bias, "float32")
+
+    def block_gradient(
+        self, gradient: Tensor, visibility: Visibility, rows: Span, columns: Span
+    ) -> dict[str, Tensor]:
+        broadcast = [axis for axis in range(4) if self.bias.shape[axis] == 1]
+        if broadcast:
+            gradient = ops.sum(gradient, axis=broadcast, keepdims=True)
+        sizes = ops.shape(self.bias)
+        padding = [(0, 0), (0, 0)]
+        for axis, span in ((2, rows), (3, columns)):
+            whole = self.bias.shape[axis] == 1
+            padding.append((0, 0) if whole else (span.start, sizes[axis] - span.stop))
+        return {"attention_bias": ops.pad(gradient, padding)}
+
+
+class SumOfBiases:
+    """Several biases, added."""
+
+    def __init__(self, biases: list[BlockBias]) -> None:
+        self.biases = biases
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {
+            f"{index}/{name}": tensor
+            for index, bias in enumerate(self.biases)
+            for name, tensor in bias.tensors().items()
+        }
+
+    def with_tensors(self, tensors: dict[str, Tensor]) -> "SumOfBiases":
+        return SumOfBiases(
+            [
+                bias.with_tensors({name: tensors[f"{index}/{name}"] for name in bias.tensors()})
+                for index, bias in enumerate(self.biases)
+            ]
+        )
+
+    def block(self, visibility: Visibility, rows: Span, columns: Span) -> Tensor:
+        blocks = [bias.block(visibility, rows, columns) for bias in self.biases]
+        return sum(blocks[1:], start=blocks[0])
+
+    def block_gradient(
+        self, gradient: Tensor, visibility: Visibility, rows: Span, columns: Span
+    ) -> dict[str, Tensor]:
+        return {
+            f"{index}/{name}": tensor
+            for index, bias in enumerate(self.biases)
+            for name, tensor in bias.block_gradient(gradient, visibility, rows, columns).items()
+        }
+
+
+def join_biases(biases: list[BlockBias | None]) -> BlockBias | None:
+    given = [bias for bias in biases if bias is not None]
+    if len(given) > 1:
+        return SumOfBiases(given)
+    return given[0] if given else None

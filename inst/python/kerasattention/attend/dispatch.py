@@ -1,0 +1,225 @@
+"""`scaled_dot_product_attention()`: the one function that both layers call."""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from kerasattention.attend.bias import BlockBias, TensorBias, join_biases
+from kerasattention.attend.choice import choose_way
+from kerasattention.attend.dropout import draw_seed
+from kerasattention.attend.problem import Problem
+from kerasattention.attend.scores import attention_weights
+from kerasattention.attend.tensors import (
+    Tensor,
+    join_query_heads,
+    split_key_heads,
+    split_query_heads,
+    wants_float32_inputs,
+)
+from kerasattention.attend.visibility import Visibility
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    attention_mask: Tensor | None = None,
+    attention_bias: Tensor | None = None,
+    causal: bool = False,
+    sliding_window: int | None = None,
+    segment_ids: Tensor | tuple[Tensor, Tensor] | None = None,
+    scale: float | None = None,
+    logit_soft_cap: float | None = None,
+    sink: Tensor | None = None,
+    dropout: float = 0.0,
+    seed: Any = None,
+    return_scores: bool = False,
+    implementation: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Attention of queries over keys and values, whatever masks and options.
+
+    Softmax of scale * query @ key (Vaswani et al. 2017) with grouped heads
+    (Ainslie et al. 2023): N may be any multiple of K, and keys and values are
+    never repeated.
+
+    Args:
+        query: (B, T, N, H).
+        key: (B, S, K, H).
+        value: (B, S, K, Hv).
+        attention_mask: True / 1 means attend; (T, S), (B, T, S), (B, 1, T, S)
+            or (B, N, T, S).
+        attention_bias: Added to the logits; same shapes.
+        causal: Query t sees keys 0..t.
+        sliding_window: A query sees keys closer than this many positions.
+        segment_ids: (B, T) integers, or a pair (B, T), (B, S): tokens see only
+            their own segment; 0 marks padding.
+        scale: Factor of the logits, 1 / sqrt(H) by default.
+        logit_soft_cap: c, to make the logits c * tanh(logits / c) before bias
+            and masks.
+        sink: (N) logits that join the softmax's denominator.
+        dropout: Rate at which attention weights are dropped.
+        seed: Integer, `keras.random.SeedGenerator` or None, for the dropout.
+        return_scores: Whether to return the attention weights too.
+        implementation: "plain", "blocked", "fused", or None to choose.
+
+    Returns:
+        (B, T, N, Hv) in the dtype of `query`, zero for a query that sees no key;
+        with `return_scores` also the weights (B, N, T, S) before dropout.
+
+    Raises:
+        ValueError: A shape, option or implementation that does not fit.
+    """
+    query, key, value = (ops.convert_to_tensor(x) for x in (query, key, value))
+    check_heads(query, key, value)
+    query_segments, key_segments = (
+        segment_ids if isinstance(segment_ids, tuple) else (segment_ids, segment_ids)
+    )
+    visibility = Visibility(
+        causal=causal,
+        window=sliding_window,
+        query_segments=_as_tensor(query_segments, "int32"),
+        key_segments=_as_tensor(key_segments, "int32"),
+        mask=expand_mask(_as_tensor(attention_mask, "bool"), "attention_mask"),
+    )
+    bias = expand_mask(_as_tensor(attention_bias, None), "attention_bias")
+    return attend(
+        query,
+        key,
+        value,
+        visibility,
+        biases=[TensorBias(bias)] if bias is not None else [],
+        scale=scale,
+        soft_cap=logit_soft_cap,
+        sink=sink,
+        rate=dropout,
+        seed=seed,
+        return_scores=return_scores,
+        implementation=implementation,
+    )
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visibility: Visibility,
+    *,
+    biases: list[BlockBias] | None = None,
+    scale: float | None = None,
+    soft_cap: float | None = None,
+    sink: Tensor | None = None,
+    rate: float = 0.0,
+    seed: Any = None,
+    return_scores: bool = False,
+    implementation: str | None = None,
+    never_hold_scores: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """`scaled_dot_product_attention()` of a visibility and biases already described.
+
+    Args:
+        query: (B, T, N, H); `key` and `value` likewise as documented there.
+        never_hold_scores: Refuse a way that holds (T, S) logits.
+    """
+    problem = make_problem(
+        query,
+        key,
+        value,
+        visibility,
+        biases=biases,
+        scale=scale,
+        soft_cap=soft_cap,
+        sink=sink,
+        rate=rate,
+        seed=seed,
+    )
+    if return_scores and never_hold_scores:
+        raise ValueError(
+            "`flash_attention=True` demands a path that never holds (T, S) scores, "
+            "and `return_attention_scores=True` asks for them. Use "
+            "`flash_attention=None`, or leave out `return_attention_scores`."
+        )
+    way = choose_way(problem, implementation, never_hold_scores)
+    output = join_query_heads(ops.cast(way(problem), query.dtype))
+    mask = visibility.query_mask
+    if mask is not None:
+        output = ops.where(mask[:, :, None, None], output, ops.zeros_like(output))
+    if not return_scores:
+        return output
+    return output, ops.cast(attention_weights(problem), query.dtype)
+
+
+def make_problem(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visibility: Visibility,
+    *,
+    biases: list[BlockBias] | None = None,
+    scale: float | None = None,
+    soft_cap: float | None = None,
+    sink: Tensor | None = None,
+    rate: float = 0.0,
+    seed: Any = None,
+) -> Problem:
+    """Brings everything into the engine's layout."""
+    kv_heads = key.shape[2]
+    dtype = keras.backend.standardize_dtype(query.dtype)
+    if wants_float32_inputs(dtype):
+        query, key, value = (ops.cast(x, "float32") for x in (query, key, value))
+    # Scaled before the product: the logits of float16 inputs would overflow.
+    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    query = query * ops.cast(scale, query.dtype)
+    if sink is not None:
+        sink = ops.reshape(sink, (kv_heads, query.shape[2] // kv_heads))
+    return Problem(
+        query=split_query_heads(query, kv_heads),
+        key=split_key_heads(key),
+        value=split_key_heads(value),
+        visibility=visibility,
+        bias=join_biases(biases or []),
+        sink=sink,
+        seed=draw_seed(seed) if rate > 0.0 else None,
+        rate=rate,
+        soft_cap=soft_cap,
+    )
+
+
+def check_heads(query: Tensor, key: Tensor, value: Tensor) -> None:
+    """Refuses projections whose shapes do not belong together."""
+    shapes = f"Received: query {query.shape}, key {key.shape}, value {value.shape}"
+    for name, x in (("query", query), ("key", key), ("value", value)):
+        if len(x.shape) != 4:
+            raise ValueError(f"`{name}` must have 4 axes (batch, length, heads, size). {shapes}")
+    if query.shape[2] % key.shape[2] != 0:
+        raise ValueError("The heads of `query` must be a multiple of the heads of `key`. " + shapes)
+    if query.shape[3] != key.shape[3]:
+        raise ValueError("`query` and `key` must have one head size. " + shapes)
+    if key.shape[1:3] != value.shape[1:3]:
+        raise ValueError("`key` and `value` must agree in length and heads. " + shapes)
+
+
+def expand_mask(mask: Tensor | None, name: str) -> Tensor | None:
+    """(T, S), (B, T, S) or (B, N, T, S) to rank 4."""
+    if mask is None:
+        return None
+    rank = len(mask.shape)
+    if rank == 2:
+        return mask[None, None]
+    if rank == 3:
+        return mask[:, None]
+    if rank == 4:
+        return mask
+    raise ValueError(
+        f"`{name}` must have shape (T, S), (B, T, S), (B, 1, T, S) or (B, N, T, S). "
+        f"Received shape {tuple(mask.shape)}"
+    )
+
+
+def _as_tensor(x: Tensor | None, dtype: str | None) -> Tensor | None:
+    if x is None:
+        return None
+    x = ops.convert_to_tensor(x)
+    return ops.cast(x, dtype) if dtype else x

@@ -1,0 +1,59 @@
+"""Dropout of attention weights as a function of seed and indices.
+
+Whether the weight of query t for key s in head n is kept is a hash of
+(seed, b, n, t, s). So every path, block size and backend drops the same weights
+for the same seed, and a backward pass recomputes the pattern, storing nothing.
+The mixer is the finaliser of MurmurHash3 (Appleby, public domain) on 32 bits.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from kerasattention.attend.tensors import Span, Tensor
+
+
+def draw_seed(seed: keras.random.SeedGenerator | int | Tensor | None) -> Tensor:
+    """Two int32 numbers from whatever Keras accepts as a seed."""
+    if seed is None:
+        seed = keras.random.randint((2,), 0, 2**31 - 1)
+    elif isinstance(seed, int):
+        seed = ops.convert_to_tensor([seed % (2**31), 0], dtype="int32")
+    elif isinstance(seed, keras.random.SeedGenerator):
+        seed = seed.next()
+    return _to_int32(seed)
+
+
+def keep_block(
+    seed: Tensor, batch: int, heads: int, rows: Span, columns: Span, rate: float
+) -> Tensor:
+    """Booleans (B, N, t, s): which attention weights survive."""
+    sample = ops.reshape(ops.arange(batch, dtype="int32"), (-1, 1, 1, 1))
+    head = ops.reshape(ops.arange(heads, dtype="int32"), (1, -1, 1, 1))
+    row = ops.reshape(ops.arange(rows.size, dtype="int32"), (1, 1, -1, 1)) + rows.start
+    column = ops.arange(columns.size, dtype="int32") + columns.start
+    stream = _mix(seed[0] + _mix(seed[1] + _mix(sample * 65537 + head)))
+    state = _mix(stream + _mix(row)) ^ _mix(column + seed[0])
+    threshold = math.floor(rate * 2**32) - 2**31
+    return _mix(state) >= threshold
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = x ^ _shift(x, 16)
+    x = x * -2048144789  # 0x85EBCA6B as a signed number
+    x = x ^ _shift(x, 13)
+    x = x * -1028477387  # 0xC2B2AE35
+    return x ^ _shift(x, 16)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """A logical shift to the right: the sign must not be copied in."""
+    return ops.bitwise_and(ops.right_shift(x, bits), (1 << (32 - bits)) - 1)
+
+
+def _to_int32(seed: Tensor) -> Tensor:
+    if keras.backend.standardize_dtype(seed.dtype) == "int32":
+        return seed
+    seed = ops.mod(ops.cast(seed, "int64"), 2**31)
+    return ops.cast(seed, "int32")

@@ -1,0 +1,171 @@
+"""One attention problem in the engine's own layout, and what a block of it is.
+
+Every way of computing attention (plain, blocked, fused) and the scores are made
+of the functions here, so that a mask, bias, cap, sink or dropout is written once.
+"""
+
+import dataclasses
+
+from keras import ops
+
+from kerasattention.attend import softmax
+from kerasattention.attend.bias import BlockBias
+from kerasattention.attend.dropout import keep_block
+from kerasattention.attend.tensors import (
+    Span,
+    Tensor,
+    group_heads,
+    matmul,
+    slice_axis,
+    stack_groups,
+    transpose_last,
+    unstack_groups,
+)
+from kerasattention.attend.visibility import Visibility
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What is to be computed, with heads grouped and the query scaled.
+
+    Attributes:
+        query: (B, K, G, T, H), multiplied by the scale already.
+        key: (B, K, S, H).
+        value: (B, K, S, Hv).
+        sink: None or (K, G) float32.
+        seed: None or two int32; needed where `rate` > 0.
+        rate: Dropout rate of the attention weights.
+        soft_cap: None or the cap of the logits.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    visibility: Visibility
+    bias: BlockBias | None = None
+    sink: Tensor | None = None
+    seed: Tensor | None = None
+    rate: float = 0.0
+    soft_cap: float | None = None
+
+    @property
+    def kv_heads(self) -> int:
+        return self.key.shape[1]
+
+    @property
+    def groups(self) -> int:
+        return self.query.shape[2]
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether a query may see no key. A bias can hide one by minus infinity."""
+        return self.visibility.may_leave_a_query_without_keys or self.bias is not None
+
+    def rows(self) -> Span:
+        return Span(0, ops.shape(self.query)[3])
+
+    def columns(self) -> Span:
+        return Span(0, ops.shape(self.key)[2])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor it holds by name, those with a gradient among them."""
+        named = {"query": self.query, "key": self.key, "value": self.value}
+        named |= {"sink": self.sink} if self.sink is not None else {}
+        named |= {"seed": self.seed} if self.seed is not None else {}
+        named |= {f"visibility/{k}": v for k, v in self.visibility.tensors().items()}
+        if self.bias is not None:
+            named |= {f"bias/{k}": v for k, v in self.bias.tensors().items()}
+        return named
+
+    def with_tensors(self, named: dict[str, Tensor]) -> "Problem":
+        """The same problem of other tensors: what a function transform hands back."""
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {
+                name.removeprefix(prefix): tensor
+                for name, tensor in named.items()
+                if name.startswith(prefix)
+            }
+
+        bias = self.bias
+        return dataclasses.replace(
+            self,
+            query=named["query"],
+            key=named["key"],
+            value=named["value"],
+            sink=named.get("sink"),
+            seed=named.get("seed"),
+            visibility=self.visibility.with_tensors(under("visibility/")),
+            bias=bias if bias is None else bias.with_tensors(under("bias/")),
+        )
+
+    def differentiable(self) -> list[str]:
+        """Names of the tensors that have a gradient."""
+        names = ["query", "key", "value"]
+        names += ["sink"] if self.sink is not None else []
+        if self.bias is not None:
+            names += [f"bias/{name}" for name in self.bias.tensors()]
+        return names
+
+
+def block_logits(problem: Problem, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
+    """Logits (B, K, G, t, s) with and without bias and mask (the cap applied to both)."""
+    query = stack_groups(slice_axis(problem.query, 3, rows))
+    key = slice_axis(problem.key, 2, columns)
+    logits = matmul(query, transpose_last(key))
+    logits = unstack_groups(logits, problem.groups)  # (B, K, G, t, s)
+    capped = softmax.cap(logits, problem.soft_cap)
+    logits = capped
+    if problem.bias is not None:
+        bias = problem.bias.block(problem.visibility, rows, columns)
+        logits = logits + group_heads(bias, problem.kv_heads)
+    mask = problem.visibility.block(rows, columns)
+    if mask is not None:
+        logits = softmax.hide(logits, group_heads(mask, problem.kv_heads))
+    return logits, capped
+
+
+def sink_logits(problem: Problem) -> Tensor | None:
+    """(1, K, G, 1, 1), to be joined to the logits of a block."""
+    if problem.sink is None:
+        return None
+    return ops.cast(problem.sink, "float32")[None, :, :, None, None]
+
+
+def keep_factor(problem: Problem, rows: Span, columns: Span) -> Tensor | None:
+    """(B, K, G, t, s): 0 where a weight is dropped, 1 / (1 - rate) elsewhere."""
+    if problem.rate == 0.0:
+        return None
+    batch, kv_heads, groups = ops.shape(problem.query)[:3]
+    keep = keep_block(problem.seed, batch, kv_heads * groups, rows, columns, problem.rate)
+    keep = group_heads(keep, problem.kv_heads)
+    return ops.cast(keep, "float32") * (1.0 / (1.0 - problem.rate))
+
+
+def combine(weights: Tensor, value: Tensor, groups: int) -> Tensor:
+    """(B, K, G, t, s) weights and (B, K, s, Hv) values to (B, K, G, t, Hv)."""
+    weights = ops.cast(weights, value.dtype)
+    return unstack_groups(matmul(stack_groups(weights), value), groups)
+
+
+def block_output(problem: Problem, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
+    """The output (B, K, G, t, Hv) of some queries over all keys that they see.
+
+    Returns:
+        The output and the log of the softmax's denominator (B, K, G, t, 1),
+        from which a backward pass restores the weights; 0 for a row without keys.
+    """
+    logits, _ = block_logits(problem, rows, columns)
+    numerator, denominator, peak = softmax.exponentiate(
+        logits, sink_logits(problem), problem.may_be_empty
+    )
+    keep = keep_factor(problem, rows, columns)
+    if keep is not None:
+        numerator = numerator * keep
+    value = slice_axis(problem.value, 2, columns)
+    output = combine(numerator, value, problem.groups)
+    # Dividing the output is S / Hv times less work than dividing the weights.
+    output = output * softmax.reciprocal(denominator, problem.may_be_empty)
+    empty = denominator == 0.0
+    log_sum = peak + ops.log(ops.where(empty, 1.0, denominator))
+    return output, log_sum

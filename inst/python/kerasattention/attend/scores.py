@@ -1,0 +1,33 @@
+"""Attention weights to look at: (B, N, T, S), or chosen query rows of it."""
+
+from keras import ops
+
+from kerasattention.attend import softmax
+from kerasattention.attend.problem import Problem, block_logits, sink_logits
+from kerasattention.attend.tensors import Span, Tensor
+
+
+def attention_weights(problem: Problem, rows: Span | None = None) -> Tensor:
+    """The softmax of some query rows, before dropout.
+
+    Args:
+        problem: The attention problem.
+        rows: Which queries; None for all.
+
+    Returns:
+        (B, N, t, S) in float32. A row without keys is zero; with a sink a row
+        sums to less than one.
+    """
+    rows = problem.rows() if rows is None else rows
+    logits, _ = block_logits(problem, rows, problem.columns())
+    numerator, denominator, _ = softmax.exponentiate(
+        logits, sink_logits(problem), problem.may_be_empty
+    )
+    weights = numerator * softmax.reciprocal(denominator, problem.may_be_empty)
+    batch, kv_heads, groups, length, keys = ops.shape(weights)
+    weights = ops.reshape(weights, (batch, kv_heads * groups, length, keys))
+    mask = problem.visibility.query_mask
+    if mask is None:
+        return weights
+    seen = mask[:, None, rows.start : rows.stop, None]
+    return ops.where(seen, weights, 0.0)

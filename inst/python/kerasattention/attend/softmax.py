@@ -1,0 +1,76 @@
+"""Softmax that keeps rows without any visible key at zero.
+
+The only place where masks, biases, caps and sinks meet the logits. Everything
+here is float32 or better.
+"""
+
+from typing import NamedTuple
+
+from keras import ops
+
+from kerasattention.attend.tensors import Tensor
+
+_HIDDEN = float("-inf")
+
+
+class Weights(NamedTuple):
+    """exp(logits - peak), the sum of each row, and the peak that was taken off."""
+
+    numerator: Tensor
+    denominator: Tensor
+    peak: Tensor
+
+
+def cap(logits: Tensor, soft_cap: float | None) -> Tensor:
+    """c * tanh(logits / c) (Gemma 2, Riviere et al. 2024)."""
+    if soft_cap is None:
+        return logits
+    return ops.tanh(logits * (1.0 / soft_cap)) * soft_cap
+
+
+def cap_gradient(capped: Tensor, soft_cap: float | None) -> Tensor | float:
+    """The derivative of `cap`, from its result."""
+    if soft_cap is None:
+        return 1.0
+    return 1.0 - ops.square(capped * (1.0 / soft_cap))
+
+
+def hide(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Sets logits to minus infinity where the mask (or its broadcast) is False.
+
+    Adds zeros and minus infinities of the mask's own, smaller shape: an addition
+    broadcasts faster than a selection.
+    """
+    if mask is None:
+        return logits
+    return logits + ops.where(mask, 0.0, _HIDDEN)
+
+
+def exponentiate(logits: Tensor, sink: Tensor | None, may_be_empty: bool) -> Weights:
+    """The parts of a softmax over the last axis.
+
+    Args:
+        logits: (..., t, s).
+        sink: None or logits that broadcast to (..., t, 1) and join the
+            denominator alone (gpt-oss; Xiao et al. 2023 name them sinks).
+        may_be_empty: Whether a row may see no key.
+    """
+    peak = ops.max(logits, axis=-1, keepdims=True)
+    if sink is not None:
+        peak = ops.maximum(peak, sink)
+    if may_be_empty:
+        # An infinite peak would make -inf - -inf = nan of a row without keys.
+        peak = ops.where(peak == _HIDDEN, 0.0, peak)
+    numerator = ops.exp(logits - peak)
+    denominator = ops.sum(numerator, axis=-1, keepdims=True)
+    if sink is not None:
+        denominator = denominator + ops.exp(sink - peak)
+    return Weights(numerator, denominator, peak)
+
+
+def reciprocal(denominator: Tensor, may_be_empty: bool) -> Tensor:
+    """1 / denominator, and 0 for a row without keys."""
+    if not may_be_empty:
+        return 1.0 / denominator
+    empty = denominator == 0.0
+    return ops.where(empty, 0.0, 1.0 / ops.where(empty, 1.0, denominator))

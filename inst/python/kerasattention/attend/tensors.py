@@ -1,0 +1,119 @@
+"""Small tensor helpers that keras.ops lacks.
+
+Shape letters, here and in every module of `attend`: B batch, T query length,
+S key/value length, N query heads, K key/value heads, G = N / K queries per
+key/value head, H head size, Hv value head size; t and s are the lengths of a
+block of queries and of keys.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+
+def is_static(*sizes: Any) -> bool:
+    return all(isinstance(size, int) for size in sizes)
+
+
+def wants_float32_inputs(dtype: str) -> bool:
+    """Whether products of this dtype need their inputs cast to float32.
+
+    float16 overflows at 65504, and outside accelerators low precision is not
+    faster. JAX alone can accumulate bfloat16 products in float32 (see `matmul`).
+    """
+    if dtype == "bfloat16" and keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend() == "cpu"
+    return dtype in ("float16", "bfloat16")
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """A batched matrix product whose result is float32 or better."""
+    dtype = keras.backend.standardize_dtype(a.dtype)
+    if dtype == "bfloat16" and keras.backend.backend() == "jax":
+        import jax.numpy as jnp
+
+        return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+    return ops.matmul(a, b)
+
+
+def transpose_last(x: Tensor) -> Tensor:
+    """Swaps the last two axes."""
+    axes = list(range(len(x.shape)))
+    axes[-1], axes[-2] = axes[-2], axes[-1]
+    return ops.transpose(x, axes)
+
+
+def split_query_heads(x: Tensor, num_key_value_heads: int) -> Tensor:
+    """(B, T, N, H) to (B, K, G, T, H): queries grouped by the head they share."""
+    batch, length, _, size = ops.shape(x)
+    groups = x.shape[2] // num_key_value_heads
+    x = ops.reshape(x, (batch, length, num_key_value_heads, groups, size))
+    return ops.transpose(x, (0, 2, 3, 1, 4))
+
+
+def join_query_heads(x: Tensor) -> Tensor:
+    """(B, K, G, T, H) to (B, T, N, H), the inverse of `split_query_heads`."""
+    batch, _, _, length, size = ops.shape(x)
+    x = ops.transpose(x, (0, 3, 1, 2, 4))
+    return ops.reshape(x, (batch, length, x.shape[2] * x.shape[3], size))
+
+
+def split_key_heads(x: Tensor) -> Tensor:
+    """(B, S, K, H) to (B, K, S, H)."""
+    return ops.transpose(x, (0, 2, 1, 3))
+
+
+def stack_groups(x: Tensor) -> Tensor:
+    """(B, K, G, t, X) to (B, K, G * t, X): one product serves all queries of a key head."""
+    batch, kv_heads, groups, length, size = ops.shape(x)
+    if not is_static(length):
+        return ops.reshape(x, (batch, kv_heads, -1, size))
+    return ops.reshape(x, (batch, kv_heads, groups * length, size))
+
+
+def unstack_groups(x: Tensor, groups: int) -> Tensor:
+    """(B, K, G * t, X) to (B, K, G, t, X)."""
+    batch, kv_heads, rows, size = ops.shape(x)
+    length = rows // groups if is_static(rows) else -1
+    return ops.reshape(x, (batch, kv_heads, groups, length, size))
+
+
+def group_heads(x: Tensor, kv_heads: int) -> Tensor:
+    """(B|1, N|1, t, s) to (B|1, K|1, G|1, t, s), for masks and biases."""
+    batch, _, rows, columns = ops.shape(x)
+    if x.shape[1] == 1:
+        return ops.expand_dims(x, 1)
+    groups = x.shape[1] // kv_heads
+    return ops.reshape(x, (batch, kv_heads, groups, rows, columns))
+
+
+class Span(NamedTuple):
+    """A run of queries or keys. Either number may be a tensor while a graph is traced."""
+
+    start: Any
+    size: Any
+
+    @property
+    def stop(self) -> Any:
+        return self.start + self.size
+
+
+def slice_axis(x: Tensor, axis: int, span: Span) -> Tensor:
+    """The span of an axis, or x itself where that axis broadcasts."""
+    length = x.shape[axis]
+    if length == 1 or (is_static(span.start) and span == (0, length)):
+        return x
+    if is_static(span.start):
+        index = [slice(None)] * len(x.shape)
+        index[axis] = slice(span.start, span.stop)
+        return x[tuple(index)]
+    starts = [0] * len(x.shape)
+    starts[axis] = span.start
+    sizes = list(ops.shape(x))
+    sizes[axis] = span.size
+    return ops.slice(x, starts, sizes)
