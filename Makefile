@@ -1,0 +1,70 @@
+# `make help` lists the targets. Everything runs in the project's own environment.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+IN := . ./activate &&
+BACKENDS := tensorflow jax torch
+BACKEND ?= $(BACKENDS)
+ARGS ?=
+PYTHON ?=
+export PYTHON
+
+.PHONY: help setup setup-peers demo demo-llm test test-python test-r test-rpy2 \
+  check document site lint format bench readme clean clean-all
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install all that is needed into .venv/ and .rlib/ (again and again if you like)
+	@tools/setup.sh
+
+setup-peers: ## also what the benchmarks compare with
+	@tools/setup.sh --peers
+
+demo: setup ## train a transformer on real text from R, about two minutes; KERAS_BACKEND=jax ...
+	@$(IN) Rscript inst/examples/demo.R
+
+demo-llm: setup ## a chat model from R; ARGS="your question"
+	@$(IN) Rscript inst/examples/smollm2.R $(ARGS)
+
+test: setup ## all three suites: Python on each backend, R, and both in one process
+	@tools/test.sh
+
+test-python: setup ## the Python suite; BACKEND=jax for one backend
+	@tools/test.sh $(BACKEND:%=python-%)
+
+test-r: setup ## the R suite; BACKEND=jax for another backend
+	@tools/test.sh $(if $(filter command line environment,$(origin BACKEND)),$(BACKEND:%=r-%),r-tensorflow)
+
+test-rpy2: setup ## R and Python in one process; BACKEND=torch for another backend
+	@tools/test.sh $(if $(filter command line environment,$(origin BACKEND)),$(BACKEND:%=rpy2-%),rpy2-jax)
+
+check: setup ## R CMD check --as-cran
+	@tools/check.sh
+
+document: setup ## write man/ and NAMESPACE with roxygen2
+	@$(IN) Rscript -e 'roxygen2::roxygenise(load_code = "source")'
+
+site: setup ## build the pkgdown site into docs/
+	@$(IN) Rscript tools/site.R
+
+lint: setup ## formatters and linters of both languages, changing nothing
+	@tools/lint.sh
+
+format: setup ## format Python and R sources
+	@$(IN) ruff format . && ruff check --fix-only . && air format .
+
+bench: setup ## speed and memory against Keras's layers; ARGS="one case"
+	@$(IN) bench/run.sh $(ARGS)
+
+readme: setup ## knit README.Rmd
+	@$(IN) Rscript -e 'rmarkdown::render("README.Rmd", quiet = TRUE)' && rm -f README.html
+
+clean: ## remove what building, checking and testing left
+	rm -rf .setup/check .setup/tests docs output build inst/python/build \
+	  inst/python/*.egg-info .pytest_cache .ruff_cache .hypothesis *.tar.gz *.Rcheck
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+clean-all: clean ## also remove .venv/ and .rlib/
+	rm -rf .venv .rlib .setup
