@@ -1,0 +1,74 @@
+"""What tests need of a backend and keras.ops does not give: gradients, compilation."""
+
+import keras
+import numpy as np
+
+BACKEND = keras.backend.backend()
+
+
+def tensor(x, dtype=None):
+    """A NumPy array as a tensor; floating-point numbers become float32 unless told otherwise."""
+    x = np.asarray(x)
+    if dtype is None:
+        dtype = {"f": "float32", "i": "int32"}.get(x.dtype.kind, str(x.dtype))
+    return keras.ops.cast(keras.ops.convert_to_tensor(x), dtype)
+
+
+def to_numpy(x):
+    """NumPy, with low precision widened to float32 so that NumPy can compute with it."""
+    if keras.backend.standardize_dtype(x.dtype) in ("bfloat16", "float16"):
+        x = keras.ops.cast(x, "float32")
+    return keras.ops.convert_to_numpy(x)
+
+
+def value_and_gradients(function, inputs, upstream):
+    """What the function gives and the gradients of sum(first of it * upstream), all as NumPy.
+
+    `inputs` is a dictionary of tensors that the function takes by name; it gives a tuple. On
+    JAX all of it is compiled as one.
+    """
+
+    def loss(values):
+        outputs = function(**values)
+        return keras.ops.sum(keras.ops.cast(outputs[0], "float32") * upstream), outputs
+
+    inputs = {name: keras.ops.convert_to_tensor(x) for name, x in inputs.items()}
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            result, outputs = loss(inputs)
+        found = tape.gradient(result, inputs)
+    elif BACKEND == "jax":
+        import jax
+
+        (_, outputs), found = jax.jit(jax.value_and_grad(loss, has_aux=True))(inputs)
+    else:
+        import torch
+
+        inputs = {name: x.detach().clone().requires_grad_(True) for name, x in inputs.items()}
+        result, outputs = loss(inputs)
+        outputs = [output.detach() for output in outputs]
+        found = dict(zip(inputs, torch.autograd.grad(result, list(inputs.values())), strict=True))
+    outputs = tuple(to_numpy(output) for output in outputs)
+    return outputs, {name: to_numpy(gradient) for name, gradient in found.items()}
+
+
+def compiled(function, jit_compile=False):
+    """The function as the backend's `fit()` would run it: a graph, a jit, or as it is on torch."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, jit_compile=jit_compile)
+    if BACKEND == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
+
+
+def run(function, *inputs):
+    """Calls the function: on JAX compiled as a whole, which is faster than op by op."""
+    inputs = [keras.ops.convert_to_tensor(x) for x in inputs]
+    return compiled(function)(*inputs) if BACKEND == "jax" else function(*inputs)

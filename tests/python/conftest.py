@@ -1,0 +1,29 @@
+"""Says which backend is tested; without Keras there is nothing to test, which is never green."""
+
+import importlib.util
+import os
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+HAS_KERAS = importlib.util.find_spec("keras") is not None
+
+if not HAS_KERAS:
+    if os.environ.get("KERASATTENTION_ENV") == "1":
+        raise pytest.UsageError(
+            "Keras is not installed in this Python, but KERASATTENTION_ENV=1 says that this is the "
+            "project's environment. Type 'make setup'."
+        )
+    # pytest ends with status 5, "no tests collected".
+    collect_ignore_glob = ["test_*.py"]
+
+
+def pytest_report_header():
+    if not HAS_KERAS:
+        return "keras: not installed, so no test can run"
+    import keras
+    import kerasattention
+
+    where = os.path.dirname(kerasattention.__file__)
+    return f"keras: {keras.__version__} on {keras.backend.backend()}; kerasattention: {where}"

@@ -1,0 +1,126 @@
+"""Who sees whom, block by block, against the table of the rules written down one pair at a time."""
+
+import numpy as np
+import pytest
+import reference
+from backends import run, tensor, to_numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kerasattention.attend.dispatch import expand_mask
+from kerasattention.attend.tensors import Span
+from kerasattention.attend.visibility import Visibility
+from problems import PROBLEMS, N, S, T
+
+ROWS = [Span(0, T), Span(0, 1), Span(3, 5), Span(T - 2, 2)]
+COLUMNS = [Span(0, S), Span(0, 3), Span(4, 7), Span(S - 1, 1)]
+# Padded queries see nothing: their rows of the output are zeroed, the blocks do not say it.
+NOT_IN_BLOCKS = "query_mask"
+
+
+def described(fields):
+    fields = {name: tensor(x) if isinstance(x, np.ndarray) else x for name, x in fields.items()}
+    if "mask" in fields:
+        fields["mask"] = expand_mask(fields["mask"], "mask")
+    return Visibility(**fields)
+
+
+def cut(table, rows, columns):
+    return table[..., rows.start : rows.stop, columns.start : columns.stop]
+
+
+def names_of_visibility():
+    return [
+        name
+        for name, problem in PROBLEMS.items()
+        if problem.visibility
+        and NOT_IN_BLOCKS not in problem.visibility
+        and problem.shape[2:] == (T, S)
+    ]
+
+
+@pytest.mark.parametrize("name", names_of_visibility())
+def test_every_block_is_cut_from_the_same_table(name):
+    problem = PROBLEMS[name]
+    visibility = described(problem.visibility)
+    pairs = [(rows, columns) for rows in ROWS for columns in COLUMNS]
+    # None where all is visible.
+    blocks = run(lambda: [visibility.block(rows, columns) for rows, columns in pairs])
+    for (rows, columns), mask in zip(pairs, blocks, strict=True):
+        expected = cut(problem.seen, rows, columns)
+        found = True if mask is None else to_numpy(mask)
+        np.testing.assert_array_equal(np.broadcast_to(found, expected.shape), expected)
+
+
+LENGTHS = st.integers(1, 23)
+RULES = {
+    "causal": st.booleans(),
+    "window": st.none() | st.integers(1, 25),
+    "offset": st.integers(0, 11),
+}
+
+
+@given(length=LENGTHS, keys=LENGTHS, data=st.data(), **RULES)
+@settings(max_examples=300)
+def test_ranges_of_keys_are_exact(length, keys, causal, window, offset, data):
+    """No query sees a key outside its range, and a mask is asked for only where one hides."""
+    start = data.draw(st.integers(0, length - 1))
+    rows = Span(start, data.draw(st.integers(1, length - start)))
+    visibility = Visibility(causal=causal, window=window, offset=offset)
+    columns = visibility.key_range(rows, keys)
+    table = reference.visibility(
+        1,
+        1,
+        length,
+        keys,
+        causal=causal,
+        window=window,
+        query_positions=np.arange(length)[np.newaxis] + offset,
+        key_positions=np.arange(keys)[np.newaxis],
+    )[0, 0]
+    wanted = np.flatnonzero(table[rows.start : rows.stop].any(axis=0))
+    if len(wanted) == 0:
+        assert columns.size == 0
+        return
+    assert (columns.start, columns.stop) == (wanted[0], wanted[-1] + 1)
+    hides = not cut(table, rows, columns).all()
+    assert visibility.hides_by_position(rows, columns) == hides
+    if not visibility.may_leave_a_query_without_keys:
+        assert table.any(axis=1).all()
+
+
+@pytest.mark.parametrize("name", [n for n, p in PROBLEMS.items() if p.visibility])
+def test_empty_rows_are_announced(name):
+    problem = PROBLEMS[name]
+    fields = {k: v for k, v in problem.visibility.items() if k != NOT_IN_BLOCKS}
+    if not described(fields).may_leave_a_query_without_keys:
+        assert problem.seen.any(axis=-1).all()
+
+
+def test_tensors_can_be_exchanged_by_name():
+    fields = PROBLEMS["all at once"].visibility
+    visibility = described(fields)
+    named = visibility.tensors()
+    assert set(named) == {name for name, x in fields.items() if isinstance(x, np.ndarray)}
+    named["mask"] = tensor(np.zeros((1, 1, T, S), dtype=bool))
+    changed = visibility.with_tensors(named)
+    assert not to_numpy(changed.block(Span(0, T), Span(0, S))).any()
+    assert changed.causal
+    assert changed.window == fields["window"]
+
+
+def test_distances_are_key_less_query_position():
+    visibility = Visibility(offset=2)
+    found = to_numpy(visibility.distances(Span(1, 2), Span(3, 3)))
+    assert found.tolist() == [[[[0, 1, 2], [-1, 0, 1]]]]
+    positions = tensor(np.array([[5, 9], [0, 1]]), "int32")
+    of_samples = Visibility(query_positions=positions, key_positions=positions)
+    found = to_numpy(of_samples.distances(Span(0, 2), Span(1, 1)))
+    assert found.tolist() == [[[[4], [0]]], [[[1], [0]]]]
+
+
+def test_a_block_without_rules_needs_no_mask():
+    assert Visibility().block(Span(0, T), Span(0, S)) is None
+    below_the_diagonal = Visibility(causal=True).block(Span(8, 3), Span(0, 8))
+    assert below_the_diagonal is None
+    mask = expand_mask(tensor(np.ones((N, T, S), dtype=bool)), "mask")
+    assert Visibility(mask=mask).block(Span(0, 2), Span(0, 2)) is not None
