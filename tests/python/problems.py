@@ -19,7 +19,7 @@ from kerasattention.attend.visibility import Visibility
 B, K, G, H, HV, T, S = 2, 3, 5, 7, 11, 13, 17
 N = K * G
 # Several blocks of queries, the last one smaller.
-SMALL_BLOCK = 5
+SMALL_BLOCK = 7
 SEED = (123456789, 987654321)
 
 # What Visibility knows of tensors, and the axes of each.
@@ -73,13 +73,21 @@ class AttentionProblem:
                 options[name] = np.broadcast_to(options[name], (sizes["B"], len(options[name])))
         return reference.visibility(**sizes, **options)
 
+    @functools.cached_property
     def expected(self):
         """Output and weights, from the reference."""
         return reference.attention(**self._for_reference(), **self._dropped())
 
-    def expected_gradients(self, upstream):
+    @functools.cached_property
+    def upstream(self):
+        """A gradient of the output, (B, T, N, Hv)."""
+        b, n, t, _ = self.shape
+        return np.random.default_rng(6).normal(size=(b, t, n, self.value.shape[3]))
+
+    @functools.cached_property
+    def expected_gradients(self):
         found = reference.attention_gradients(
-            **self._for_reference(), **self._dropped(), upstream=upstream
+            **self._for_reference(), **self._dropped(), upstream=self.upstream
         )
         if self.bias is not None:
             found["bias"] = sum_to(found["bias"], self.bias.shape)
@@ -127,10 +135,8 @@ class AttentionProblem:
 
 def sum_to(x, shape):
     """Sums (B, N, T, S) over the axes that `shape` broadcasts."""
-    if len(shape) == 3:
-        shape = (shape[0], 1, *shape[1:])
-    shape = (1,) * (4 - len(shape)) + tuple(shape)
-    axes = tuple(axis for axis in range(4) if shape[axis] == 1)
+    full = (shape[0], 1, *shape[1:]) if len(shape) == 3 else (1,) * (4 - len(shape)) + shape
+    axes = tuple(axis for axis in range(4) if full[axis] == 1)
     return x.sum(axis=axes, keepdims=True).reshape(shape)
 
 
