@@ -1,0 +1,135 @@
+# Every error of this package is a condition of class `kerasattention_error`:
+#
+#   abort_argument()  an argument is wrong: names it, the rule and the value
+#   abort()           anything else that is wrong
+#   with_python()     runs code that calls Python; Python's exception becomes one
+#                     condition with Python's message and nothing else
+#
+# `call` is the frame of the exported function, so that the error names what the
+# user typed: take it as an argument, `call = caller_env()`, and hand it on.
+
+abort_argument <- function(arg, rule, value, hint = NULL, call = caller_env()) {
+  abort(
+    "{.arg {arg}} must be {rule}, not {describe_value(value)}.",
+    hint = hint,
+    arg = arg,
+    call = call
+  )
+}
+
+# `message` is interpolated by cli in the frame of the caller, `hint` is plain text.
+abort <- function(
+  message,
+  ...,
+  hint = NULL,
+  call = caller_env(),
+  env = caller_env()
+) {
+  text <- cli::format_inline(message, .envir = env)
+  hint <- as.character(hint)
+  names(hint) <- rep("i", length(hint))
+  bullets <- c(text, hint)
+  rlang::abort(bullets, class = "kerasattention_error", call = call, ...)
+}
+
+# What the user passed, in a few words: `64.5`, `NA`, a 3 x 4 logical matrix.
+describe_value <- function(x) {
+  if (is_python(x)) {
+    return(paste0("a Python object of class <", python_class(x), ">"))
+  }
+  if (is.data.frame(x)) {
+    return("a data frame")
+  }
+  if (is.function(x)) {
+    return("a function")
+  }
+  if (is.factor(x)) {
+    return(paste("a factor of length", length(x)))
+  }
+  if (is.atomic(x) && length(dim(x)) > 1) {
+    return(describe_array(x))
+  }
+  if (is.atomic(x) && length(x) <= 5) {
+    return(paste0("`", deparse1(as_plain(x)), "`"))
+  }
+  if (is.atomic(x)) {
+    return(paste0("a vector of ", length(x), " ", typeof(x), " values"))
+  }
+  if (is.list(x)) {
+    return(describe_list(x))
+  }
+  paste("an object of class", class(x)[[1]])
+}
+
+describe_array <- function(x) {
+  kind <- if (length(dim(x)) == 2) "matrix" else "array"
+  type <- typeof(x)
+  article <- if (type == "integer") "an" else "a"
+  paste(article, paste(dim(x), collapse = " x "), type, kind)
+}
+
+describe_list <- function(x) {
+  if (is.object(x)) {
+    return(paste0("an object of class <", class(x)[[1]], ">"))
+  }
+  names <- names(x)
+  if (is.null(names)) {
+    return(paste("a list of length", length(x)))
+  }
+  paste0("a list with elements ", paste0("`", names, "`", collapse = ", "))
+}
+
+# Integers are shown as the user reads them, without L, and names are dropped.
+as_plain <- function(x) {
+  x <- as.vector(x)
+  names(x) <- NULL
+  if (is.integer(x)) as.numeric(x) else x
+}
+
+# Runs `code`. A Python exception becomes a kerasattention_error, whose field
+# `python_class` holds the exception's class; errors of R pass unchanged.
+with_python <- function(code, doing, call = caller_env()) {
+  tryCatch(
+    code,
+    python.builtin.Exception = function(cnd) {
+      abort_python(cnd, doing, call)
+    }
+  )
+}
+
+abort_python <- function(cnd, doing, call) {
+  message <- python_message(conditionMessage(cnd))
+  rlang::abort(
+    c(paste0("Could not ", doing, "."), x = message),
+    class = "kerasattention_error",
+    python_class = sub("^python\\.builtin\\.", "", class(cnd)[[1]]),
+    python_message = message,
+    call = call
+  )
+}
+
+# Python's message alone: without terminal colours, without reticulate's advice,
+# without the printed arguments (whole arrays) that Keras adds, one blank line at
+# most, and cut where a backend adds pages of its own.
+python_message <- function(x) {
+  x <- cli::ansi_strip(x)
+  x <- gsub("\nRun `reticulate::py_last_error\\(\\)` for details\\.", "", x)
+  x <- sub("(?s)\n+Arguments received by .*$", "", x, perl = TRUE)
+  x <- sub(
+    "(?s)^(\\w+: )?Exception encountered when calling [^\n]*\n+",
+    "\\1",
+    x,
+    perl = TRUE
+  )
+  x <- sub(
+    "(?s)\n*Traceback \\(most recent call last\\):.*$",
+    "",
+    x,
+    perl = TRUE
+  )
+  x <- gsub("\n{2,}", "\n", trimws(x))
+  if (nchar(x) > 2000) {
+    x <- paste0(substr(x, 1, 2000), " ...")
+  }
+  x
+}

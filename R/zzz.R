@@ -1,0 +1,18 @@
+# Nothing here starts Python or touches the environment: the hooks run when
+# someone else has loaded Keras or our module.
+.onLoad <- function(libname, pkgname) {
+  reticulate::py_require(c("keras>=3.12", "numpy"))
+  when_loaded("keras", on_keras_load)
+  when_loaded("kerasattention", on_module_load)
+  register_as_array()
+}
+
+# reticulate runs the hooks of this name after the Python module's import.
+when_loaded <- function(module, hook) {
+  setHook(paste0("reticulate::", module, "::load"), function(...) hook())
+  if (reticulate::py_available() && module %in% loaded_modules()) {
+    hook()
+  }
+}
+
+loaded_modules <- function() names(reticulate::import("sys")$modules)
