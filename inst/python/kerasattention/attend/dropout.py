@@ -55,5 +55,5 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 def _to_int32(seed: Tensor) -> Tensor:
     if keras.backend.standardize_dtype(seed.dtype) == "int32":
         return seed
-    seed = ops.mod(ops.cast(seed, "int64"), 2**31)
-    return ops.cast(seed, "int32")
+    # The low 31 bits: JAX has unsigned seeds, and no int64 to widen them to.
+    return ops.cast(ops.bitwise_and(seed, 2**31 - 1), "int32")

@@ -1,0 +1,6 @@
+"""The attention layers: they project, and hand the maths to `attend`."""
+
+from kerasattention.layers.group_query_attention import GroupQueryAttention
+from kerasattention.layers.multi_head_attention import MultiHeadAttention
+
+__all__ = ["GroupQueryAttention", "MultiHeadAttention"]

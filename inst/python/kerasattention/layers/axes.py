@@ -1,0 +1,167 @@
+"""Attention over any axes: bringing (B, ..., heads, size) to (B, T, heads, size) and back."""
+
+import dataclasses
+import math
+import string
+from typing import Any
+
+from keras import ops
+
+from kerasattention.attend.tensors import Tensor, is_static
+
+
+def projection_equation(rank: int) -> str:
+    """Einsum of an input of some rank with a kernel (D, heads, size), e.g. "abc,cde->abde"."""
+    letters = string.ascii_lowercase
+    free, bound, made = letters[: rank - 1], letters[rank - 1], letters[rank : rank + 2]
+    return f"{free}{bound},{bound}{made}->{free}{made}"
+
+
+def output_equation(rank: int, output_axes: int) -> tuple[str, str]:
+    """Einsum of heads with a kernel (heads, size, *outputs), and the outputs' letters."""
+    letters = string.ascii_lowercase
+    free, bound = letters[: rank - 1], letters[rank - 1 : rank + 1]
+    made = letters[rank + 1 : rank + 1 + output_axes]
+    return f"{free}{bound},{bound}{made}->{free}{made}", made
+
+
+def resolve_axes(axes: tuple[int, ...] | None, rank: int) -> tuple[int, ...]:
+    """Axes counted from 0, all between the batch axis and the feature axis by default."""
+    if axes is None:
+        return tuple(range(1, rank - 1))
+    resolved = tuple(axis if axis >= 0 else rank + axis for axis in axes)
+    for given, axis in zip(axes, resolved, strict=True):
+        if not 1 <= axis <= rank - 2:
+            raise ValueError(
+                f"`attention_axes` must lie between 1 and {rank - 2} for inputs with "
+                f"{rank} axes: 0 is the batch axis and {rank - 1} the features. "
+                f"Received: attention_axes={tuple(axes)} (axis {given})"
+            )
+    if len(set(resolved)) < len(resolved):
+        raise ValueError(f"`attention_axes` names an axis twice: {tuple(axes)}")
+    return resolved
+
+
+@dataclasses.dataclass(frozen=True)
+class AxisFold:
+    """Folds the attention axes into one length and all other axes into the batch.
+
+    Attributes:
+        axes: The attention axes of the input.
+        rank: Number of axes of the input, (B, ..., D).
+    """
+
+    axes: tuple[int, ...]
+    rank: int
+
+    @property
+    def is_trivial(self) -> bool:
+        return self.axes == (1,) and self.rank == 3
+
+    @property
+    def batch_axes(self) -> tuple[int, ...]:
+        return tuple(axis for axis in range(self.rank - 1) if axis not in self.axes)
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        return self.batch_axes + self.axes
+
+    def lengths(self, x: Tensor) -> tuple[Any, ...]:
+        """Sizes of the attention axes of (B, ..., anything)."""
+        shape = ops.shape(x)
+        return tuple(shape[axis] for axis in self.axes)
+
+    def batches(self, x: Tensor) -> tuple[Any, ...]:
+        """Sizes of the batch axes."""
+        shape = ops.shape(x)
+        return tuple(shape[axis] for axis in self.batch_axes)
+
+    def fold(self, x: Tensor) -> Tensor:
+        """(B, ..., X, Y) to (B', T, X, Y)."""
+        if self.is_trivial:
+            return x
+        rest = tuple(range(self.rank - 1, len(x.shape)))
+        sizes = (_product(self.batches(x)), _product(self.lengths(x)))
+        tail = ops.shape(x)[self.rank - 1 :]
+        return ops.reshape(ops.transpose(x, self.order + rest), (*sizes, *tail))
+
+    def unfold(self, x: Tensor, like: Tensor) -> Tensor:
+        """(B', T, N, Hv) back to (B, ..., N, Hv), the axes those of `like`."""
+        if self.is_trivial:
+            return x
+        shape = (*self.batches(like), *self.lengths(like), *ops.shape(x)[2:])
+        inverse = tuple(self.order.index(axis) for axis in range(self.rank - 1))
+        rest = tuple(range(self.rank - 1, self.rank + 1))
+        return ops.transpose(ops.reshape(x, shape), inverse + rest)
+
+    def unfold_scores(self, scores: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        """(B', N, T, S) to (B, ..., N, query axes, key axes), as Keras returns them."""
+        if self.is_trivial:
+            return scores
+        shape = (
+            *self.batches(query),
+            scores.shape[1],
+            *self.lengths(query),
+            *self.lengths(key),
+        )
+        return ops.reshape(scores, shape)
+
+    def fold_padding(self, mask: Tensor | None, like: Tensor) -> Tensor | None:
+        """A mask (B, d1) or (B, d1, ..., dn) of the inputs' axes to (B', T)."""
+        if mask is None:
+            return None
+        mask = ops.cast(mask, "bool")
+        if self.is_trivial:
+            return mask
+        for _ in range(self.rank - 1 - len(mask.shape)):
+            mask = ops.expand_dims(mask, -1)
+        mask = ops.broadcast_to(mask, ops.shape(like)[: self.rank - 1])
+        return self.fold(mask)
+
+    def fold_tokens(self, tokens: Tensor | None, like: Tensor) -> Tensor | None:
+        """Integers (B, T), T all attention axes in order, to (B', T)."""
+        if tokens is None:
+            return None
+        tokens = ops.cast(tokens, "int32")
+        if self.is_trivial:
+            return tokens
+        others = self.batches(like)[1:]
+        for _ in others:
+            tokens = ops.expand_dims(tokens, 1)
+        shape = (*self.batches(like), _product(self.lengths(like)))
+        tokens = ops.broadcast_to(tokens, shape)
+        return ops.reshape(tokens, (_product(self.batches(like)), shape[-1]))
+
+    def fold_scores(self, x: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
+        """A mask or bias of the scores' axes to (B'|1, N|1, T|1, S|1).
+
+        Missing axes are put before those of the queries, as Keras does.
+        """
+        if x is None:
+            return None
+        folded = len(self.axes)
+        full_rank = len(self.batch_axes) + 1 + 2 * folded
+        for _ in range(full_rank - len(x.shape)):
+            x = ops.expand_dims(x, -2 * folded - 1)
+        if self.is_trivial:
+            return x
+        batches, lengths, keys = self.batches(query), self.lengths(query), self.lengths(key)
+        shape = x.shape
+        heads = shape[len(batches)]
+        if not all(size == 1 for size in shape[: len(batches)]):
+            x = ops.broadcast_to(x, (*batches, *ops.shape(x)[len(batches) :]))
+            count = _product(batches)
+        else:
+            count = 1
+        tail = (*lengths, *keys)
+        x = ops.broadcast_to(x, (*ops.shape(x)[: len(batches) + 1], *tail))
+        return ops.reshape(x, (count, heads, _product(lengths), _product(keys)))
+
+
+def _product(sizes: tuple[Any, ...]) -> Any:
+    if is_static(*sizes):
+        return math.prod(sizes)
+    total = sizes[0]
+    for size in sizes[1:]:
+        total = total * size
+    return total

@@ -1,0 +1,711 @@
+"""The layer behind both public classes: project, position, hand over, project back."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+from keras.src.backend import get_keras_mask, set_keras_mask
+
+from kerasattention.attend.bias import TensorBias
+from kerasattention.attend.dispatch import attend, make_problem
+from kerasattention.attend.scores import attention_weights
+from kerasattention.attend.tensors import Span, Tensor
+from kerasattention.attend.visibility import Visibility
+from kerasattention.layers import checks
+from kerasattention.layers.axes import (
+    AxisFold,
+    output_equation,
+    projection_equation,
+    resolve_axes,
+)
+from kerasattention.layers.context import current_context
+from kerasattention.positions.base import Position
+
+Shape = tuple[int | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """Numbers and sizes of heads: N, K, H and Hv."""
+
+    query: int
+    key_value: int
+    size: int
+    value_size: int
+
+
+@dataclasses.dataclass
+class Call:
+    """The inputs of one call, defaults filled in."""
+
+    query: Tensor
+    value: Tensor
+    key: Tensor
+    self_attention: bool
+
+
+class AttentionLayer(keras.layers.Layer):
+    """Multi-head attention with grouped key/value heads over any axes.
+
+    Sublayers, weights and attributes carry the names that Keras's layers give
+    them, so that weight files go both ways.
+    """
+
+    def __init__(
+        self,
+        *,
+        heads: Heads,
+        dropout: float,
+        use_bias: bool,
+        output_shape: tuple[int, ...] | None,
+        attention_axes: tuple[int, ...] | None,
+        flash_attention: bool | None,
+        kernel_initializer: Any,
+        bias_initializer: Any,
+        kernel_regularizer: Any,
+        bias_regularizer: Any,
+        activity_regularizer: Any,
+        kernel_constraint: Any,
+        bias_constraint: Any,
+        seed: int | None,
+        sliding_window: int | None,
+        use_gate: bool,
+        position: Position | None,
+        qk_norm: bool,
+        logit_soft_cap: float | None,
+        attention_sink: bool,
+        use_causal_mask: bool,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self._heads = heads
+        self._dropout = checks.rate("dropout", dropout)
+        self._use_bias = checks.flag("use_bias", use_bias)
+        self._output_shape = output_shape
+        self._attention_axes = attention_axes
+        self._flash_attention = checks.optional_flag("flash_attention", flash_attention)
+        self._kernel_initializer = keras.initializers.get(kernel_initializer)
+        self._bias_initializer = keras.initializers.get(bias_initializer)
+        self._kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self._bias_regularizer = keras.regularizers.get(bias_regularizer)
+        # Not `activity_regularizer`: Keras would count it for this layer's output too.
+        self._activity_regularizer = keras.regularizers.get(activity_regularizer)
+        self._kernel_constraint = keras.constraints.get(kernel_constraint)
+        self._bias_constraint = keras.constraints.get(bias_constraint)
+        self.seed = checks.seed(seed)
+        self._sliding_window = checks.optional_positive_integer("sliding_window", sliding_window)
+        self._use_gate = checks.flag("use_gate", use_gate)
+        self._position = _as_position(position)
+        self._qk_norm = checks.flag("qk_norm", qk_norm)
+        self._logit_soft_cap = checks.optional_positive_number("logit_soft_cap", logit_soft_cap)
+        self._attention_sink = checks.flag("attention_sink", attention_sink)
+        self._use_causal_mask = checks.flag("use_causal_mask", use_causal_mask)
+
+    # What the layer is made of -------------------------------------------------
+
+    @property
+    def heads(self) -> Heads:
+        """Numbers and sizes of heads."""
+        return self._heads
+
+    @property
+    def dropout(self) -> float:
+        return self._dropout
+
+    @property
+    def use_bias(self) -> bool:
+        return self._use_bias
+
+    @property
+    def use_gate(self) -> bool:
+        return self._use_gate
+
+    @property
+    def sliding_window(self) -> int | None:
+        return self._sliding_window
+
+    @property
+    def flash_attention(self) -> bool | None:
+        return self._flash_attention
+
+    @property
+    def position(self) -> Position | None:
+        return self._position
+
+    @property
+    def qk_norm(self) -> bool:
+        return self._qk_norm
+
+    @property
+    def logit_soft_cap(self) -> float | None:
+        return self._logit_soft_cap
+
+    @property
+    def attention_sink(self) -> bool:
+        return self._attention_sink
+
+    @property
+    def use_causal_mask(self) -> bool:
+        """Whether calls are causal where they do not say."""
+        return self._use_causal_mask
+
+    @property
+    def kernel_initializer(self) -> Any:
+        return self._kernel_initializer
+
+    @property
+    def bias_initializer(self) -> Any:
+        return self._bias_initializer
+
+    @property
+    def kernel_regularizer(self) -> Any:
+        return self._kernel_regularizer
+
+    @property
+    def bias_regularizer(self) -> Any:
+        return self._bias_regularizer
+
+    @property
+    def kernel_constraint(self) -> Any:
+        return self._kernel_constraint
+
+    @property
+    def bias_constraint(self) -> Any:
+        return self._bias_constraint
+
+    @property
+    def query_dense(self) -> keras.layers.EinsumDense:
+        return self._query_dense
+
+    @property
+    def key_dense(self) -> keras.layers.EinsumDense:
+        return self._key_dense
+
+    @property
+    def value_dense(self) -> keras.layers.EinsumDense:
+        return self._value_dense
+
+    @property
+    def gate_dense(self) -> keras.layers.EinsumDense | None:
+        return getattr(self, "_gate_dense", None)
+
+    @property
+    def output_dense(self) -> keras.layers.EinsumDense:
+        return self._output_dense
+
+    # Building ------------------------------------------------------------------
+
+    def build(
+        self,
+        query_shape: Shape,
+        value_shape: Shape | None = None,
+        key_shape: Shape | None = None,
+    ) -> None:
+        """Makes the projections for inputs (B, ..., D)."""
+        value_shape = query_shape if value_shape is None else value_shape
+        key_shape = value_shape if key_shape is None else key_shape
+        query_shape, value_shape, key_shape = map(_as_shape, (query_shape, value_shape, key_shape))
+        self._check_shapes(query_shape, value_shape, key_shape)
+        rank, heads = len(query_shape), self._heads
+        self._fold = AxisFold(resolve_axes(self._attention_axes, rank), rank)
+        self.feature_dim = query_shape[-1]
+        self._feature_sizes = tuple(s[-1] for s in (query_shape, value_shape, key_shape))
+        self._query_dense = self._projection("query", query_shape, heads.query, heads.size)
+        self._key_dense = self._projection("key", key_shape, heads.key_value, heads.size)
+        if self._use_gate:
+            self._gate_dense = self._projection(
+                "gate", query_shape, heads.query, heads.value_size, activation="sigmoid"
+            )
+        self._value_dense = self._projection(
+            "value", value_shape, heads.key_value, heads.value_size
+        )
+        self._dropout_layer = keras.layers.Dropout(
+            rate=self._dropout, dtype=self.dtype_policy, seed=self.seed
+        )
+        self._output_dense = self._output_projection(query_shape)
+        if self._qk_norm:
+            self._query_norm = self._norm("query_norm")
+            self._key_norm = self._norm("key_norm")
+        if self._attention_sink:
+            self.sink = self.add_weight(name="sink", shape=(heads.query,), initializer="zeros")
+        if self._position is not None:
+            self._position.prepare(heads.query, heads.size)
+
+    def _projection(
+        self, name: str, shape: Shape, heads: int, size: int, activation: Any = None
+    ) -> keras.layers.EinsumDense:
+        equation = projection_equation(len(shape))
+        dense = keras.layers.EinsumDense(
+            equation,
+            output_shape=(None,) * (len(shape) - 2) + (heads, size),
+            bias_axes=equation[-2:] if self._use_bias else None,
+            activation=activation,
+            name=name,
+            **self._sublayer_options(),
+        )
+        # Masks pass through it untouched; without this Keras warns at each call.
+        dense.supports_masking = True
+        dense.build(shape)
+        return dense
+
+    def _output_projection(self, query_shape: Shape) -> keras.layers.EinsumDense:
+        features = self._output_shape or (query_shape[-1],)
+        equation, made = output_equation(len(query_shape), len(features))
+        dense = keras.layers.EinsumDense(
+            equation,
+            output_shape=(None,) * (len(query_shape) - 2) + tuple(features),
+            bias_axes=made if self._use_bias else None,
+            name="attention_output",
+            **self._sublayer_options(),
+        )
+        dense.build((*query_shape[:-1], self._heads.query, self._heads.value_size))
+        return dense
+
+    def _sublayer_options(self) -> dict[str, Any]:
+        return {
+            # A copy each: one seeded initializer would give all kernels the same values.
+            "kernel_initializer": _copy_initializer(self._kernel_initializer),
+            "bias_initializer": _copy_initializer(self._bias_initializer),
+            "kernel_regularizer": self._kernel_regularizer,
+            "bias_regularizer": self._bias_regularizer,
+            "activity_regularizer": self._activity_regularizer,
+            "kernel_constraint": self._kernel_constraint,
+            "bias_constraint": self._bias_constraint,
+            "dtype": self.dtype_policy,
+        }
+
+    def _norm(self, name: str) -> keras.layers.Layer:
+        norm = keras.layers.RMSNormalization(
+            axis=-1, epsilon=1e-6, name=name, dtype=self.dtype_policy
+        )
+        norm.build((None, None, None, self._heads.size))
+        return norm
+
+    # Calling -------------------------------------------------------------------
+
+    def call(
+        self,
+        query: Tensor,
+        value: Tensor | None = None,
+        key: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        value_mask: Tensor | None = None,
+        key_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+        use_causal_mask: bool | None = None,
+        attention_bias: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Attends. The classes document the arguments."""
+        inputs = self._inputs(query, value, key)
+        self._check_call(inputs, attention_mask, attention_bias, segment_ids, positions)
+        query_mask = joined_masks(query_mask, get_keras_mask(query))
+        key_mask = joined_masks(
+            value_mask,
+            key_mask,
+            get_keras_mask(inputs.value),
+            get_keras_mask(inputs.key),
+        )
+        visibility = Visibility(
+            causal=self._is_causal(use_causal_mask),
+            window=self._sliding_window,
+            query_positions=self._fold.fold_tokens(positions, query),
+            query_mask=self._fold.fold_padding(query_mask, query),
+            key_mask=self._fold.fold_padding(key_mask, inputs.key),
+            query_segments=self._fold.fold_tokens(segment_ids, query),
+            key_segments=self._fold.fold_tokens(segment_ids, query),
+            mask=self._fold.fold_scores(_boolean(attention_mask), query, inputs.key),
+        )
+        if inputs.self_attention:
+            visibility = dataclasses.replace(visibility, key_positions=visibility.query_positions)
+        bias = self._fold.fold_scores(attention_bias, query, inputs.key)
+        heads, weights = self._attend(inputs, visibility, bias, training, return_attention_scores)
+        output = self._project_back(query, heads)
+        if query_mask is not None and get_keras_mask(output) is None:
+            set_keras_mask(output, query_mask)
+        if not return_attention_scores:
+            return output
+        return output, self._fold.unfold_scores(weights, query, inputs.key)
+
+    def _inputs(self, query: Tensor, value: Tensor | None, key: Tensor | None) -> Call:
+        if value is None and key is not None:
+            raise ValueError("`key` needs a `value` as well: keys say where, values what.")
+        value = query if value is None else value
+        key = value if key is None else key
+        return Call(query, value, key, value is query and key is query)
+
+    def _is_causal(self, use_causal_mask: bool | None) -> bool:
+        if use_causal_mask is None:
+            return self._use_causal_mask
+        return checks.switch("use_causal_mask", use_causal_mask)
+
+    def _attend(
+        self,
+        inputs: Call,
+        visibility: Visibility,
+        bias: Tensor | None,
+        training: bool | None,
+        return_scores: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Heads (B, T, N, Hv), and their weights where asked for."""
+        context = current_context()
+        query = self._fold.fold(self._query_heads(inputs.query))  # (B, T, N, H)
+        key, value = context.project(
+            self, inputs.self_attention, lambda: self._key_value_heads(inputs)
+        )  # (B, S, K, H), (B, S, K, Hv)
+        visibility = context.place(self, visibility, inputs.self_attention)
+        if self._position is not None:
+            query, key = self._position.turn(
+                query,
+                key,
+                visibility.positions_of_queries(Span(0, ops.shape(query)[1])),
+                visibility.positions_of_keys(Span(0, ops.shape(key)[1])),
+            )
+        key, value, visibility = context.remember(
+            self, key, value, visibility, inputs.self_attention
+        )
+        biases = [TensorBias(bias)] if bias is not None else []
+        if self._position is not None:
+            biases.append(self._position.block_bias(self._heads.query, visibility.causal))
+        options = {
+            "biases": biases,
+            "soft_cap": self._logit_soft_cap,
+            "sink": self.sink if self._attention_sink else None,
+        }
+        context.observe(self, _weights_of(query, key, value, visibility, options))
+        if type(self)._compute_attention is not AttentionLayer._compute_attention:
+            heads, weights = self._attend_overridden(
+                query, key, value, visibility, training, return_scores
+            )
+        else:
+            heads, weights = self._engine(
+                query, key, value, visibility, training, return_scores, **options
+            )
+        return context.weigh(self, heads), weights
+
+    def _engine(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        visibility: Visibility,
+        training: bool | None,
+        return_scores: bool,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        rate = self._dropout if training else 0.0
+        flash = self._flash()
+        result = attend(
+            query,
+            key,
+            value,
+            visibility,
+            **options,
+            rate=rate,
+            seed=self._dropout_layer.seed_generator if rate > 0.0 else None,
+            return_scores=return_scores,
+            implementation="plain" if flash is False else None,
+            never_hold_scores=flash is True,
+        )
+        return result if return_scores else (result, None)
+
+    def _compute_attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None = None,
+        training: bool | None = None,
+        return_attention_scores: bool = False,
+        use_causal_mask: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attention of projected heads, which subclasses may override as in Keras.
+
+        An override gets one mask with everything in it. This method itself is not
+        in the way of a call: the engine never makes that mask.
+        """
+        query, key, value = map(ops.convert_to_tensor, (query, key, value))
+        mask = self._fold.fold_scores(_boolean(attention_mask), query, key)
+        visibility = Visibility(causal=use_causal_mask, mask=mask)
+        return self._engine(query, key, value, visibility, training, return_attention_scores)
+
+    def _attend_overridden(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        visibility: Visibility,
+        training: bool | None,
+        return_scores: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        rows, columns = Span(0, ops.shape(query)[1]), Span(0, ops.shape(key)[1])
+        mask = visibility.block(rows, columns)
+        if visibility.query_mask is not None:
+            seen = visibility.query_mask[:, None, :, None]
+            mask = seen if mask is None else ops.logical_and(mask, seen)
+        extra = {"return_attention_scores": True} if return_scores else {}
+        return self._compute_attention(
+            query, key, value, attention_mask=mask, training=training, **extra
+        )
+
+    def _query_heads(self, query: Tensor) -> Tensor:
+        heads = self._query_dense(query)
+        return self._query_norm(heads) if self._qk_norm else heads
+
+    def _key_value_heads(self, inputs: Call) -> tuple[Tensor, Tensor]:
+        key, value = self._key_dense(inputs.key), self._value_dense(inputs.value)
+        key = self._key_norm(key) if self._qk_norm else key
+        return self._fold.fold(key), self._fold.fold(value)
+
+    def _project_back(self, query: Tensor, heads: Tensor) -> Tensor:
+        heads = self._fold.unfold(heads, query)
+        if self._use_gate:
+            heads = ops.multiply(heads, self._gate_dense(query))
+        return self._output_dense(heads)
+
+    def _flash(self) -> bool | None:
+        """What the layer says, or else Keras's global switch, which can only forbid."""
+        if self._flash_attention is not None:
+            return self._flash_attention
+        return False if keras.config.is_flash_attention_enabled() is False else None
+
+    # Shapes --------------------------------------------------------------------
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        """The output carries the query's mask."""
+        return previous_mask
+
+    def compute_output_shape(
+        self,
+        query_shape: Shape,
+        value_shape: Shape | None = None,
+        key_shape: Shape | None = None,
+    ) -> Shape:
+        """(B, T, D), or the query's axes followed by `output_shape`."""
+        value_shape = query_shape if value_shape is None else value_shape
+        key_shape = value_shape if key_shape is None else key_shape
+        self._check_shapes(*map(_as_shape, (query_shape, value_shape, key_shape)))
+        features = self._output_shape or (query_shape[-1],)
+        return (*query_shape[:-1], *features)
+
+    def compute_output_spec(
+        self,
+        query: Tensor,
+        value: Tensor | None = None,
+        key: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        value_mask: Tensor | None = None,
+        key_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+        use_causal_mask: bool | None = None,
+        attention_bias: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Any:
+        """Symbolic shapes and dtypes, with every check that a call makes."""
+        inputs = self._inputs(query, value, key)
+        self._check_call(inputs, attention_mask, attention_bias, segment_ids, positions)
+        self._is_causal(use_causal_mask)
+        shape = self.compute_output_shape(query.shape, inputs.value.shape, inputs.key.shape)
+        output = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        if query_mask is not None:
+            set_keras_mask(output, query_mask)
+        if not return_attention_scores:
+            return output
+        scores = self._scores_shape(query.shape, inputs.key.shape)
+        return output, keras.KerasTensor(scores, dtype=self.compute_dtype)
+
+    def _scores_shape(self, query_shape: Shape, key_shape: Shape) -> Shape:
+        """(B, ..., N, query axes, key axes)."""
+        fold = self._fold
+        return (
+            *(query_shape[axis] for axis in fold.batch_axes),
+            self._heads.query,
+            *(query_shape[axis] for axis in fold.axes),
+            *(key_shape[axis] for axis in fold.axes),
+        )
+
+    def _check_shapes(self, query: Shape, value: Shape, key: Shape) -> None:
+        received = f"query {query}, value {value}, key {key}"
+        self._check_rank(query, received)
+        checks.same_sizes(
+            "The numbers of axes of `query`, `value` and `key` must be equal.",
+            (len(query), len(query)),
+            (len(value), len(key)),
+            received,
+        )
+        for axis in range(1, len(value) - 1):
+            checks.same_sizes(
+                "All axes of `value` and `key` but the last must be equal.",
+                value[axis],
+                key[axis],
+                received,
+            )
+        axes = resolve_axes(self._attention_axes, len(query))
+        for axis in range(len(query) - 1):
+            if axis in axes:
+                continue
+            for other in (value, key):
+                checks.same_sizes(
+                    "The batch axes of `query`, `value` and `key` must be equal"
+                    + ("." if axis == 0 else ", and so all axes that are not attended."),
+                    query[axis],
+                    other[axis],
+                    received,
+                )
+        for name, shape in (("query", query), ("value", value), ("key", key)):
+            if shape[-1] is None:
+                raise ValueError(f"The last axis of `{name}` must be known. Received: {received}")
+        if self.built:
+            sizes = tuple(shape[-1] for shape in (query, value, key))
+            checks.same_sizes(
+                f"The layer was built for query, value and key features {self._feature_sizes}.",
+                self._feature_sizes,
+                sizes,
+                received,
+            )
+
+    def _check_rank(self, query: Shape, received: str) -> None:
+        if len(query) < 3:
+            raise ValueError(
+                "Inputs must have at least 3 axes (batch, length, features). "
+                f"Received: {received}. One sequence alone needs a batch axis of 1."
+            )
+
+    def _check_call(
+        self,
+        inputs: Call,
+        attention_mask: Tensor | None,
+        attention_bias: Tensor | None,
+        segment_ids: Tensor | None,
+        positions: Tensor | None,
+    ) -> None:
+        query, value, key = (tuple(x.shape) for x in (inputs.query, inputs.value, inputs.key))
+        self._check_shapes(query, value, key)
+        received = f"query {query}, key {key}"
+        full = self._scores_shape(query, key)
+        for name, x in (("attention_mask", attention_mask), ("attention_bias", attention_bias)):
+            if x is not None:
+                checks.scores_shape(name, tuple(x.shape), full, received)
+        lengths = [query[axis] for axis in self._fold.axes]
+        length = None if None in lengths else functools.reduce(lambda a, b: a * b, lengths)
+        for name, x in (("segment_ids", segment_ids), ("positions", positions)):
+            if x is not None:
+                checks.token_shape(name, tuple(x.shape), query[0], length)
+        if segment_ids is not None and not inputs.self_attention:
+            raise ValueError(
+                "`segment_ids` are for self-attention: queries and keys share them. "
+                "Use `attention_mask` for cross-attention."
+            )
+
+    # Saving --------------------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        policy = self._policy_of_sublayers()
+        if policy is not None:
+            config["dtype"] = keras.dtype_policies.serialize(policy)
+        config |= {
+            "dropout": self._dropout,
+            "use_bias": self._use_bias,
+            "use_gate": self._use_gate,
+            "sliding_window": self._sliding_window,
+            "flash_attention": self._flash_attention,
+            "seed": self.seed,
+            "activity_regularizer": keras.regularizers.serialize(self._activity_regularizer),
+        }
+        for module, kinds in (
+            (keras.initializers, ("kernel_initializer", "bias_initializer")),
+            (keras.regularizers, ("kernel_regularizer", "bias_regularizer")),
+            (keras.constraints, ("kernel_constraint", "bias_constraint")),
+        ):
+            config |= {kind: module.serialize(getattr(self, kind)) for kind in kinds}
+        # Only what was asked for: Keras's own layers do not know these.
+        if self._position is not None:
+            config["position"] = keras.saving.serialize_keras_object(self._position)
+        for name, default in (
+            ("qk_norm", False),
+            ("logit_soft_cap", None),
+            ("attention_sink", False),
+            ("use_causal_mask", False),
+        ):
+            if getattr(self, name) != default:
+                config[name] = getattr(self, name)
+        return config
+
+    def _policy_of_sublayers(self) -> keras.dtype_policies.DTypePolicyMap | None:
+        """The dtype policies that quantisation gave the projections, by path.
+
+        Keras quantises sublayers without telling this layer; a reloaded one must
+        build them quantised, or their weights do not fit.
+        """
+        if not self.built or isinstance(self.dtype_policy, keras.dtype_policies.DTypePolicyMap):
+            return None
+        policies = {
+            dense.path: dense.dtype_policy
+            for dense in self._projections()
+            if dense.dtype_policy != self.dtype_policy
+        }
+        if not policies:
+            return None
+        return keras.dtype_policies.DTypePolicyMap(
+            default_policy=self.dtype_policy, policy_map=policies
+        )
+
+    def _projections(self) -> list[keras.layers.EinsumDense]:
+        names = ("_query_dense", "_key_dense", "_value_dense", "_gate_dense", "_output_dense")
+        return [getattr(self, name) for name in names if hasattr(self, name)]
+
+
+def joined_masks(*masks: Tensor | None) -> Tensor | None:
+    """The logical and of those given, each once."""
+    given: list[Tensor] = []
+    for mask in masks:
+        if mask is not None and not any(mask is other for other in given):
+            given.append(mask)
+    if not given:
+        return None
+    return functools.reduce(ops.logical_and, [ops.cast(mask, "bool") for mask in given])
+
+
+def _weights_of(
+    query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, options: dict[str, Any]
+) -> Callable[[Span | None], Tensor]:
+    def weights(rows: Span | None = None) -> Tensor:
+        return attention_weights(make_problem(query, key, value, visibility, **options), rows)
+
+    return weights
+
+
+def _boolean(mask: Tensor | None) -> Tensor | None:
+    return None if mask is None else ops.cast(mask, "bool")
+
+
+def _copy_initializer(initializer: Any) -> Any:
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return initializer
+    return initializer.__class__.from_config(initializer.get_config())
+
+
+def _as_shape(shape: Any) -> Shape:
+    return (shape,) if isinstance(shape, int) else tuple(shape)
+
+
+def _as_position(position: Any) -> Position | None:
+    if isinstance(position, dict):
+        position = keras.saving.deserialize_keras_object(position)
+    if position is None or isinstance(position, Position):
+        return position
+    raise ValueError(
+        "`position` must be `None` or a position such as `RotaryPosition()`. "
+        f"Received: position={position!r}"
+    )

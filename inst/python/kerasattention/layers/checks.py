@@ -1,0 +1,139 @@
+"""Checks of arguments and shapes, each message with the rule and what was received."""
+
+from typing import Any
+
+
+def positive_integer(name: str, value: Any) -> int:
+    # bool is an int in Python; a size of True is a mistake.
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise ValueError(
+            f"The argument `{name}` must be a positive integer. Received: {name}={value!r}"
+        )
+    return value
+
+
+def optional_positive_integer(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise ValueError(
+            f"The argument `{name}` must be `None` or a positive integer. "
+            f"Received: {name}={value!r}"
+        )
+    return value
+
+
+def rate(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ValueError(
+            f"`{name}` must be a number, at least 0 and less than 1. Received: {name}={value!r}"
+        )
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
+    return value
+
+
+def switch(name: str, value: Any) -> bool:
+    """A flag of a call, where 0 and 1 stand for False and True as in Keras."""
+    if isinstance(value, (bool, int)) and value in (0, 1):
+        return bool(value)
+    raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
+
+
+def optional_flag(name: str, value: Any) -> bool | None:
+    return None if value is None else flag(name, value)
+
+
+def optional_positive_number(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise ValueError(
+            f"`{name}` must be `None` or a positive number. Received: {name}={value!r}"
+        )
+    return float(value)
+
+
+def divisible_heads(query_heads: int, kv_heads: int) -> None:
+    if query_heads % kv_heads:
+        divisors = [n for n in range(1, query_heads + 1) if query_heads % n == 0]
+        raise ValueError(
+            "`num_query_heads` must be divisible by `num_key_value_heads`. Received: "
+            f"num_query_heads={query_heads}, num_key_value_heads={kv_heads}. "
+            f"`num_key_value_heads` can be one of {divisors}."
+        )
+
+
+def same_sizes(rule: str, first: Any, second: Any, received: str) -> None:
+    """Refuses two sizes that are both known and differ."""
+    if first is not None and second is not None and first != second:
+        raise ValueError(f"{rule} Received: {received}")
+
+
+def scores_shape(name: str, shape: tuple, full: tuple, received: str) -> None:
+    """Refuses a mask or bias that does not broadcast to the scores.
+
+    Args:
+        shape: Its shape.
+        full: The scores' shape, None where a size is unknown; batch axes first,
+            then heads, then the attention axes of queries and of keys.
+    """
+    readable = "(" + ", ".join("None" if n is None else str(n) for n in full) + ")"
+    rule = (
+        f"`{name}` must broadcast to (batch, heads, queries, keys) = {readable}: "
+        "as (T, S), (B, T, S), (B, 1, T, S) or (B, N, T, S)."
+    )
+    if not 2 <= len(shape) <= len(full):
+        raise ValueError(f"{rule} Received: {name} of shape {tuple(shape)}; {received}")
+    matched = full[-2:] if len(shape) == 2 else full
+    if len(shape) == len(full) - 1 and len(shape) > 2:
+        # Without the axis of heads.
+        matched = full[:1] + full[2:] if len(full) == 4 else full[-len(shape) :]
+    if len(matched) != len(shape):
+        return
+    for size, wanted in zip(shape, matched, strict=True):
+        if size is not None and wanted is not None and size not in (1, wanted):
+            raise ValueError(f"{rule} Received: {name} of shape {tuple(shape)}; {received}")
+
+
+def token_shape(name: str, shape: tuple, batch: int | None, length: int | None) -> None:
+    """Refuses integers per token that are not (B, T)."""
+    fits = len(shape) == 2 and all(
+        size is None or wanted is None or size in (1, wanted)
+        if axis == 0
+        else size == wanted or size is None or wanted is None
+        for axis, (size, wanted) in enumerate(zip(shape, (batch, length), strict=False))
+    )
+    if not fits:
+        raise ValueError(
+            f"`{name}` must have shape (B, T) = ({batch}, {length}). "
+            f"Received: {name} of shape {tuple(shape)}"
+        )
+
+
+def seed(value: Any) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ValueError(f"`seed` must be `None` or an integer. Received: seed={value!r}")
+    return value
+
+
+def optional_integers(name: str, value: Any, least: int | None = None) -> tuple[int, ...] | None:
+    """None, or one integer or several, as a tuple."""
+    if value is None:
+        return None
+    values = (value,) if isinstance(value, int) else value
+    valid = isinstance(values, (list, tuple)) and len(values) > 0
+    for item in values if valid else ():
+        valid = valid and isinstance(item, int) and not isinstance(item, bool)
+        valid = valid and (least is None or item >= least)
+    if not valid:
+        kind = "integer" if least is None else "positive integer"
+        raise ValueError(
+            f"Invalid `{name}`: it must be `None`, a {kind}, or a tuple or list of "
+            f"them. Received: {name}={value!r}"
+        )
+    return tuple(values)

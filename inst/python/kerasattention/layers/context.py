@@ -1,0 +1,78 @@
+"""Taking part in the attention layers of a model that is not to be changed.
+
+While a context is active every attention layer reports to it: a decoder lends
+caches, the maps of a trained model are collected, heads are weighed. The layers
+know this interface only, and a context knows no private name of a layer.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from kerasattention.attend.tensors import Span, Tensor
+from kerasattention.attend.visibility import Visibility
+
+if TYPE_CHECKING:
+    from kerasattention.layers.base import AttentionLayer
+
+
+class AttentionContext:
+    """Does nothing; subclasses override what they take part in.
+
+    The methods are called in this order within a layer's call, each tensor with
+    attention axes folded: (B, T, N, H) queries, (B, S, K, H) keys.
+    """
+
+    def project(
+        self,
+        layer: "AttentionLayer",
+        self_attention: bool,
+        compute: Callable[[], tuple[Tensor, Tensor]],
+    ) -> tuple[Tensor, Tensor]:
+        """Projected keys and values; `compute` makes them from the layer's inputs."""
+        return compute()
+
+    def place(
+        self, layer: "AttentionLayer", visibility: Visibility, self_attention: bool
+    ) -> Visibility:
+        """Says where queries (and, in self-attention, keys) stand, before positions are applied."""
+        return visibility
+
+    def remember(
+        self,
+        layer: "AttentionLayer",
+        key: Tensor,
+        value: Tensor,
+        visibility: Visibility,
+        self_attention: bool,
+    ) -> tuple[Tensor, Tensor, Visibility]:
+        """Exchanges new keys and values, positions applied, for all that are to be seen."""
+        return key, value, visibility
+
+    def observe(self, layer: "AttentionLayer", weights: Callable[[Span | None], Tensor]) -> None:
+        """Looks on: `weights(rows)` computes the (B, N, t, S) weights of query rows."""
+
+    def weigh(self, layer: "AttentionLayer", heads: Tensor) -> Tensor:
+        """Changes the (B, T, N, Hv) results of the heads before they are projected."""
+        return heads
+
+
+_NO_CONTEXT = AttentionContext()
+_active: contextvars.ContextVar[AttentionContext] = contextvars.ContextVar(
+    "kerasattention_context", default=_NO_CONTEXT
+)
+
+
+def current_context() -> AttentionContext:
+    return _active.get()
+
+
+@contextlib.contextmanager
+def attention_context(context: AttentionContext) -> Iterator[AttentionContext]:
+    """Makes all attention layers called inside report to `context`."""
+    token = _active.set(context)
+    try:
+        yield context
+    finally:
+        _active.reset(token)
