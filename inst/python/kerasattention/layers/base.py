@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -286,6 +287,19 @@ class AttentionLayer(keras.layers.Layer):
         return norm
 
     # Calling -------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the layer, `layer(x, x)` and `layer(x, x, x)` as `layer(x)`.
+
+        Keras casts each argument by itself, after which one tensor given twice
+        could not be told from two.
+        """
+        given = dict(zip(_CALL_ARGUMENTS, args, strict=False)) | kwargs
+        query, value, key = (given.get(name) for name in ("query", "value", "key"))
+        if query is not None and value is query and (key is None or key is query):
+            rest = {k: v for k, v in given.items() if k not in ("query", "value", "key")}
+            return super().__call__(query, **rest)
+        return super().__call__(*args, **kwargs)
 
     def call(
         self,
@@ -664,6 +678,9 @@ class AttentionLayer(keras.layers.Layer):
     def _projections(self) -> list[keras.layers.EinsumDense]:
         names = ("_query_dense", "_key_dense", "_value_dense", "_gate_dense", "_output_dense")
         return [getattr(self, name) for name in names if hasattr(self, name)]
+
+
+_CALL_ARGUMENTS = tuple(inspect.signature(AttentionLayer.call).parameters)[1:]
 
 
 def joined_masks(*masks: Tensor | None) -> Tensor | None:
