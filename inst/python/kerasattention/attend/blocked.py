@@ -49,6 +49,7 @@ def plan_blocks(problem: Problem, size: int = BLOCK) -> list[Block]:
 
 def blocked_attention(problem: Problem, size: int = BLOCK) -> Tensor:
     """(B, K, G, T, Hv); T and S must be known."""
+    problem = problem.scaled()
     blocks = plan_blocks(problem, size)
 
     def forward(named: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

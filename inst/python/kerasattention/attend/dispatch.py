@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import keras
 from keras import ops
 
 from kerasattention.attend.bias import BlockBias, TensorBias, join_biases
@@ -16,7 +15,6 @@ from kerasattention.attend.tensors import (
     join_query_heads,
     split_key_heads,
     split_query_heads,
-    wants_float32_inputs,
 )
 from kerasattention.attend.visibility import Visibility
 
@@ -166,12 +164,6 @@ def make_problem(
 ) -> Problem:
     """Brings everything into the engine's layout."""
     kv_heads = key.shape[2]
-    dtype = keras.backend.standardize_dtype(query.dtype)
-    if wants_float32_inputs(dtype):
-        query, key, value = (ops.cast(x, "float32") for x in (query, key, value))
-    # Scaled before the product: the logits of float16 inputs would overflow.
-    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
-    query = query * ops.cast(scale, query.dtype)
     if sink is not None:
         sink = ops.reshape(sink, (kv_heads, query.shape[2] // kv_heads))
     return Problem(
@@ -179,6 +171,7 @@ def make_problem(
         key=split_key_heads(key),
         value=split_key_heads(value),
         visibility=visibility,
+        scale=1.0 / math.sqrt(query.shape[-1]) if scale is None else scale,
         bias=join_biases(biases or []),
         sink=sink,
         seed=draw_seed(seed) if rate > 0.0 else None,
@@ -189,7 +182,9 @@ def make_problem(
 
 def check_heads(query: Tensor, key: Tensor, value: Tensor) -> None:
     """Refuses projections whose shapes do not belong together."""
-    shapes = f"Received: query {query.shape}, key {key.shape}, value {value.shape}"
+    shapes = (
+        f"Received: query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
+    )
     for name, x in (("query", query), ("key", key), ("value", value)):
         if len(x.shape) != 4:
             raise ValueError(f"`{name}` must have 4 axes (batch, length, heads, size). {shapes}")

@@ -9,5 +9,6 @@ from kerasattention.attend.tensors import Tensor
 
 def plain_attention(problem: Problem) -> Tensor:
     """(B, K, G, T, Hv)."""
+    problem = problem.scaled()
     output, _ = block_output(problem, problem.rows(), problem.columns())
     return output

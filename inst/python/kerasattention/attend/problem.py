@@ -6,6 +6,7 @@ of the functions here, so that a mask, bias, cap, sink or dropout is written onc
 
 import dataclasses
 
+import keras
 from keras import ops
 
 from kerasattention.attend import softmax
@@ -20,18 +21,20 @@ from kerasattention.attend.tensors import (
     stack_groups,
     transpose_last,
     unstack_groups,
+    wants_float32_inputs,
 )
 from kerasattention.attend.visibility import Visibility
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What is to be computed, with heads grouped and the query scaled.
+    """What is to be computed, with heads grouped.
 
     Attributes:
-        query: (B, K, G, T, H), multiplied by the scale already.
+        query: (B, K, G, T, H).
         key: (B, K, S, H).
         value: (B, K, S, Hv).
+        scale: Factor of the logits; 1 in a problem that is `scaled()`.
         sink: None or (K, G) float32.
         seed: None or two int32; needed where `rate` > 0.
         rate: Dropout rate of the attention weights.
@@ -42,6 +45,7 @@ class Problem:
     key: Tensor
     value: Tensor
     visibility: Visibility
+    scale: float = 1.0
     bias: BlockBias | None = None
     sink: Tensor | None = None
     seed: Tensor | None = None
@@ -60,6 +64,19 @@ class Problem:
     def may_be_empty(self) -> bool:
         """Whether a query may see no key. A bias can hide one by minus infinity."""
         return self.visibility.may_leave_a_query_without_keys or self.bias is not None
+
+    def scaled(self) -> "Problem":
+        """The same problem with the scale in the query, in a precision for our own products.
+
+        A kernel with a scale and a wide accumulator of its own takes the problem as it is.
+        """
+        query, key, value = self.query, self.key, self.value
+        if wants_float32_inputs(keras.backend.standardize_dtype(query.dtype)):
+            query, key, value = (ops.cast(x, "float32") for x in (query, key, value))
+        # Scaled before the product: the logits of float16 inputs would overflow.
+        if self.scale != 1.0:
+            query = query * ops.cast(self.scale, query.dtype)
+        return dataclasses.replace(self, query=query, key=key, value=value, scale=1.0)
 
     def rows(self) -> Span:
         return Span(0, ops.shape(self.query)[3])

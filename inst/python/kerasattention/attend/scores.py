@@ -18,6 +18,7 @@ def attention_weights(problem: Problem, rows: Span | None = None) -> Tensor:
         (B, N, t, S) in float32. A row without keys is zero; with a sink a row
         sums to less than one.
     """
+    problem = problem.scaled()
     rows = problem.rows() if rows is None else rows
     logits, _ = block_logits(problem, rows, problem.columns())
     numerator, denominator, _ = softmax.exponentiate(
