@@ -29,7 +29,9 @@ def replace_layers(
     check_graph(model)
     arrays: list[tuple[keras.layers.Layer, Arrays]] = []
 
-    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+    def clone(layer: Any) -> Any:
+        if not isinstance(layer, keras.layers.Layer):
+            return layer  # an operation such as `x + y`, which holds nothing
         exchanged = exchange(layer)
         if exchanged is None:
             new = layer.__class__.from_config(layer.get_config())
