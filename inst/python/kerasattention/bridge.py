@@ -1,0 +1,116 @@
+"""R functions as initializers, regularizers and constraints, and what saving makes of them.
+
+Keras copies such objects by their config (each projection gets its own initializer)
+and saves that config in `.keras` files. An R function cannot be part of a config: the
+config holds a key, and the function is found by its key within the session. In another
+session it is not there: the model loads, and predicts, but
+
+- an initializer fills new weights with NaN, which the saved weights then replace;
+- a regularizer of weights and a constraint, which only training and evaluation use,
+  are an error when they are used;
+- a regularizer of activity, which Keras computes in inference too, is NaN.
+"""
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+_functions: dict[str, Callable[..., Any]] = {}
+
+
+class RFunction:
+    """An R function and its key.
+
+    Args:
+        argument: The layer's argument that it was given for.
+        source: The function's text, for messages.
+        key: Finds the function in the session that made it.
+    """
+
+    def __init__(self, argument: str, source: str, key: str) -> None:
+        self.argument = argument
+        self.source = source
+        self.key = key
+
+    @property
+    def function(self) -> Callable[..., Any] | None:
+        return _functions.get(self.key)
+
+    def required_function(self) -> Callable[..., Any]:
+        if self.function is None:
+            raise RuntimeError(
+                f"The layer's `{self.argument}` was an R function of another session, "
+                f"`{self.source}`, and is not saved with the model. To train or evaluate, "
+                "build the model with its R code and load the weights alone."
+            )
+        return self.function
+
+    def get_config(self) -> dict[str, str]:
+        return {"argument": self.argument, "source": self.source, "key": self.key}
+
+
+@keras.saving.register_keras_serializable(package="kerasattention")
+class RInitializer(RFunction, keras.initializers.Initializer):
+    """Calls an R function of (shape, dtype)."""
+
+    def __call__(self, shape: tuple[int, ...], dtype: str | None = None, **_: Any) -> Any:
+        dtype = keras.backend.standardize_dtype(dtype)
+        if self.function is None:
+            return ops.full(shape, float("nan"), dtype=dtype)
+        value = ops.convert_to_tensor(self.function(list(shape), dtype), dtype=dtype)
+        if tuple(value.shape) != tuple(shape):
+            raise ValueError(
+                f"The R function given as `{self.argument}` must return an array of shape "
+                f"{tuple(shape)}. Received: shape {tuple(value.shape)}"
+            )
+        return value
+
+
+@keras.saving.register_keras_serializable(package="kerasattention")
+class RRegularizer(RFunction, keras.regularizers.Regularizer):
+    """Calls an R function of a tensor that returns the penalty."""
+
+    def __call__(self, x: Any) -> Any:
+        if self.function is None and self.argument == "activity_regularizer":
+            return ops.convert_to_tensor(float("nan"), dtype=x.dtype)
+        penalty = ops.convert_to_tensor(self.required_function()(x), dtype=x.dtype)
+        if any(size != 1 for size in penalty.shape):
+            raise ValueError(
+                f"The R function given as `{self.argument}` must return one number. "
+                f"Received: shape {tuple(penalty.shape)}"
+            )
+        return ops.reshape(penalty, ())
+
+
+@keras.saving.register_keras_serializable(package="kerasattention")
+class RConstraint(RFunction, keras.constraints.Constraint):
+    """Calls an R function of a tensor that returns the constrained one."""
+
+    def __call__(self, w: Any) -> Any:
+        return ops.convert_to_tensor(self.required_function()(w), dtype=w.dtype)
+
+
+_kinds = {
+    "initializer": RInitializer,
+    "regularizer": RRegularizer,
+    "constraint": RConstraint,
+}
+
+
+def keras_function(
+    kind: str, argument: str, function: Callable[..., Any], source: str
+) -> RFunction:
+    """The Keras object of an R function.
+
+    Args:
+        kind: "initializer", "regularizer" or "constraint".
+        argument: The layer's argument.
+        function: The R function.
+        source: Its text.
+    """
+    key = uuid.uuid4().hex
+    _functions[key] = function
+    return _kinds[kind](argument, source, key)
