@@ -23,6 +23,7 @@ def pytest_report_header():
     if not HAS_KERAS:
         return "keras: not installed, so no test can run"
     import keras
+
     import kerasattention
 
     where = os.path.dirname(kerasattention.__file__)

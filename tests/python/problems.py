@@ -10,6 +10,7 @@ import functools
 from typing import Any
 
 import numpy as np
+
 import reference
 from backends import tensor
 from kerasattention.attend import blocked, choice, dispatch

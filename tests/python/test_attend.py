@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+
 from backends import BACKEND, compiled, run, tensor, to_numpy, value_and_gradients
 from kerasattention import scaled_dot_product_attention
 from problems import HV, PROBLEMS, SMALL_BLOCK, B, H, K, N, S, T, block_size, problem

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+
 import reference
 from backends import run, tensor, to_numpy
 from kerasattention import scaled_dot_product_attention

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from backends import tensor, value_and_gradients
 from keras import ops
+
+from backends import tensor, value_and_gradients
 from kerasattention import scaled_dot_product_attention
 from kerasattention.attend.dispatch import attend
 from kerasattention.attend.visibility import Visibility

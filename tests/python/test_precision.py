@@ -6,8 +6,9 @@ is at most twice the error of the plain formula computed in that precision.
 
 import numpy as np
 import pytest
-from backends import tensor, to_numpy, value_and_gradients
 from keras import ops
+
+from backends import tensor, to_numpy, value_and_gradients
 from problems import PROBLEMS, SMALL_BLOCK, block_size, problem
 
 PRECISIONS = ["float16", "bfloat16", "float32"]

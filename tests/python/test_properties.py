@@ -1,9 +1,10 @@
 """What holds of any attention problem: drawn by hypothesis, small, all options at once."""
 
 import numpy as np
-from backends import BACKEND, run, tensor, to_numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from backends import BACKEND, run, tensor, to_numpy
 from kerasattention.attend.dispatch import attend
 from kerasattention.attend.visibility import Visibility
 from problems import AttentionProblem, block_size

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-import reference
-from backends import run, tensor, to_numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import reference
+from backends import run, tensor, to_numpy
 from kerasattention.attend.dispatch import expand_mask
 from kerasattention.attend.tensors import Span
 from kerasattention.attend.visibility import Visibility

@@ -1,7 +1,26 @@
 """Attention layers for Keras 3: correct, linear in memory, the same on every backend."""
 
-from kerasattention import bridge
 from kerasattention.attend import scaled_dot_product_attention
 from kerasattention.layers import GroupQueryAttention, MultiHeadAttention
+from kerasattention.models.checkpoint import load_projections
+from kerasattention.models.convert import convert_attention
+from kerasattention.models.importance import head_importance
+from kerasattention.models.lora import enable_lora
+from kerasattention.models.prune import least_important, prune_heads
+from kerasattention.models.rollout import attention_rollout
+from kerasattention.models.scores import AttentionMap, attention_scores
 
-__all__ = ["GroupQueryAttention", "MultiHeadAttention", "bridge", "scaled_dot_product_attention"]
+__all__ = [
+    "AttentionMap",
+    "GroupQueryAttention",
+    "MultiHeadAttention",
+    "attention_rollout",
+    "attention_scores",
+    "convert_attention",
+    "enable_lora",
+    "head_importance",
+    "least_important",
+    "load_projections",
+    "prune_heads",
+    "scaled_dot_product_attention",
+]

@@ -198,6 +198,43 @@ class AttentionLayer(keras.layers.Layer):
     def output_dense(self) -> keras.layers.EinsumDense:
         return self._output_dense
 
+    def vectors(self) -> dict[str, Any]:
+        """The learned vectors beside the projections: scales of norms, sinks."""
+        named = {"sink": self.sink} if self._attention_sink else {}
+        if self._qk_norm:
+            named |= {"query_norm": self._query_norm.scale, "key_norm": self._key_norm.scale}
+        return named
+
+    # Changing heads ------------------------------------------------------------
+
+    def with_heads(self, query: int, key_value: int) -> "AttentionLayer":
+        """An unbuilt layer of this one's options with other numbers of heads."""
+        return type(self).from_config({**self.get_config(), **self._head_config(query, key_value)})
+
+    def _head_config(self, query: int, key_value: int) -> dict[str, int]:
+        """The entries of the config that count heads."""
+        raise NotImplementedError
+
+    def head_axis(self, variable: Any) -> tuple[int | None, bool]:
+        """Which axis of a weight counts heads (None: none), and whether those are query heads.
+
+        Raises:
+            ValueError: A projection that is quantised or has LoRA's factors.
+        """
+        of_query = {"query": True, "gate": True, "attention_output": True}
+        for dense in self._projections():
+            if dense.quantization_mode is not None or getattr(dense, "lora_enabled", False):
+                raise ValueError(
+                    "The heads of a quantised layer or one with LoRA stay as they are. "
+                    f"Received: {self.name!r}"
+                )
+            is_output = dense is self._output_dense
+            if dense.bias is variable:
+                return (None if is_output else 0), of_query.get(dense.name, False)
+            if dense.kernel is variable:
+                return (0 if is_output else 1), of_query.get(dense.name, False)
+        return (0, True) if variable is getattr(self, "sink", None) else (None, False)
+
     # Building ------------------------------------------------------------------
 
     def build(

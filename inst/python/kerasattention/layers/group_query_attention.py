@@ -151,6 +151,9 @@ class GroupedQueryAttention(AttentionLayer):
                 f"`MultiHeadAttention` takes more. Received: {received}"
             )
 
+    def _head_config(self, query: int, key_value: int) -> dict[str, int]:
+        return {"num_query_heads": query, "num_key_value_heads": key_value}
+
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),

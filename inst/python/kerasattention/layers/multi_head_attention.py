@@ -146,6 +146,14 @@ class MultiHeadAttention(AttentionLayer):
         """As given, or all axes between batch and features once the layer is built."""
         return self._fold.axes if self.built else self._attention_axes
 
+    def _head_config(self, query: int, key_value: int) -> dict[str, int]:
+        if query != key_value:
+            raise ValueError(
+                "Multi-head attention has as many key/value heads as query heads. "
+                f"Received: {query} and {key_value}"
+            )
+        return {"num_heads": query}
+
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),

@@ -1,0 +1,1 @@
+"""Tools for whole models: maps, importance of heads, conversion, checkpoints."""

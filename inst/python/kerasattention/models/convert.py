@@ -1,0 +1,128 @@
+"""Exchanging a model's attention layers for ours, and merging key/value heads."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerasattention.layers import GroupQueryAttention, MultiHeadAttention
+from kerasattention.layers.base import AttentionLayer
+from kerasattention.models.replace import replace_layers
+
+KERAS_LAYERS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
+METHODS = ("mean", "first", "random")
+
+
+def convert_attention(
+    model: keras.Model,
+    num_key_value_heads: int | None = None,
+    method: str = "mean",
+    seed: int | None = None,
+) -> keras.Model:
+    """A copy of a model with our attention layers in the place of Keras's.
+
+    With `num_key_value_heads` the key and value heads are merged to fewer, the
+    first step of uptraining multi-head to grouped-query attention (Ainslie et al.
+    2023, https://arxiv.org/abs/2305.13245).
+
+    Args:
+        model: A Functional or Sequential model, nested ones included, with Keras's
+            attention layers or ours. It is left as it is.
+        num_key_value_heads: None to keep the heads, or K' that divides the key/value
+            heads of every attention layer.
+        method: "mean" pools the heads of a group, "first" takes its first one,
+            "random" draws new ones.
+        seed: Integer seed for "random".
+
+    Returns:
+        The copy, with all other weights kept, compiled as `model` was.
+
+    Raises:
+        ValueError: A model that cannot be copied, heads that do not divide.
+    """
+    if method not in METHODS:
+        raise ValueError(f"`method` must be one of {METHODS}. Received: {method!r}")
+    random = np.random.default_rng(seed)
+
+    def exchange(layer: keras.layers.Layer) -> tuple[AttentionLayer, list[Any]] | None:
+        if not isinstance(layer, (*KERAS_LAYERS, AttentionLayer)):
+            return None
+        if num_key_value_heads is None:
+            return None if isinstance(layer, AttentionLayer) else _ours(layer)
+        return _merged(layer, num_key_value_heads, method, random)
+
+    return replace_layers(model, exchange)
+
+
+def _ours(layer: keras.layers.Layer) -> tuple[AttentionLayer, list[Any]]:
+    """Our layer for Keras's, whose config and order of weights are the same."""
+    kind = (
+        MultiHeadAttention
+        if isinstance(layer, keras.layers.MultiHeadAttention)
+        else GroupQueryAttention
+    )
+    return kind.from_config(layer.get_config()), layer.get_weights()
+
+
+def _merged(
+    layer: Any, kv_heads: int, method: str, random: np.random.Generator
+) -> tuple[AttentionLayer, list[Any]]:
+    config, old_heads = _grouped_config(layer)
+    if isinstance(kv_heads, bool) or not isinstance(kv_heads, int) or kv_heads < 1:
+        raise ValueError(
+            f"`num_key_value_heads` must be `None` or a positive integer. Received: {kv_heads!r}"
+        )
+    if old_heads % kv_heads:
+        divisors = [n for n in range(1, old_heads + 1) if old_heads % n == 0]
+        raise ValueError(
+            f"`num_key_value_heads` must divide the {old_heads} key/value heads of layer "
+            f"{layer.name!r}: one of {divisors}. Received: {kv_heads}"
+        )
+    config["num_key_value_heads"] = kv_heads
+    arrays = [
+        _merge(variable, array, kv_heads, method, random)
+        for variable, array in zip(layer.weights, layer.get_weights(), strict=True)
+    ]
+    return GroupQueryAttention.from_config(config), arrays
+
+
+def _grouped_config(layer: Any) -> tuple[dict[str, Any], int]:
+    """The config of a grouped-query layer of the same heads, and how many keys have."""
+    config = layer.get_config()
+    if not isinstance(layer, (MultiHeadAttention, keras.layers.MultiHeadAttention)):
+        return config, config["num_key_value_heads"]
+    heads, size = config.pop("num_heads"), config.pop("key_dim")
+    options = {
+        "value_dim": (None, size),
+        "output_shape": (None,),
+        "attention_axes": (None, (1,), [1]),
+    }
+    for name, allowed in options.items():
+        value = config.pop(name)
+        if value not in allowed:
+            raise ValueError(
+                "Grouped-query attention has one head size and attends the second axis. "
+                f"Layer {layer.name!r} has {name}={value!r}."
+            )
+    config |= {"head_dim": size, "num_query_heads": heads, "num_key_value_heads": heads}
+    return config, heads
+
+
+def _merge(
+    variable: Any, array: np.ndarray, kv_heads: int, method: str, random: np.random.Generator
+) -> np.ndarray:
+    """Kernels (D, K, H) and biases (K, H) of key and value; all else as it is."""
+    owner, kind = variable.path.split("/")[-2:]
+    if owner not in ("key", "value") or kind not in ("kernel", "bias"):
+        return array
+    *features, old_heads, size = array.shape
+    grouped = array.reshape(*features, kv_heads, old_heads // kv_heads, size)
+    if method == "mean":
+        return grouped.mean(axis=-2)
+    if method == "first":
+        return grouped[..., 0, :]
+    if kind == "bias":
+        return np.zeros((*features, kv_heads, size), array.dtype)
+    # As Glorot and Bengio 2010 for one head, whatever the number of heads.
+    limit = np.sqrt(6.0 / (features[0] + size))
+    return random.uniform(-limit, limit, (*features, kv_heads, size)).astype(array.dtype)

@@ -1,0 +1,66 @@
+"""Low-rank adaptation of attention projections (Hu et al. 2021, https://arxiv.org/abs/2106.09685)."""
+
+from collections.abc import Sequence
+
+import keras
+
+from kerasattention.models.scores import choose_layers
+
+PROJECTIONS = ("query", "key", "value", "output", "gate")
+
+
+def enable_lora(
+    model: keras.Model,
+    rank: int,
+    *,
+    alpha: float | None = None,
+    projections: Sequence[str] = ("query", "value"),
+    layers: Sequence[str | int] | None = None,
+) -> keras.Model:
+    """Freezes a model except for low-rank factors beside its attention kernels.
+
+    The factors are Keras's own (`EinsumDense.enable_lora`): saved with the model,
+    and merged into the kernels where weights are exported.
+
+    Args:
+        model: A built model with our attention layers; it is changed.
+        rank: Rank of the factors.
+        alpha: Scale of their product, alpha / rank; by default `rank`.
+        projections: Which kernels: "query", "key", "value", "output", "gate".
+        layers: Names or indices of attention layers; all by default.
+
+    Returns:
+        The model, to be compiled again before training.
+
+    Raises:
+        ValueError: Arguments that do not fit, or LoRA enabled already.
+    """
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank <= 0:
+        raise ValueError(f"`rank` must be a positive integer. Received: rank={rank!r}")
+    unknown = set(projections) - set(PROJECTIONS)
+    if unknown or not projections:
+        raise ValueError(
+            f"`projections` must be some of {PROJECTIONS}. Received: {list(projections)}"
+        )
+    chosen = choose_layers(model, layers)
+    kernels = [
+        dense
+        for layer in chosen
+        for name in projections
+        if (dense := getattr(layer, f"{name}_dense")) is not None
+    ]
+    if any(dense.lora_enabled for dense in kernels):
+        raise ValueError("LoRA is enabled on this model already; it can be enabled once.")
+    for layer in model._flatten_layers(include_self=False):
+        if not list(layer._layers):
+            layer.trainable = False
+    for layer in choose_layers(model):
+        for vector in layer.vectors().values():
+            vector.trainable = False
+    for dense in kernels:
+        # A frozen layer would freeze its factors too: only its own weights stay fixed.
+        dense.trainable = True
+        dense.enable_lora(rank, lora_alpha=alpha)
+        if dense.bias is not None:
+            dense.bias.trainable = False
+    return model

@@ -1,0 +1,145 @@
+"""Removing heads for good: smaller kernels, the rest of the model as it was."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerasattention.layers.base import AttentionLayer
+from kerasattention.models.replace import replace_layers
+from kerasattention.models.scores import choose_layers, with_our_layers
+
+
+def prune_heads(model: keras.Model, heads: Mapping[str, Sequence[int]]) -> keras.Model:
+    """A copy of a model without some query heads.
+
+    A key/value head whose queries are all removed goes with them. The groups that
+    stay must be of one size, since a layer's key/value heads serve as many queries
+    each.
+
+    Args:
+        model: A Functional or Sequential model with our layers or Keras's.
+        heads: For each attention layer's name the query heads to remove, counted
+            from 0.
+
+    Returns:
+        The smaller model, compiled as `model` was.
+
+    Raises:
+        ValueError: An unknown layer or head, all heads of a layer, groups that
+            would differ in size.
+    """
+    model = with_our_layers(model)
+    layers = {layer.name: layer for layer in choose_layers(model)}
+    for name in heads:
+        if name not in layers:
+            raise ValueError(
+                f"`heads` must name attention layers of the model: {sorted(layers)}. "
+                f"Received: {name!r}"
+            )
+    plans = {
+        name: _Kept.after_removing(layers[name], removed)
+        for name, removed in heads.items()
+        if len(removed) > 0
+    }
+
+    def exchange(layer: keras.layers.Layer) -> tuple[AttentionLayer, list[Any]] | None:
+        if not isinstance(layer, AttentionLayer) or layer.name not in plans:
+            return None
+        return plans[layer.name].apply(layer)
+
+    return replace_layers(model, exchange)
+
+
+def least_important(
+    model: keras.Model, importance: Mapping[str, np.ndarray], fraction: float
+) -> dict[str, list[int]]:
+    """The heads to remove for a fraction of all, least important first.
+
+    Whole layers of groups stay even: the weakest head of each key/value head's
+    group goes together, ranked by the sum of their importance. Each layer keeps at
+    least one head per group.
+
+    Args:
+        importance: As `head_importance()` gives it.
+        fraction: Share of all query heads to remove, at least 0 and less than 1.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"`fraction` must be at least 0 and less than 1. Received: {fraction}")
+    layers = {layer.name: layer for layer in choose_layers(with_our_layers(model))}
+    total = sum(layer.heads.query for layer in layers.values())
+    candidates = []
+    for name, values in importance.items():
+        candidates += _removals(name, layers[name], np.asarray(values))
+    removed: dict[str, list[int]] = {name: [] for name in importance}
+    budget = int(fraction * total)
+    for _, name, heads in sorted(candidates, key=lambda candidate: candidate[0]):
+        if len(heads) <= budget:
+            removed[name] += heads
+            budget -= len(heads)
+    return {name: sorted(heads) for name, heads in removed.items()}
+
+
+def _removals(
+    name: str, layer: AttentionLayer, importance: np.ndarray
+) -> list[tuple[float, str, list[int]]]:
+    """Sets of heads whose removal keeps a layer's groups even, weakest first."""
+    kv_heads = layer.heads.key_value
+    if kv_heads == layer.heads.query:  # each head its own group: any may go
+        order = np.argsort(importance, kind="stable")[:-1]
+        return [(float(importance[head]), name, [int(head)]) for head in order]
+    grouped = importance.reshape(kv_heads, -1)
+    order = np.argsort(grouped, axis=1, kind="stable")[:, :-1]
+    size = grouped.shape[1]
+    return [
+        (
+            float(np.take_along_axis(grouped, order[:, [rank]], axis=1).mean()),
+            name,
+            [int(group * size + order[group, rank]) for group in range(kv_heads)],
+        )
+        for rank in range(order.shape[1])
+    ]
+
+
+class _Kept:
+    """The query heads and key/value heads that a layer keeps."""
+
+    def __init__(self, query: list[int], key_value: list[int]) -> None:
+        self.query, self.key_value = query, key_value
+
+    @classmethod
+    def after_removing(cls, layer: AttentionLayer, removed: Sequence[int]) -> "_Kept":
+        count, kv_heads = layer.heads.query, layer.heads.key_value
+        for head in removed:
+            if not 0 <= head < count:
+                raise ValueError(
+                    f"`heads` of layer {layer.name!r} must lie between 0 and {count - 1}. "
+                    f"Received: {head}"
+                )
+        kept = [head for head in range(count) if head not in set(removed)]
+        if not kept:
+            raise ValueError(
+                f"Layer {layer.name!r} would lose all its {count} heads; keep at least one."
+            )
+        groups = [head // (count // kv_heads) for head in kept]
+        sizes = {group: groups.count(group) for group in groups}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(
+                f"Layer {layer.name!r} would keep {list(sizes.values())} query heads of its "
+                "key/value heads; they must be equally many. Remove as many of each group, "
+                f"or whole groups of {count // kv_heads}."
+            )
+        return cls(kept, sorted(sizes))
+
+    def apply(self, layer: AttentionLayer) -> tuple[AttentionLayer, list[Any]]:
+        smaller = layer.with_heads(len(self.query), len(self.key_value))
+        arrays = [self._select(variable, layer) for variable in layer.weights]
+        return smaller, arrays
+
+    def _select(self, variable: Any, layer: AttentionLayer) -> np.ndarray:
+        array = keras.ops.convert_to_numpy(variable)
+        axis, of_query = layer.head_axis(variable)
+        if axis is None:
+            return array
+        return np.take(array, self.query if of_query else self.key_value, axis=axis)

@@ -1,0 +1,149 @@
+"""The attention maps of a trained model, collected while it runs unchanged."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kerasattention.attend.tensors import Span, Tensor
+from kerasattention.layers.base import AttentionLayer
+from kerasattention.layers.context import AttentionContext, attention_context
+from kerasattention.models.convert import KERAS_LAYERS, convert_attention
+from kerasattention.models.replace import attention_layers
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionMap:
+    """The maps of one layer.
+
+    Attributes:
+        layer: Its name.
+        weights: (B, N, t, S) float32: the chosen heads and query rows.
+        heads: Indices of the heads in `weights`, counted from 0.
+        rows: Indices of the query rows.
+    """
+
+    layer: str
+    weights: np.ndarray
+    heads: tuple[int, ...]
+    rows: tuple[int, ...]
+
+
+def attention_scores(
+    model: keras.Model,
+    x: Any,
+    layers: Sequence[str | int] | None = None,
+    *,
+    heads: Sequence[int] | None = None,
+    rows: Sequence[int] | None = None,
+) -> list[AttentionMap]:
+    """The maps of attention layers for an input, in inference.
+
+    The output of the model is computed as ever; beside it each layer computes the
+    weights of the query rows asked for, so that a few rows of a long context cost
+    no (T, S) memory.
+
+    Args:
+        model: A model with our attention layers, or a Functional or Sequential one
+            with Keras's.
+        x: Input of the model.
+        layers: Names, or indices among the attention layers, counted from 0; all
+            by default.
+        heads: Indices of heads, counted from 0; all by default.
+        rows: Indices of query positions, counted from 0; all by default.
+
+    Returns:
+        One `AttentionMap` per layer, in order of call; a layer that is called
+        twice has two.
+
+    Raises:
+        ValueError: No attention layer in the model, an unknown layer, head or row.
+    """
+    model = with_our_layers(model)
+    chosen = choose_layers(model, layers)
+    collector = _Collector([layer.name for layer in chosen], heads, rows)
+    with attention_context(collector):
+        model(x, training=False)
+    return collector.maps
+
+
+def with_our_layers(model: keras.Model) -> keras.Model:
+    """The model, or a copy of it where Keras's attention layers stand in it."""
+    if any(True for _ in attention_layers(model, KERAS_LAYERS)):
+        return convert_attention(model)
+    return model
+
+
+def choose_layers(
+    model: keras.Model, layers: Sequence[str | int] | None = None
+) -> list[AttentionLayer]:
+    """Attention layers by name or index, all by default."""
+    found = [layer for layer in model._flatten_layers() if isinstance(layer, AttentionLayer)]
+    names = [layer.name for layer in found]
+    if not found:
+        raise ValueError(f"`model` has no attention layer. Its layers: {_names(model.layers)}")
+    if layers is None:
+        return found
+    layers = [layers] if isinstance(layers, (str, int)) else layers
+    chosen = []
+    for layer in layers:
+        known = layer in names if isinstance(layer, str) else 0 <= layer < len(names)
+        if not known:
+            raise ValueError(
+                "`layers` must be names or indices of attention layers. "
+                f"Received: {layer!r}; the model has {names}"
+            )
+        chosen.append(found[names.index(layer) if isinstance(layer, str) else layer])
+    return chosen
+
+
+class _Collector(AttentionContext):
+    def __init__(
+        self, names: list[str], heads: Sequence[int] | None, rows: Sequence[int] | None
+    ) -> None:
+        self.names, self.heads, self.rows = names, heads, rows
+        self.maps: list[AttentionMap] = []
+
+    def observe(self, layer: AttentionLayer, weights: Callable[[Span | None], Tensor]) -> None:
+        if layer.name not in self.names:
+            return
+        heads = _indices("heads", self.heads, layer.heads.query, layer.name)
+        parts = [
+            ops.convert_to_numpy(weights(span)).astype("float32")[:, list(heads)]
+            for span in _spans(self.rows)
+        ]
+        array = np.concatenate(parts, axis=2)
+        rows = tuple(range(array.shape[2])) if self.rows is None else tuple(self.rows)
+        self.maps.append(AttentionMap(layer.name, array, heads, rows))
+
+
+def _spans(rows: Sequence[int] | None) -> list[Span | None]:
+    """Runs of consecutive rows, in the order given."""
+    if rows is None:
+        return [None]
+    spans: list[Span | None] = []
+    for row in rows:
+        last = spans[-1] if spans else None
+        if last is not None and last.stop == row:
+            spans[-1] = Span(last.start, last.size + 1)
+        else:
+            spans.append(Span(row, 1))
+    return spans
+
+
+def _indices(name: str, given: Sequence[int] | None, count: int, layer: str) -> tuple[int, ...]:
+    if given is None:
+        return tuple(range(count))
+    for index in given:
+        if not 0 <= index < count:
+            raise ValueError(
+                f"`{name}` must lie between 0 and {count - 1} in layer {layer!r}. Received: {index}"
+            )
+    return tuple(given)
+
+
+def _names(layers: list[keras.layers.Layer]) -> list[str]:
+    return [layer.name for layer in layers]
