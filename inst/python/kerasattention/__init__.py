@@ -1,5 +1,6 @@
 """Attention layers for Keras 3: correct, linear in memory, the same on every backend."""
 
+from kerasattention import bridge
 from kerasattention.attend import scaled_dot_product_attention
 from kerasattention.layers import GroupQueryAttention, MultiHeadAttention
 from kerasattention.models.checkpoint import load_projections
@@ -16,6 +17,7 @@ __all__ = [
     "MultiHeadAttention",
     "attention_rollout",
     "attention_scores",
+    "bridge",
     "convert_attention",
     "enable_lora",
     "head_importance",
