@@ -419,12 +419,13 @@ class AttentionLayer(keras.layers.Layer):
                 visibility.positions_of_queries(Span(0, ops.shape(query)[1])),
                 visibility.positions_of_keys(Span(0, ops.shape(key)[1])),
             )
+        causal = visibility.causal  # a cache may have put the rule into a mask
         key, value, visibility = context.remember(
             self, key, value, visibility, inputs.self_attention
         )
         biases = [TensorBias(bias)] if bias is not None else []
         if self._position is not None:
-            biases.append(self._position.block_bias(self._heads.query, visibility.causal))
+            biases.append(self._position.block_bias(self._heads.query, causal))
         options = {
             "biases": biases,
             "soft_cap": self._logit_soft_cap,
