@@ -33,13 +33,14 @@ def keep_block(
     head = ops.reshape(ops.arange(heads, dtype="int32"), (1, -1, 1, 1))
     row = ops.reshape(ops.arange(rows.size, dtype="int32"), (1, 1, -1, 1)) + rows.start
     column = ops.arange(columns.size, dtype="int32") + columns.start
-    stream = _mix(seed[0] + _mix(seed[1] + _mix(sample * 65537 + head)))
-    state = _mix(stream + _mix(row)) ^ _mix(column + seed[0])
+    stream = mix_bits(seed[0] + mix_bits(seed[1] + mix_bits(sample * 65537 + head)))
+    state = mix_bits(stream + mix_bits(row)) ^ mix_bits(column + seed[0])
     threshold = math.floor(rate * 2**32) - 2**31
-    return _mix(state) >= threshold
+    return mix_bits(state) >= threshold
 
 
-def _mix(x: Tensor) -> Tensor:
+def mix_bits(x: Tensor) -> Tensor:
+    """A hash of int32 numbers, each by itself."""
     x = x ^ _shift(x, 16)
     x = x * -2048144789  # 0x85EBCA6B as a signed number
     x = x ^ _shift(x, 13)
