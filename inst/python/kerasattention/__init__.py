@@ -10,11 +10,13 @@ from kerasattention.models.lora import enable_lora
 from kerasattention.models.prune import least_important, prune_heads
 from kerasattention.models.rollout import attention_rollout
 from kerasattention.models.scores import AttentionMap, attention_scores
+from kerasattention.positions.rotary import RotaryPosition
 
 __all__ = [
     "AttentionMap",
     "GroupQueryAttention",
     "MultiHeadAttention",
+    "RotaryPosition",
     "attention_rollout",
     "attention_scores",
     "bridge",

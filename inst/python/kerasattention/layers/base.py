@@ -413,12 +413,7 @@ class AttentionLayer(keras.layers.Layer):
         )  # (B, S, K, H), (B, S, K, Hv)
         visibility = context.place(self, visibility, inputs.self_attention)
         if self._position is not None:
-            query, key = self._position.turn(
-                query,
-                key,
-                visibility.positions_of_queries(Span(0, ops.shape(query)[1])),
-                visibility.positions_of_keys(Span(0, ops.shape(key)[1])),
-            )
+            query, key = self._turned(query, key, visibility, inputs.self_attention)
         causal = visibility.causal  # a cache may have put the rule into a mask
         key, value, visibility = context.remember(
             self, key, value, visibility, inputs.self_attention
@@ -441,6 +436,17 @@ class AttentionLayer(keras.layers.Layer):
                 query, key, value, visibility, training, return_scores, **options
             )
         return context.weigh(self, heads), weights
+
+    def _turned(
+        self, query: Tensor, key: Tensor, visibility: Visibility, self_attention: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and the keys projected in this call, with their positions applied."""
+        queries = visibility.positions_of_queries(Span(0, ops.shape(query)[1]))
+        if self_attention:
+            keys = queries
+        else:
+            keys = visibility.positions_of_keys(Span(0, ops.shape(key)[1]))
+        return self._position.turn(query, key, queries, keys)
 
     def _engine(
         self,

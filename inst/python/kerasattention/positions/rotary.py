@@ -1,0 +1,155 @@
+"""Rotary positions: pairs of features turned by an angle that grows with the position."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kerasattention.attend.tensors import Tensor
+from kerasattention.positions.base import Position
+from kerasattention.positions.scaling import Frequencies, check_scaling, rotary_frequencies
+
+LAYOUTS = ("half", "interleaved")
+
+
+@keras.saving.register_keras_serializable(package="kerasattention")
+class RotaryPosition(Position):
+    """Rotary position embedding (Su et al. 2021, https://arxiv.org/abs/2104.09864).
+
+    The pair i of the R features that turn is rotated by position * theta^(-2 i / R),
+    in queries and keys alike, so that logits depend on distances alone.
+
+    Args:
+        theta: Base of the frequencies.
+        fraction: Share of each head's features that turn, the first ones; the
+            rest carry no position. R = fraction * H must be even.
+        layout: "half" pairs feature i with i + R / 2, as Llama and GPT-NeoX do;
+            "interleaved" pairs 2 i with 2 i + 1, as GPT-J does.
+        scaling: None, or a dictionary with a `type` and the parameters that
+            published configs give under the same names:
+            "linear" (`factor`), Chen et al. 2023, https://arxiv.org/abs/2306.15595;
+            "ntk" (`factor`), NTK-aware, theta * factor^(R / (R - 2));
+            "yarn" (`factor`, `original_max_position_embeddings`; may have
+            `attention_factor`, `beta_fast`, `beta_slow`, `mscale`,
+            `mscale_all_dim`, `truncate`), Peng et al. 2023,
+            https://arxiv.org/abs/2309.00071;
+            "llama3" (`factor`; may have `low_freq_factor`, `high_freq_factor`,
+            `original_max_position_embeddings`), Llama 3.1.
+
+    Raises:
+        ValueError: A value that does not fit; the message has the rule.
+    """
+
+    def __init__(
+        self,
+        theta: float = 10000.0,
+        fraction: float = 1.0,
+        layout: str = "half",
+        scaling: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not _is_number(theta) or not theta > 1:
+            raise ValueError(f"`theta` must be a number above 1. Received: theta={theta!r}")
+        if not _is_number(fraction) or not 0 < fraction <= 1:
+            raise ValueError(
+                "`fraction` must be a number above 0 and at most 1. "
+                f"Received: fraction={fraction!r}"
+            )
+        if layout not in LAYOUTS:
+            raise ValueError(f"`layout` must be one of {LAYOUTS}. Received: layout={layout!r}")
+        self.theta = float(theta)
+        self.fraction = float(fraction)
+        self.layout = layout
+        self.scaling = check_scaling(scaling)
+
+    def prepare(self, num_query_heads: int, head_size: int) -> None:
+        self.rotated_size(head_size)
+
+    def rotated_size(self, head_size: int) -> int:
+        """R, how many features of a head turn."""
+        # 0.29 * 100 is 28.999999999999996.
+        size = int(head_size * self.fraction + 1e-6)
+        if size < 2 or size % 2:
+            raise ValueError(
+                "Rotary positions turn pairs of features: `fraction` * head size must be "
+                f"even and at least 2. Received: fraction={self.fraction}, head size "
+                f"{head_size}, which makes {size}"
+            )
+        return size
+
+    def frequencies(self, head_size: int) -> Frequencies:
+        """Radians per position of each pair, and the factor of cosine and sine."""
+        return rotary_frequencies(self.theta, self.rotated_size(head_size), self.scaling)
+
+    def turn(
+        self,
+        query: Tensor,
+        key: Tensor,
+        query_positions: Tensor,
+        key_positions: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        frequencies = self.frequencies(query.shape[-1])
+        angles = self._cosine_and_sine(query_positions, frequencies)
+        query = self._rotate(query, *angles)
+        if key_positions is not query_positions:
+            angles = self._cosine_and_sine(key_positions, frequencies)
+        return query, self._rotate(key, *angles)
+
+    def _cosine_and_sine(
+        self, positions: Tensor, frequencies: Frequencies
+    ) -> tuple[Tensor, Tensor]:
+        """Factors of the features and of their partners, (T, 1, R) or (B, T, 1, R) float32."""
+        radians = frequencies.values.astype("float32")
+        angles = ops.expand_dims(ops.cast(positions, "float32"), -1) * radians
+        cosine, sine = ops.cos(angles), ops.sin(angles)
+        if frequencies.attention_factor != 1.0:
+            cosine, sine = (x * frequencies.attention_factor for x in (cosine, sine))
+        cosine, sine = self._pair(cosine, cosine), self._pair(-sine, sine)
+        return ops.expand_dims(cosine, -2), ops.expand_dims(sine, -2)
+
+    def _pair(self, first: Tensor, second: Tensor) -> Tensor:
+        """(..., R / 2) for each member of a pair to (..., R)."""
+        if self.layout == "half":
+            return ops.concatenate([first, second], axis=-1)
+        stacked = ops.stack([first, second], axis=-1)
+        return ops.reshape(stacked, (*ops.shape(first)[:-1], 2 * first.shape[-1]))
+
+    def _rotate(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """(B, T, N, H), its first R features turned."""
+        size = cosine.shape[-1]
+        if size == x.shape[-1]:
+            turned = self._partners(x)
+            return self._combine(x, turned, cosine, sine)
+        head, tail = x[..., :size], x[..., size:]
+        turned = self._combine(head, self._partners(head), cosine, sine)
+        return ops.concatenate([turned, tail], axis=-1)
+
+    def _combine(self, x: Tensor, partners: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """In float32 whatever the dtype: bfloat16 angles would be off by whole degrees."""
+        wide = [ops.cast(part, "float32") for part in (x, partners)]
+        return ops.cast(wide[0] * cosine + wide[1] * sine, x.dtype)
+
+    def _partners(self, x: Tensor) -> Tensor:
+        """Each feature replaced by the other of its pair."""
+        size = x.shape[-1]
+        half = self.layout == "half"
+        shape = ops.shape(x)
+        pairs = (2, size // 2) if half else (size // 2, 2)
+        # One flip of a whole axis is several times faster than slicing every other feature.
+        flipped = ops.flip(ops.reshape(x, (*shape[:-1], *pairs)), axis=-2 if half else -1)
+        return ops.reshape(flipped, shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "theta": self.theta,
+            "fraction": self.fraction,
+            "layout": self.layout,
+            "scaling": None if self.scaling is None else dict(self.scaling),
+        }
+
+
+def _is_number(value: Any) -> bool:
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+    )
