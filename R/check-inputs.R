@@ -1,0 +1,126 @@
+# What a layer is applied to: `object`, with `value` and `key` beside it, becomes a
+# list of query, value and key; NULL where there is nothing to apply the layer to.
+
+check_inputs <- function(
+  object,
+  value = NULL,
+  key = NULL,
+  call = caller_env()
+) {
+  if (is.null(object) || is_sequential(object)) {
+    check_no_tensors(object, list(value = value, key = key), call)
+    return(NULL)
+  }
+  inputs <- if (is_plain_list(object)) {
+    named_inputs(object, call)
+  } else {
+    list(query = object)
+  }
+  inputs <- add_inputs(inputs, list(value = value, key = key), call)
+  if (!is.null(inputs$key) && is.null(inputs$value)) {
+    abort(
+      "{.arg key} needs a {.arg value} as well: keys say where, values what.",
+      arg = "value",
+      call = call
+    )
+  }
+  for (name in names(inputs)) {
+    check_input(inputs[[name]], name, length(inputs), call)
+  }
+  inputs
+}
+
+is_plain_list <- function(x) is.list(x) && !is.object(x)
+
+check_no_tensors <- function(object, tensors, call) {
+  given <- names(tensors)[!vapply(tensors, is.null, NA)]
+  if (length(given) == 0) {
+    return(invisible())
+  }
+  why <- if (is.null(object)) {
+    "there is no {.arg object}, the query"
+  } else {
+    "a Sequential model passes one tensor from layer to layer"
+  }
+  abort(
+    paste0("{.arg {given[[1]]}} has nothing to go with: ", why, "."),
+    hint = if (is.null(object)) {
+      "Give the query first, or call the layer: `layer(query, value, key)`."
+    } else {
+      "Use a functional model: `list(query, value) |> layer_...()`."
+    },
+    arg = given[[1]],
+    call = call
+  )
+}
+
+# A list of two or three, by position or all named.
+named_inputs <- function(object, call) {
+  known <- c("query", "value", "key")
+  names <- names2(object)
+  if (all(names == "") && length(object) %in% 2:3) {
+    names(object) <- known[seq_along(object)]
+    return(object)
+  }
+  named <- setequal(names, known[1:2]) || setequal(names, known)
+  if (!named || anyDuplicated(names)) {
+    abort_argument(
+      "object",
+      "a list of two or three tensors: query, value, key, in this order or all named",
+      object,
+      hint = if (length(object) == 1) "Self-attention takes the tensor itself.",
+      call = call
+    )
+  }
+  object[intersect(known, names)]
+}
+
+add_inputs <- function(inputs, tensors, call) {
+  tensors <- tensors[!vapply(tensors, is.null, NA)]
+  for (name in intersect(names(tensors), names(inputs))) {
+    abort(
+      "{.arg {name}} is given twice: in the list {.arg object} and by name.",
+      arg = name,
+      call = call
+    )
+  }
+  c(inputs, tensors)
+}
+
+# One tensor or array. The query alone is known to the user as `object`.
+check_input <- function(x, name, how_many, call) {
+  arg <- if (name == "query" && how_many == 1) "object" else name
+  rule <- "a tensor or an array (B, T, D)"
+  if (arg == "object") {
+    rule <- paste0(
+      rule,
+      ", a list of two or three of them, or a Sequential model"
+    )
+  }
+  if (is_tensor(x)) {
+    return(invisible())
+  }
+  is_array <- (is.numeric(x) || is.logical(x)) && !is.object(x)
+  if (!is_array || axes_of(x) < 2) {
+    abort_argument(arg, rule, x, input_hint(x), call)
+  }
+  check_no_na(x, arg = arg, call = call)
+}
+
+input_hint <- function(x) {
+  if (is.data.frame(x)) {
+    return("Turn it into an array first: `array(data.matrix(x), c(B, T, D))`.")
+  }
+  if (is_model(x)) {
+    return("Attend to what the model returns: `model$output`.")
+  }
+  if (is_layer(x)) {
+    return("Call that layer on a tensor first.")
+  }
+  if (is_number(x)) {
+    return(
+      "`object` comes first. To make a layer alone, name the other arguments."
+    )
+  }
+  NULL
+}

@@ -1,0 +1,148 @@
+# What both layers share: gathering their arguments, and checking those that both
+# have. Arguments of the constructor make the layer, those of the call go to it
+# when it is composed.
+
+call_arguments <- c(
+  "attention_mask",
+  "attention_bias",
+  "segment_ids",
+  "positions",
+  "use_causal_mask",
+  "return_attention_scores",
+  "training",
+  "query_mask",
+  "value_mask",
+  "key_mask"
+)
+
+keras_arguments <- c("name", "trainable", "dtype", "autocast")
+
+mask_arguments <- c("query_mask", "value_mask", "key_mask")
+
+# All arguments of the layer function whose frame is `env`, but for the tensors.
+layer_arguments <- function(env, dots, call = caller_env()) {
+  check_dots(dots, c(keras_arguments, mask_arguments), call)
+  names <- setdiff(
+    names(formals(sys.function(-1))),
+    c("object", "value", "key", "...")
+  )
+  c(mget(names, envir = env), dots)
+}
+
+# The sizes have no defaults. Without an object the first positional argument is
+# taken for it, which is worth a word.
+sizes_hint <- function(object, ...) {
+  if (is_number(object)) {
+    sizes <- paste(c(...), "=", collapse = ", ")
+    paste0(
+      "`object` comes first. To make a layer alone, name the sizes: ",
+      sizes,
+      "."
+    )
+  }
+}
+
+check_divisible_heads <- function(query_heads, kv_heads, call = caller_env()) {
+  if (query_heads %% kv_heads == 0) {
+    return(invisible())
+  }
+  divisors <- Filter(function(k) query_heads %% k == 0, seq_len(query_heads))
+  abort(
+    paste(
+      "{.arg num_key_value_heads} must divide {.arg num_query_heads}:",
+      "{query_heads} query heads cannot share {kv_heads} key/value heads."
+    ),
+    hint = paste0(
+      "With ",
+      query_heads,
+      " query heads it can be ",
+      cli::format_inline("{.or {divisors}}"),
+      "."
+    ),
+    arg = "num_key_value_heads",
+    call = call
+  )
+}
+
+check_layer_arguments <- function(arguments, call = caller_env()) {
+  check <- function(checker, name, ...) {
+    checker(arguments[[name]], ..., arg = name, call = call)
+  }
+  check(check_number, "dropout", min = 0, below = 1)
+  check(check_flag, "use_bias")
+  check(check_flag, "flash_attention", null = TRUE)
+  for (name in c("kernel_initializer", "bias_initializer")) {
+    check(check_keras_object, name, kind = "initializer")
+  }
+  for (name in c("kernel", "bias", "activity")) {
+    name <- paste0(name, "_regularizer")
+    check(check_keras_object, name, kind = "regularizer", null = TRUE)
+  }
+  for (name in c("kernel_constraint", "bias_constraint")) {
+    check(check_keras_object, name, kind = "constraint", null = TRUE)
+  }
+  if (!is_python(arguments$seed)) {
+    check(check_whole_number, "seed", min = 0, null = TRUE)
+  }
+  check(check_whole_number, "sliding_window", min = 1, null = TRUE)
+  check(check_flag, "use_gate")
+  check(check_position, "position")
+  check(check_flag, "qk_norm")
+  check(check_number, "logit_soft_cap", above = 0, null = TRUE)
+  check(check_flag, "attention_sink")
+  check(check_layer_name, "name")
+  check(check_flag, "trainable", null = TRUE)
+  check(check_flag, "autocast", null = TRUE)
+  if (!is_python(arguments$dtype) && !is.list(arguments$dtype)) {
+    check(check_string, "dtype", null = TRUE)
+  }
+}
+
+# An initializer, regularizer or constraint: a name, an object of Keras, its config
+# as a list, or an R function.
+check_keras_object <- function(
+  x,
+  kind,
+  null = FALSE,
+  arg = caller_arg(x),
+  call = caller_env()
+) {
+  config <- is.list(x) && !is.null(names(x)) && !is.object(x)
+  named <- is_string(x) && nzchar(x)
+  if (null && is.null(x) || named || config || is_python(x)) {
+    return(invisible(x))
+  }
+  if (!is.function(x)) {
+    article <- if (kind == "initializer") "an" else "a"
+    rule <- paste0("a name, ", article, " ", kind, " object or an R function")
+    abort_argument(arg, paste0(rule, or_null(null)), x, call = call)
+  }
+  if (length(formals(args(x))) == 0) {
+    takes <- if (kind == "initializer") "the shape" else "a tensor"
+    rule <- paste("a function that takes", takes)
+    abort_argument(arg, rule, x, call = call)
+  }
+  invisible(x)
+}
+
+check_position <- function(x, arg = caller_arg(x), call = caller_env()) {
+  if (is.null(x) || is_python(x) || inherits(x, "kerasattention_position")) {
+    return(invisible(x))
+  }
+  hint <- if (is.function(x)) "Call the function, as in `position_rotary()`."
+  abort_argument(arg, "a `position_*()` object, or NULL", x, hint, call)
+}
+
+# Keras puts the name into paths, where a slash separates.
+check_layer_name <- function(x, arg = caller_arg(x), call = caller_env()) {
+  check_string(x, null = TRUE, arg = arg, call = call)
+  if (is_string(x) && (!nzchar(x) || grepl("/", x, fixed = TRUE))) {
+    abort_argument(
+      arg,
+      "a string that is not empty and has no `/`",
+      x,
+      call = call
+    )
+  }
+  invisible(x)
+}

@@ -1,0 +1,196 @@
+#' Attend with groups of query heads that share keys and values
+#'
+#' @description
+#' In grouped-query attention (Ainslie et al. 2023) the N query heads share K
+#' key/value heads, G = N / K queries each. A model then keeps K / N of the keys and
+#' values of multi-head attention when it generates, at nearly the same quality.
+#' `num_key_value_heads = 1` is multi-query attention (Shazeer 2019), K = N
+#' multi-head attention.
+#'
+#' The layer takes the place of `keras3::layer_group_query_attention()`: the same
+#' arguments, weights and numbers.
+#'
+#' @inheritSection shapes Shapes
+#' @inheritSection shapes Masks
+#' @inheritSection shapes R functions
+#'
+#' @param object What the layer is applied to:
+#'   * nothing, or `NULL`: the layer itself comes back, to be called as
+#'     `layer(query, value, key, attention_mask = ...)`;
+#'   * a Keras tensor, a tensor of the backend or an R array, (B, T, D):
+#'     self-attention;
+#'   * a list of two or three of them, query, value and key, in this order or named
+#'     `query`, `value`, `key` in any order;
+#'   * a Sequential model: the layer is added to it.
+#' @param head_dim H, the size of each head.
+#' @param num_query_heads N, the number of query heads.
+#' @param num_key_value_heads K, the number of key/value heads: a divisor of N.
+#' @param dropout Share of the attention weights that is dropped in training, at
+#'   least 0 and below 1.
+#' @param use_bias Whether the projections add a bias.
+#' @param flash_attention `NULL` chooses the way of computing; `FALSE` forces the
+#'   plain one; `TRUE` demands a way that never holds the (T, S) scores, or an error
+#'   that says what prevents it. The output is the same.
+#' @param kernel_initializer,bias_initializer Initializers of the projections: the
+#'   name of a Keras initializer, an initializer object, or an R function of the
+#'   shape and, if it takes it, the `dtype`.
+#' @param kernel_regularizer,bias_regularizer,activity_regularizer Regularizers of
+#'   the kernels, the biases and the output: `NULL`, a name, a regularizer object, or
+#'   an R function of a tensor that returns the penalty.
+#' @param kernel_constraint,bias_constraint Constraints of kernels and biases:
+#'   `NULL`, a name, a constraint object, or an R function of a tensor that returns
+#'   the constrained one.
+#' @param seed Whole number, seed of the dropout; or `NULL`.
+#' @param ... By name: `name` (a string), `trainable`, `dtype` (a string or dtype
+#'   policy) and `autocast` of a Keras layer; and `query_mask`, `value_mask`,
+#'   `key_mask`, logical matrices (B, T) or (B, S) in which `TRUE` marks a token and
+#'   `FALSE` padding, passed on in the call.
+#' @param value,key Tensors or arrays (B, S, D) for cross-attention, where `object`
+#'   is the query.
+#' @param sliding_window `NULL`, or W: a query attends keys closer than W positions
+#'   (Beltagy et al. 2020).
+#' @param use_gate Whether a sigmoid gate computed from the query multiplies each
+#'   head's result (Qiu et al. 2025).
+#' @param position `NULL`, or how positions enter the attention: a `position_*()`
+#'   object.
+#' @param qk_norm Whether each projected query and key head is RMS-normalised, with
+#'   a learned scale, before the position enters (Henry et al. 2020).
+#' @param logit_soft_cap `NULL`, or c: the logits become c * tanh(logits / c) before
+#'   masks (Gemma Team 2024).
+#' @param attention_sink Whether each query head has a learned logit in the softmax's
+#'   denominator, so that it can attend to nothing (Xiao et al. 2023).
+#' @param attention_mask A logical array, `TRUE` where a query attends a key, of a
+#'   shape that broadcasts to (B, N, T, S): (T, S), (B, T, S), (B, 1, T, S) or
+#'   (B, N, T, S).
+#' @param attention_bias Numbers that are added to the logits, of such a shape.
+#' @param segment_ids (B, T) whole numbers: a token attends its own segment only; 0
+#'   is padding.
+#' @param positions (B, T) whole numbers, the positions of the tokens: by default 0
+#'   to T - 1.
+#' @param use_causal_mask Whether a query attends only keys up to its own position.
+#'   In a Sequential model, or without `object`, the layer keeps it as its default.
+#' @param return_attention_scores Whether the attention weights, (B, N, T, S), come
+#'   back as well.
+#' @param training Whether dropout is active; `NULL` leaves it to Keras.
+#'
+#' @returns Depends on `object`: the layer; a tensor (B, T, D), or with
+#'   `return_attention_scores = TRUE` the list
+#'   `list(attention_output =, attention_scores =)` of (B, T, D) and (B, N, T, S); or
+#'   the Sequential model, invisibly.
+#'
+#' @section Errors:
+#' Every error has the class `kerasattention_error`. Arguments are checked before
+#' Python is started; the message names the argument, the rule and the value. An
+#' error in Python arrives as one such condition with Keras's message, and the name of
+#' the exception in its field `python_class`.
+#'
+#' @references
+#' Ainslie et al. (2023). GQA: Training Generalized Multi-Query Transformer Models
+#' from Multi-Head Checkpoints. \doi{10.48550/arXiv.2305.13245}
+#'
+#' Shazeer (2019). Fast Transformer Decoding: One Write-Head is All You Need.
+#' \doi{10.48550/arXiv.1911.02150}
+#'
+#' Beltagy et al. (2020). Longformer: The Long-Document Transformer.
+#' \doi{10.48550/arXiv.2004.05150}
+#'
+#' Henry et al. (2020). Query-Key Normalization for Transformers.
+#' \doi{10.48550/arXiv.2010.04245}
+#'
+#' Xiao et al. (2023). Efficient Streaming Language Models with Attention Sinks.
+#' \doi{10.48550/arXiv.2309.17453}
+#'
+#' Gemma Team (2024). Gemma 2: Improving Open Language Models at a Practical Size.
+#' \doi{10.48550/arXiv.2408.00118}
+#'
+#' Qiu et al. (2025). Gated Attention for Large Language Models.
+#' \doi{10.48550/arXiv.2505.06708}
+#'
+#' @seealso [layer_multi_head_attention()], [attention_sitrep()]
+#' @export
+#' @examplesIf kerasattention:::can_run_examples()
+#' keras <- reticulate::import("keras")
+#'
+#' # In a model: 8 query heads share 2 key/value heads.
+#' tokens <- keras$Input(shape = list(NULL, 32L))
+#' output <- tokens |>
+#'   layer_group_query_attention(
+#'     head_dim = 4,
+#'     num_query_heads = 8,
+#'     num_key_value_heads = 2,
+#'     use_causal_mask = TRUE
+#'   )
+#' model <- keras$Model(tokens, output)
+#' output$shape
+#'
+#' # On R arrays, B = 2, T = 5, D = 32, with the scores (B, N, T, S).
+#' x <- array(rnorm(2 * 5 * 32), c(2, 5, 32))
+#' result <- x |>
+#'   layer_group_query_attention(4, 8, 2, return_attention_scores = TRUE)
+#' dim(as.array(result$attention_output))
+#' dim(as.array(result$attention_scores))
+#'
+#' # The layer alone, called with a mask: nobody attends the last key.
+#' layer <- layer_group_query_attention(
+#'   head_dim = 4,
+#'   num_query_heads = 8,
+#'   num_key_value_heads = 2
+#' )
+#' mask <- matrix(TRUE, 5, 5)
+#' mask[, 5] <- FALSE
+#' dim(as.array(layer(x, attention_mask = mask)))
+#' layer
+layer_group_query_attention <- function(
+  object,
+  head_dim,
+  num_query_heads,
+  num_key_value_heads,
+  dropout = 0,
+  use_bias = TRUE,
+  flash_attention = NULL,
+  kernel_initializer = "glorot_uniform",
+  bias_initializer = "zeros",
+  kernel_regularizer = NULL,
+  bias_regularizer = NULL,
+  activity_regularizer = NULL,
+  kernel_constraint = NULL,
+  bias_constraint = NULL,
+  seed = NULL,
+  ...,
+  value = NULL,
+  key = NULL,
+  sliding_window = NULL,
+  use_gate = FALSE,
+  position = NULL,
+  qk_norm = FALSE,
+  logit_soft_cap = NULL,
+  attention_sink = FALSE,
+  attention_mask = NULL,
+  attention_bias = NULL,
+  segment_ids = NULL,
+  positions = NULL,
+  use_causal_mask = FALSE,
+  return_attention_scores = FALSE,
+  training = NULL
+) {
+  object <- if (missing(object)) NULL else object
+  hint <- sizes_hint(
+    object,
+    "head_dim",
+    "num_query_heads",
+    "num_key_value_heads"
+  )
+  check_required(head_dim, hint)
+  check_required(num_query_heads, hint)
+  check_required(num_key_value_heads, hint)
+  check_whole_number(head_dim, min = 1)
+  check_whole_number(num_query_heads, min = 1)
+  check_whole_number(num_key_value_heads, min = 1)
+  check_divisible_heads(num_query_heads, num_key_value_heads)
+  arguments <- layer_arguments(environment(), list(...))
+  check_layer_arguments(arguments)
+  inputs <- check_inputs(object, value, key)
+  check_call(inputs, arguments, axes = c(3, 3), heads = num_query_heads)
+
+  compose("GroupQueryAttention", object, inputs, arguments)
+}

@@ -1,0 +1,155 @@
+#' Attend with several heads
+#'
+#' @description
+#' Multi-head attention (Vaswani et al. 2017): each of N heads projects query, key
+#' and value, weighs the values by the softmax of the scaled products of query and
+#' keys, and the results of all heads are projected together.
+#'
+#' The layer takes the place of `keras3::layer_multi_head_attention()`: the same
+#' arguments, weights and numbers. `inputs =` works as a name for `object`, as there.
+#'
+#' @inheritSection shapes Shapes
+#' @inheritSection shapes Masks
+#' @inheritSection shapes R functions
+#' @inheritSection layer_group_query_attention Errors
+#'
+#' @inheritParams layer_group_query_attention
+#' @param num_heads N, the number of heads.
+#' @param key_dim H, the size of each query and key head.
+#' @param value_dim The size of each value head; `NULL` is `key_dim`.
+#' @param output_shape Sizes of the output's last axes, one or several whole numbers;
+#'   `NULL` is D of the query.
+#' @param attention_axes The axes that are attended, for inputs with more than three
+#'   axes; `NULL` are all axes between the batch and the features. They count as in
+#'   Python and keras3: 0 is the batch axis, 1 the first axis after it, -1 the
+#'   features. `attention_axes = 2` of (B, rows, columns, D) attends the columns of
+#'   each row.
+#'
+#' @returns Depends on `object`: the layer; a tensor (B, T, D), where `output_shape`
+#'   takes the place of D, or with `return_attention_scores = TRUE` the list
+#'   `list(attention_output =, attention_scores =)` of it and (B, N, T, S); or the
+#'   Sequential model, invisibly.
+#'
+#' @references
+#' Vaswani et al. (2017). Attention Is All You Need.
+#' \doi{10.48550/arXiv.1706.03762}
+#'
+#' The options' papers: see [layer_group_query_attention()].
+#'
+#' @seealso [layer_group_query_attention()], [attention_sitrep()]
+#' @export
+#' @examplesIf kerasattention:::can_run_examples()
+#' keras <- reticulate::import("keras")
+#'
+#' # Cross-attention in a model: T = 7 queries attend S = 11 keys.
+#' target <- keras$Input(shape = list(7L, 16L))
+#' source <- keras$Input(shape = list(11L, 24L))
+#' output <- list(query = target, value = source) |>
+#'   layer_multi_head_attention(num_heads = 4, key_dim = 8)
+#' output$shape
+#'
+#' # Self-attention on an R array, B = 2, T = 5, D = 16.
+#' x <- array(rnorm(2 * 5 * 16), c(2, 5, 16))
+#' dim(as.array(layer_multi_head_attention(x, num_heads = 4, key_dim = 8)))
+#'
+#' # In a Sequential model the layer keeps the causal mask.
+#' model <- keras$Sequential() |>
+#'   layer_multi_head_attention(
+#'     num_heads = 4,
+#'     key_dim = 8,
+#'     use_causal_mask = TRUE
+#'   )
+#' dim(as.array(model(x)))
+#'
+#' # Over the columns of images, (B, rows, columns, D): axis 2, counted from 0.
+#' images <- array(rnorm(2 * 3 * 4 * 16), c(2, 3, 4, 16))
+#' columns <- images |>
+#'   layer_multi_head_attention(num_heads = 4, key_dim = 8, attention_axes = 2)
+#' dim(as.array(columns))
+layer_multi_head_attention <- function(
+  object,
+  num_heads,
+  key_dim,
+  value_dim = NULL,
+  dropout = 0,
+  use_bias = TRUE,
+  output_shape = NULL,
+  attention_axes = NULL,
+  flash_attention = NULL,
+  kernel_initializer = "glorot_uniform",
+  bias_initializer = "zeros",
+  kernel_regularizer = NULL,
+  bias_regularizer = NULL,
+  activity_regularizer = NULL,
+  kernel_constraint = NULL,
+  bias_constraint = NULL,
+  seed = NULL,
+  ...,
+  value = NULL,
+  key = NULL,
+  sliding_window = NULL,
+  use_gate = FALSE,
+  position = NULL,
+  qk_norm = FALSE,
+  logit_soft_cap = NULL,
+  attention_sink = FALSE,
+  attention_mask = NULL,
+  attention_bias = NULL,
+  segment_ids = NULL,
+  positions = NULL,
+  use_causal_mask = FALSE,
+  return_attention_scores = FALSE,
+  training = NULL
+) {
+  if ("inputs" %in% names(substitute(list(...)))) {
+    return(eval(rename_inputs(sys.call()), parent.frame()))
+  }
+  object <- if (missing(object)) NULL else object
+  hint <- sizes_hint(object, "num_heads", "key_dim")
+  check_required(num_heads, hint)
+  check_required(key_dim, hint)
+  check_whole_number(num_heads, min = 1)
+  check_whole_number(key_dim, min = 1)
+  check_whole_number(value_dim, min = 1, null = TRUE)
+  check_whole_numbers(output_shape, min = 1, null = TRUE)
+  check_attention_axes(attention_axes)
+  arguments <- layer_arguments(environment(), list(...))
+  check_layer_arguments(arguments)
+  inputs <- check_inputs(object, value, key)
+  axes <- c(least_axes(attention_axes), Inf)
+  check_call(inputs, arguments, axes, heads = num_heads)
+
+  compose("MultiHeadAttention", object, inputs, arguments)
+}
+
+# keras3's name of the first argument. Renaming it in the call, and not taking the
+# value out of `...`, leaves the positions of the other arguments right.
+rename_inputs <- function(call) {
+  names(call)[names(call) == "inputs"] <- "object"
+  call
+}
+
+check_attention_axes <- function(attention_axes, call = caller_env()) {
+  hint <- paste(
+    "Axes count from 0, as in Python: 0 is the batch, which is not attended;",
+    "of (B, rows, columns, D) the columns are axis 2."
+  )
+  check_whole_numbers(
+    attention_axes,
+    null = TRUE,
+    hint = hint,
+    arg = "attention_axes",
+    call = call
+  )
+  axes <- unlist(attention_axes)
+  if (any(axes %in% c(0, -1)) || anyDuplicated(axes)) {
+    rule <- "different axes between the batch axis (0) and the features (-1)"
+    abort_argument("attention_axes", rule, attention_axes, hint, call)
+  }
+}
+
+# How many axes an input must have so that the axes lie between batch and features.
+least_axes <- function(attention_axes) {
+  axes <- unlist(attention_axes)
+  max(3, axes + 2, 1 - axes)
+}

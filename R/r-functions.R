@@ -1,0 +1,60 @@
+# R functions as initializers, regularizers and constraints. Keras wants objects
+# that it can copy and save; the classes for that are in Python, in bridge.py. Here
+# the function is wrapped so that it gets and gives what an R user expects.
+
+# `argument`: "kernel_initializer", "bias_constraint" and so on.
+as_keras_function <- function(x, argument) {
+  if (is_python(x) || !is.function(x)) {
+    return(x)
+  }
+  if (is_generator(x)) {
+    return(x())
+  }
+  kind <- sub("^.*_", "", argument)
+  wrapped <- switch(
+    kind,
+    initializer = wrap_initializer(x, argument),
+    wrap_tensor_function(x)
+  )
+  bridge <- python_module()$bridge
+  bridge$keras_function(kind, argument, wrapped, function_name(x))
+}
+
+# A function of keras3 that makes the object, such as `regularizer_l2` without
+# parentheses, or a class made with `keras3::Constraint()`.
+is_generator <- function(x) {
+  env <- environment(x)
+  !is.null(env) &&
+    (environmentName(env) == "keras3" ||
+      exists("__class__", envir = env, inherits = FALSE))
+}
+
+# The shape comes as an integer vector, the dtype to functions that take it.
+wrap_initializer <- function(f, argument) {
+  takes <- names(formals(args(f)))
+  gets_dtype <- any(c("dtype", "...") %in% takes)
+  function(shape, dtype) {
+    shape <- as.integer(unlist(shape))
+    value <- if (gets_dtype) f(shape, dtype = dtype) else f(shape)
+    as_result(value, argument)
+  }
+}
+
+wrap_tensor_function <- function(f) {
+  force(f)
+  function(x) as_result(f(x))
+}
+
+as_result <- function(value, argument = "result") {
+  if (is_python(value)) {
+    return(value)
+  }
+  check_array(value, arg = paste("result of", argument), call = NULL)
+  as_tensor(value, "float64")
+}
+
+# What a function is called in messages about a model that was saved with it.
+function_name <- function(f) {
+  text <- deparse(f, width.cutoff = 60L)
+  if (length(text) > 1) paste(text[[1]], "...") else text
+}
