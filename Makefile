@@ -56,7 +56,7 @@ format: setup ## format Python and R sources
 	@$(IN) ruff format . && ruff check --fix-only . && air format .
 
 bench: setup ## speed and memory against Keras's layers; ARGS="one case"
-	@$(IN) bench/run.sh $(ARGS)
+	@$(IN) python bench/run.py $(ARGS)
 
 readme: setup ## knit README.Rmd
 	@$(IN) Rscript -e 'rmarkdown::render("README.Rmd", quiet = TRUE)' && rm -f README.html

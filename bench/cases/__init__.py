@@ -1,0 +1,1 @@
+"""One file of cases for each part of the package; a new file is found by itself."""
