@@ -88,7 +88,7 @@ def markdown(cases: dict[str, Case], backend: str, results: dict) -> str:
         "Made by `make bench`; change nothing by hand. Each case runs in its own process;",
         "what is compared is interleaved there, after a warm-up. Times are medians in ms, with",
         "the quartiles in brackets; a ratio is the other's median over ours. D = 512, N = 8,",
-        "K = 2, H = 64, B = 1, causal, float32, unless the line says otherwise. 1 GB is 10^9 bytes.",
+        "K = 2, H = 64, B = 1, causal, float32, unless a line says otherwise. 1 GB is 10^9 bytes.",
         "",
         f"{newest['machine']}; {newest['versions']}; {newest['date']}.",
     ]

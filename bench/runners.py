@@ -10,7 +10,7 @@ BACKEND = keras.backend.backend()
 
 
 def tensor(shape, seed=0, dtype="float32"):
-    values = np.random.default_rng(seed).normal(size=shape).astype("float32")
+    values = np.random.default_rng(seed).standard_normal(shape, dtype="float32")
     return ops.cast(ops.convert_to_tensor(values), dtype)
 
 
