@@ -169,7 +169,6 @@ install_reticulate() {
 }
 
 install_package() {
-  [ -f DESCRIPTION ] || return 0
   local stamp=$library/kerasattention-source.stamp sum
   sum=$(
     find DESCRIPTION NAMESPACE R inst man -type f ! -path '*/__pycache__/*' |

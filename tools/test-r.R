@@ -13,7 +13,7 @@ results <- testthat::test_dir(
   package = "kerasattention",
   load_package = "installed",
   filter = filter,
-  reporter = testthat::check_reporter(),
+  reporter = testthat::SummaryReporter$new(show_praise = FALSE),
   stop_on_failure = FALSE
 )
 
