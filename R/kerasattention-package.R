@@ -1,3 +1,3 @@
 #' @keywords internal
-#' @importFrom rlang %||% caller_arg caller_env names2
+#' @importFrom rlang %||% .data caller_arg caller_env names2
 "_PACKAGE"

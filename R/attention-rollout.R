@@ -1,0 +1,114 @@
+#' Trace attention back to the input tokens
+#'
+#' Attention rollout (Abnar and Zuidema 2020, <https://arxiv.org/abs/2005.00928>): how
+#' much of each input token arrives at each position after several layers. A layer's
+#' flow is half its mean attention over heads and half the residual connection,
+#' \eqn{0.5 A + 0.5 I}; the rollout of a layer is the product of the flows up to it.
+#'
+#' @param scores An [attention_scores()] object of self-attention layers, with all
+#'   queries and keys.
+#' @returns An `attention_rollout` object: `rollout$rollout` is an array (L, B, T, T) of
+#'   layers, samples, positions and input tokens whose rows sum to 1. It has methods
+#'   for `plot()`, [ggplot2::autoplot()] and `as.data.frame()`.
+#' @export
+#' @examplesIf kerasattention:::can_run_examples()
+#' keras <- reticulate::import("keras")
+#' input <- keras$Input(reticulate::tuple(6L, 16L))
+#' output <- input |>
+#'   layer_multi_head_attention(2, 8) |>
+#'   layer_multi_head_attention(2, 8)
+#' model <- keras$Model(input, output)
+#' x <- array(rnorm(6 * 16), c(1, 6, 16))
+#' rollout <- attention_rollout(attention_scores(model, x))
+#' rollout
+#' round(rollout$rollout[2, 1, , ], 2)
+attention_rollout <- function(scores) {
+  check_required(scores)
+  if (!inherits(scores, "attention_scores")) {
+    abort_argument("scores", "an `attention_scores()` object", scores)
+  }
+  whole <- vapply(scores$index, function(i) identical(i$query, i$key), NA)
+  if (!all(whole)) {
+    abort(
+      "{.arg scores} must hold all queries and keys of self-attention: layer {.val {names(scores$maps)[!whole][[1]]}} does not.",
+      hint = "Leave out `queries`, and choose other `layers`.",
+      arg = "scores"
+    )
+  }
+  rollout <- call_python(
+    "attention_rollout",
+    lapply(unname(scores$maps), function(map) reticulate::np_array(map)),
+    doing = "compute the rollout"
+  )
+  structure(
+    list(
+      rollout = rollout,
+      layers = names(scores$maps),
+      tokens = scores$tokens
+    ),
+    class = "attention_rollout"
+  )
+}
+
+#' @export
+print.attention_rollout <- function(x, ...) {
+  size <- dim(x$rollout)
+  cat(sprintf(
+    "<attention_rollout> of %d layer%s, %d tokens, %d sample%s\n",
+    size[[1]],
+    plural(size[[1]]),
+    size[[3]],
+    size[[2]],
+    plural(size[[2]])
+  ))
+  invisible(x)
+}
+
+#' @export
+as.data.frame.attention_rollout <- function(x, ...) {
+  size <- dim(x$rollout)
+  grid <- expand.grid(
+    layer = factor(x$layers, unique(x$layers)),
+    sample = seq_len(size[[2]]),
+    query = seq_len(size[[3]]),
+    key = seq_len(size[[4]]),
+    KEEP.OUT.ATTRS = FALSE
+  )
+  cbind(grid, weight = as.vector(x$rollout))
+}
+
+#' @rdname plot.attention_scores
+#' @export
+plot.attention_rollout <- function(x, ..., layer = NULL, sample = 1) {
+  draw(autoplot_rollout(x, ..., layer = layer, sample = sample))
+}
+
+#' @rdname plot.attention_scores
+#' @exportS3Method ggplot2::autoplot
+autoplot.attention_rollout <- function(object, ..., layer = NULL, sample = 1) {
+  autoplot_rollout(object, ..., layer = layer, sample = sample)
+}
+
+autoplot_rollout <- function(
+  x,
+  ...,
+  layer = NULL,
+  sample = 1,
+  call = caller_env()
+) {
+  check_dots(list(...), c("layer", "sample"), call)
+  count <- dim(x$rollout)[[1]]
+  check_whole_number(layer, min = 1, max = count, null = TRUE, call = call)
+  check_whole_number(sample, min = 1, max = dim(x$rollout)[[2]], call = call)
+  check_ggplot2(call)
+  layer <- layer %||% count
+  frame <- as.data.frame(x)
+  one <- as.integer(frame$layer) == match(x$layers[[layer]], unique(x$layers))
+  frame <- frame[one & frame$sample == sample, ]
+  map_plot(frame, x$tokens) +
+    ggplot2::labs(
+      x = "input token",
+      y = "position",
+      title = paste("Attention rollout up to", x$layers[[layer]])
+    )
+}

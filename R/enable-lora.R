@@ -1,0 +1,55 @@
+#' Fine-tune with low-rank factors
+#'
+#' Freezes a model and puts trainable low-rank factors beside the kernels of its
+#' attention layers (LoRA: Hu et al. 2021, <https://arxiv.org/abs/2106.09685>). The
+#' factors are Keras's own: they start without effect and are saved with the model.
+#'
+#' @inheritParams attention_scores
+#' @param model A built model with our attention layers. It is changed, as Keras models
+#'   are, and has to be compiled before training. For a model with Keras's layers see
+#'   [convert_attention()].
+#' @param rank Rank of the factors, 4 or 8 say.
+#' @param alpha Scale of their product, `alpha / rank`; `NULL` for `rank`.
+#' @param projections Which kernels: some of `"query"`, `"key"`, `"value"`, `"output"`,
+#'   `"gate"`.
+#'
+#' @returns The model, invisibly.
+#' @export
+#' @examplesIf kerasattention:::can_run_examples()
+#' keras <- reticulate::import("keras")
+#' input <- keras$Input(reticulate::tuple(6L, 16L))
+#' model <- keras$Model(input, input |> layer_multi_head_attention(4, 4))
+#' enable_lora(model, rank = 2)
+#' length(model$trainable_weights)
+enable_lora <- function(
+  model,
+  rank,
+  ...,
+  alpha = NULL,
+  projections = c("query", "value"),
+  layers = NULL
+) {
+  check_dots(list(...), c("alpha", "projections", "layers"))
+  check_model(model)
+  check_required(rank)
+  check_whole_number(rank, min = 1)
+  check_number(alpha, above = 0, null = TRUE)
+  for (projection in projections) {
+    check_choice(
+      projection,
+      c("query", "key", "value", "output", "gate"),
+      arg = "projections"
+    )
+  }
+  check_layers(layers)
+  call_python(
+    "enable_lora",
+    model,
+    as_int(rank),
+    alpha = alpha,
+    projections = as.list(projections),
+    layers = as_layers(layers),
+    doing = "enable LoRA"
+  )
+  invisible(model)
+}

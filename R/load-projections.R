@@ -1,0 +1,106 @@
+#' Bring the weights of a checkpoint into a layer
+#'
+#' Sets the projections of an attention layer from the matrices of a published model.
+#' Read the file with its own library (safetensors, gguf); this function checks every
+#' shape and lays the heads out as Keras keeps them. If anything does not fit nothing
+#' is changed.
+#'
+#' @param layer A built layer, made by [layer_group_query_attention()] or
+#'   [layer_multi_head_attention()]: one that was called, or `model$get_layer(name)`.
+#' @param query Matrix (N * H, D), rows out and columns in, as torch stores a `Linear`;
+#'   or `list(matrix, bias)` with bias of length N * H.
+#' @param key,value Matrices (K * H, D), likewise.
+#' @param output Matrix (D, N * H), likewise, with bias of length D.
+#' @param ... Not used.
+#' @param gate Matrix (N * H, D), for a layer with `use_gate = TRUE`.
+#' @param query_norm,key_norm Vectors of length H, for a layer with `qk_norm = TRUE`.
+#' @param sink Vector of length N, for a layer with `attention_sink = TRUE`.
+#' @param undo_permutation Whether query and key come from a GGUF file of a Llama model:
+#'   llama.cpp stores their rows interleaved, and [position_rotary()] with
+#'   `layout = "half"` needs them as they were.
+#'
+#' @returns `layer`, invisibly.
+#' @seealso [enable_lora()] to train it further.
+#' @export
+#' @examplesIf kerasattention:::can_run_examples()
+#' layer <- layer_group_query_attention(
+#'   head_dim = 4, num_query_heads = 6, num_key_value_heads = 2, use_bias = FALSE
+#' )
+#' x <- array(rnorm(5 * 24), c(1, 5, 24))
+#' invisible(layer(x))
+#' load_projections(
+#'   layer,
+#'   query = matrix(rnorm(24 * 24), 24, 24),
+#'   key = matrix(rnorm(8 * 24), 8, 24),
+#'   value = matrix(rnorm(8 * 24), 8, 24),
+#'   output = matrix(rnorm(24 * 24), 24, 24)
+#' )
+load_projections <- function(
+  layer,
+  query,
+  key,
+  value,
+  output,
+  ...,
+  gate = NULL,
+  query_norm = NULL,
+  key_norm = NULL,
+  sink = NULL,
+  undo_permutation = FALSE
+) {
+  known <- c("gate", "query_norm", "key_norm", "sink", "undo_permutation")
+  check_dots(list(...), known)
+  check_layer(layer)
+  check_required(query)
+  check_required(key)
+  check_required(value)
+  check_required(output)
+  matrices <- list(
+    query = query,
+    key = key,
+    value = value,
+    output = output,
+    gate = gate
+  )
+  for (name in names(matrices)) {
+    check_matrix(matrices[[name]], name, null = name == "gate")
+  }
+  vectors <- list(query_norm = query_norm, key_norm = key_norm, sink = sink)
+  for (name in names(vectors)) {
+    check_array(vectors[[name]], axes = 1, null = TRUE, arg = name)
+  }
+  check_flag(undo_permutation)
+  arguments <- c(lapply(matrices, as_matrices), lapply(vectors, as_tensor))
+  with_arguments <- c(list("load_projections", layer), arguments)
+  do.call(
+    call_python,
+    c(
+      with_arguments,
+      undo_permutation = undo_permutation,
+      doing = "load the projections",
+      call = rlang::current_env()
+    )
+  )
+  invisible(layer)
+}
+
+# A matrix, or a list of a matrix and its bias.
+check_matrix <- function(x, arg, null = FALSE, call = caller_env()) {
+  if (!is_plain_list(x)) {
+    return(check_array(x, axes = 2, null = null, arg = arg, call = call))
+  }
+  if (length(x) != 2) {
+    abort_argument(
+      arg,
+      "a matrix, or a list of a matrix and its bias",
+      x,
+      call = call
+    )
+  }
+  check_array(x[[1]], axes = 2, arg = paste0(arg, "[[1]]"), call = call)
+  check_array(x[[2]], axes = 1, arg = paste0(arg, "[[2]]"), call = call)
+}
+
+as_matrices <- function(x) {
+  if (is_plain_list(x)) unname(lapply(x, as_tensor)) else as_tensor(x)
+}

@@ -1,0 +1,90 @@
+# Checks and conversions that the tools for whole models share.
+
+check_model <- function(
+  model,
+  arg = caller_arg(model),
+  call = caller_env()
+) {
+  if (!is_model(model)) {
+    hint <- if (is_layer(model)) {
+      "Wrap the layer in a model: `keras$Model(input, output)`."
+    }
+    abort_argument(arg, "a Keras model", model, hint, call)
+  }
+  invisible(model)
+}
+
+check_layer <- function(
+  layer,
+  arg = caller_arg(layer),
+  call = caller_env()
+) {
+  if (!inherits(layer, "kerasattention.layers.base.AttentionLayer")) {
+    rule <- "a layer made by `layer_group_query_attention()` or `layer_multi_head_attention()`"
+    abort_argument(arg, rule, layer, call = call)
+  }
+  invisible(layer)
+}
+
+# One input, or a list of several.
+check_model_input <- function(x, arg = caller_arg(x), call = caller_env()) {
+  if (!is_plain_list(x)) {
+    return(check_array(x, arg = arg, call = call))
+  }
+  for (i in seq_along(x)) {
+    check_array(x[[i]], arg = paste0(arg, "[[", i, "]]"), call = call)
+  }
+  invisible(x)
+}
+
+# Integers stay integers: tokens are looked up, not computed with.
+as_model_input <- function(x) {
+  if (is_plain_list(x)) {
+    return(lapply(x, as_model_input))
+  }
+  if (is.integer(x)) as_ids(x) else as_tensor(x)
+}
+
+check_layers <- function(
+  layers,
+  arg = caller_arg(layers),
+  call = caller_env()
+) {
+  if (is.character(layers) && length(layers) > 0 && !anyNA(layers)) {
+    return(invisible(layers))
+  }
+  hint <- "Layers can also be given by name."
+  check_whole_numbers(
+    layers,
+    min = 1,
+    null = TRUE,
+    hint = hint,
+    arg = arg,
+    call = call
+  )
+}
+
+as_layers <- function(layers) {
+  if (is.character(layers)) as.list(layers) else zero_based(layers)
+}
+
+# R counts from 1, Python from 0.
+zero_based <- function(x) {
+  if (is.null(x)) NULL else as.list(as.integer(unlist(x)) - 1L)
+}
+
+check_tokens <- function(
+  tokens,
+  arg = caller_arg(tokens),
+  call = caller_env()
+) {
+  if (!is.null(tokens) && (!is.character(tokens) || anyNA(tokens))) {
+    abort_argument(
+      arg,
+      "a character vector without NA, or NULL",
+      tokens,
+      call = call
+    )
+  }
+  invisible(tokens)
+}

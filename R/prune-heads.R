@@ -1,0 +1,120 @@
+#' Remove attention heads for good
+#'
+#' A copy of a model with smaller attention layers: the heads are cut out of every
+#' kernel, and everything else is kept. A key/value head whose queries are all removed
+#' goes with them. In grouped-query layers the groups must stay equally large, since
+#' each key/value head serves as many queries.
+#'
+#' @inheritParams attention_scores
+#' @param heads A named list: for each attention layer's name the numbers of the query
+#'   heads to remove, from 1.
+#' @param importance,fraction In place of `heads`: a [head_importance()] data frame, and
+#'   the share of all query heads to remove, the least important first. Every layer
+#'   keeps at least one head.
+#' @param quiet Whether to say nothing about what was removed.
+#'
+#' @returns The smaller model, compiled as `model` was, with a fresh optimizer.
+#' @references Michel et al. 2019, Are sixteen heads really better than one?
+#'   <https://arxiv.org/abs/1905.10650>
+#' @export
+#' @examplesIf kerasattention:::can_run_examples()
+#' keras <- reticulate::import("keras")
+#' input <- keras$Input(reticulate::tuple(6L, 16L))
+#' output <- input |> layer_multi_head_attention(4, 4, name = "attention")
+#' model <- keras$Model(input, output)
+#' smaller <- prune_heads(model, heads = list(attention = c(2, 3)))
+#' smaller$get_layer("attention")
+prune_heads <- function(
+  model,
+  ...,
+  heads = NULL,
+  importance = NULL,
+  fraction = NULL,
+  quiet = FALSE
+) {
+  check_dots(list(...), c("heads", "importance", "fraction", "quiet"))
+  check_model(model)
+  check_flag(quiet)
+  check_what_to_prune(heads, importance, fraction)
+  call <- rlang::current_env()
+  removed <- if (is.null(heads)) {
+    split_by_layer <- split(
+      importance$importance,
+      factor(importance$layer, unique(importance$layer))
+    )
+    call_python(
+      "least_important",
+      model,
+      lapply(split_by_layer, function(x) reticulate::np_array(x)),
+      fraction,
+      doing = "choose heads",
+      call = call
+    )
+  } else {
+    lapply(heads, zero_based)
+  }
+  pruned <- call_python(
+    "prune_heads",
+    model,
+    removed,
+    doing = "prune heads",
+    call = call
+  )
+  if (!quiet) {
+    count <- sum(lengths(removed))
+    before <- model$count_params()
+    after <- pruned$count_params()
+    cli::cli_inform(
+      "Removed {count} head{?s}; the model has {after} parameters instead of {before}."
+    )
+  }
+  pruned
+}
+
+check_what_to_prune <- function(
+  heads,
+  importance,
+  fraction,
+  call = caller_env()
+) {
+  if (is.null(heads) == is.null(importance)) {
+    abort(
+      "Give either {.arg heads}, or {.arg importance} and {.arg fraction}.",
+      arg = "heads",
+      call = call
+    )
+  }
+  if (is.null(heads)) {
+    if (!inherits(importance, "head_importance")) {
+      abort_argument(
+        "importance",
+        "a `head_importance()` data frame",
+        importance,
+        call = call
+      )
+    }
+    return(check_number(
+      fraction,
+      min = 0,
+      below = 1,
+      arg = "fraction",
+      call = call
+    ))
+  }
+  if (!is_plain_list(heads) || length(heads) == 0 || any(names2(heads) == "")) {
+    abort_argument(
+      "heads",
+      "a list named by attention layers",
+      heads,
+      call = call
+    )
+  }
+  for (name in names(heads)) {
+    check_whole_numbers(
+      heads[[name]],
+      min = 1,
+      arg = paste0("heads$", name),
+      call = call
+    )
+  }
+}
