@@ -106,7 +106,7 @@ def _backward_blocks(
         "query": ops.concatenate(queries, axis=3),
         "key": keys,
         "value": values,
-        **_sink_gradient(problem, log_sum, row_sums),
+        **sink_gradient(problem, log_sum, row_sums),
         **totals,
     }
 
@@ -147,7 +147,8 @@ def _bias_gradient(problem: Problem, block: Block, d_logits: Tensor) -> dict[str
     return {f"bias/{name}": tensor for name, tensor in named.items()}
 
 
-def _sink_gradient(problem: Problem, log_sum: Tensor, row_sums: Tensor) -> dict[str, Tensor]:
+def sink_gradient(problem: Problem, log_sum: Tensor, row_sums: Tensor) -> dict[str, Tensor]:
+    """Of the sink, where there is one: its weight in a row takes part in the row's sum alone."""
     sink = sink_logits(problem)
     if sink is None:
         return {}

@@ -65,18 +65,24 @@ class Problem:
         """Whether a query may see no key. A bias can hide one by minus infinity."""
         return self.visibility.may_leave_a_query_without_keys or self.bias is not None
 
-    def scaled(self) -> "Problem":
-        """The same problem with the scale in the query, in a precision for our own products.
-
-        A kernel with a scale and a wide accumulator of its own takes the problem as it is.
-        """
+    def widened(self) -> "Problem":
+        """The same problem in the precision that products outside accelerators need."""
         query, key, value = self.query, self.key, self.value
         if wants_float32_inputs(keras.backend.standardize_dtype(query.dtype)):
             query, key, value = (ops.cast(x, "float32") for x in (query, key, value))
+        return dataclasses.replace(self, query=query, key=key, value=value)
+
+    def scaled(self) -> "Problem":
+        """The same problem widened, and with the scale in the query.
+
+        A kernel with a scale and a wide accumulator of its own needs neither.
+        """
+        wide = self.widened()
+        if self.scale == 1.0:
+            return wide
         # Scaled before the product: the logits of float16 inputs would overflow.
-        if self.scale != 1.0:
-            query = query * ops.cast(self.scale, query.dtype)
-        return dataclasses.replace(self, query=query, key=key, value=value, scale=1.0)
+        query = wide.query * ops.cast(self.scale, wide.query.dtype)
+        return dataclasses.replace(wide, query=query, scale=1.0)
 
     def rows(self) -> Span:
         return Span(0, ops.shape(self.query)[3])

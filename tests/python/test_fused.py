@@ -1,0 +1,188 @@
+"""A backend's own kernels against the float64 reference, and what keeps a problem from them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from backends import BACKEND, tensor, to_numpy, value_and_gradients
+from kerasattention import scaled_dot_product_attention
+from kerasattention.attend import pieces
+from kerasattention.attend.dispatch import make_problem
+from kerasattention.attend.visibility import Visibility
+from problems import PROBLEMS, problem
+
+CLOSE = {"rtol": 1e-5, "atol": 5e-6}
+
+pytestmark = pytest.mark.skipif(
+    BACKEND != "torch", reason="on a CPU only torch has kernels of its own"
+)
+
+# What no kernel does, by the argument that the error must name.
+PREVENTED = {
+    "cap": "logit_soft_cap",
+    "cap, bias, causal": "logit_soft_cap",
+    "dropout": "dropout",
+    "dropout, window, causal": "dropout",
+    "all at once": "logit_soft_cap",
+}
+HONOURED = [name for name in PROBLEMS if name not in PREVENTED]
+
+
+def attend_and_differentiate(given, trained):
+    inputs = {name: tensor(x) for name, x in given.trainable().items()}
+    fixed = {name: x for name, x in inputs.items() if name not in trained}
+
+    def attend(**values):
+        return (given.attend(**values, **fixed, implementation="fused"),)
+
+    moving = {name: x for name, x in inputs.items() if name in trained}
+    (output,), gradients = value_and_gradients(attend, moving, tensor(given.upstream))
+    return output, gradients
+
+
+def check(given):
+    trained = [name for name in given.trainable() if name != "bias"]
+    output, gradients = attend_and_differentiate(given, trained)
+    np.testing.assert_allclose(output, given.expected[0], **CLOSE)
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(
+            gradient, given.expected_gradients[name], **CLOSE, err_msg=f"d {name}"
+        )
+
+
+@pytest.fixture(params=["one block", "small blocks"])
+def blocks(request, monkeypatch):
+    """Blocks of 3 queries: several of one shape in a run, and others of their own."""
+    if request.param == "small blocks":
+        monkeypatch.setattr(pieces, "_block_size", lambda visibility, length: 3)
+
+
+@pytest.mark.parametrize("name", HONOURED)
+def test_kernel_of_the_cpu(name, blocks):
+    check(PROBLEMS[name])
+
+
+@pytest.mark.parametrize("name", [name for name in HONOURED if "sink" not in name])
+def test_public_function_of_other_devices(name, blocks, monkeypatch):
+    monkeypatch.setattr("kerasattention.attend.fused_torch._on_cpu", lambda problem: False)
+    check(PROBLEMS[name])
+
+
+def visible(**options):
+    return problem(T=61, S=61, visibility={"causal": True, **options})
+
+
+LONGER = {
+    "window": visible(window=8),
+    "window of all": visible(window=61),
+    "two-sided window": problem(T=61, S=61, visibility={"window": 8}),
+    "window, padding": visible(window=8, key_mask=np.arange(61) < np.array([[61], [40]])),
+    "window, cross": problem(T=61, S=37, visibility={"causal": True, "window": 8}),
+    "window, from an offset": problem(T=53, S=61, visibility={"window": 8, "offset": 8}),
+    "one query": problem(T=1, visibility={"key_mask": np.arange(17) < np.array([[17], [6]])}),
+    "one query, mask of heads": problem(
+        T=1, visibility={"mask": np.random.default_rng(8).random((2, 15, 1, 17)) < 0.5}
+    ),
+    "larger heads than values": problem(H=13, Hv=11, visibility={"causal": True}),
+    "no queries": problem(T=0),
+    "no keys": problem(S=0),
+}
+
+
+@pytest.mark.parametrize("name", LONGER)
+def test_runs_of_windows_and_edges(name, blocks):
+    check(LONGER[name])
+
+
+def test_a_run_covers_most_of_a_window(monkeypatch):
+    """Else the test above would prove nothing about runs."""
+    monkeypatch.setattr(pieces, "_block_size", lambda visibility, length: 3)
+    given = LONGER["window"]
+    planned = pieces.plan_pieces(engine_problem(given), broadcasts=True)
+    assert max(piece.count for piece in planned) >= 15
+    covered = [
+        row
+        for piece in planned
+        for row in range(piece.rows.start, piece.rows.start + piece.count * piece.rows.size)
+    ]
+    assert covered == list(range(61))
+
+
+def engine_problem(given):
+    query, key, value = (tensor(x) for x in (given.query, given.key, given.value))
+    return make_problem(query, key, value, Visibility(**given.visibility))
+
+
+@pytest.mark.parametrize("name", PREVENTED)
+def test_errors_name_what_prevents_a_kernel(name):
+    with pytest.raises(ValueError, match=rf"none honours {PREVENTED[name]}"):
+        check(PROBLEMS[name])
+
+
+def test_a_trained_bias_prevents_a_kernel():
+    given = PROBLEMS["bias (T, S)"]
+    with pytest.raises(ValueError, match="none honours attention_bias"):
+        attend_and_differentiate(given, list(given.trainable()))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["nothing hidden", "window, causal", "padded keys, causal"])
+def test_low_precision_errs_no_more_than_twice_the_plain_formula(name, dtype, blocks):
+    """Output and gradients against float64, of inputs that the dtype holds exactly."""
+    import torch
+
+    given = dataclasses.replace(PROBLEMS[name])
+    for field in ("query", "key", "value"):
+        rounded = torch.tensor(getattr(given, field)).to(getattr(torch, dtype))
+        setattr(given, field, rounded.double().numpy())
+    inputs = {name: tensor(x, dtype) for name, x in given.trainable().items()}
+    upstream = tensor(given.upstream, dtype)
+    given.__dict__["upstream"] = upstream.double().numpy()
+    expected = {"output": given.expected[0], **given.expected_gradients}
+
+    def errors(attend):
+        moving = {name: x.clone().requires_grad_() for name, x in inputs.items()}
+        output = attend(**moving)
+        output.backward(upstream)
+        found = {"output": output, **{name: x.grad for name, x in moving.items()}}
+        return {
+            name: np.abs(x.detach().double().numpy() - expected[name]).max()
+            for name, x in found.items()
+        }
+
+    def plain_formula(query, key, value):
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+        groups = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+        logits = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
+        logits = logits.masked_fill(~torch.tensor(given.seen), float("-inf"))
+        weights = torch.softmax(logits, dim=-1).nan_to_num(0.0)
+        return (weights @ value).transpose(1, 2)
+
+    ours = errors(lambda **values: given.attend(**values, implementation="fused"))
+    plain = errors(plain_formula)
+    for name, error in ours.items():
+        assert error <= 2 * plain[name], name
+
+
+def test_no_overflow_in_float16():
+    """Logits of 300 * 300 * 7 / sqrt(7): beyond float16 before they are scaled down."""
+    inputs = [tensor(np.full((1, 5, 2, 7), 300.0), "float16") for _ in range(3)]
+    output = scaled_dot_product_attention(*inputs, causal=True, implementation="fused")
+    np.testing.assert_array_equal(to_numpy(output), 300.0)
+
+
+def test_upstream_gradients_of_any_strides():
+    """A sum gives every element one and the same number in memory."""
+    import torch
+
+    inputs = [tensor(PROBLEMS["causal"].__dict__[x]) for x in ("query", "key", "value")]
+    found = []
+    for way in ("fused", "plain"):
+        moving = [x.clone().requires_grad_() for x in inputs]
+        scaled_dot_product_attention(*moving, causal=True, implementation=way).sum().backward()
+        found.append([to_numpy(x.grad) for x in moving])
+    for ours, plain in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, plain, **CLOSE)
+    assert torch.is_grad_enabled()
