@@ -40,10 +40,12 @@ check_mask <- function(
   if (null && is.null(x) || is_python(x)) {
     return(invisible(x))
   }
-  rule <- paste0(
-    "a logical array, TRUE where something is attended",
-    or_null(null)
-  )
+  rule <- if (arg == "attention_mask") {
+    "a logical array, TRUE where a query attends a key"
+  } else {
+    "a logical matrix, TRUE for tokens and FALSE for padding"
+  }
+  rule <- paste0(rule, or_null(null))
   if (!(is.logical(x) || is.numeric(x)) || is.object(x)) {
     abort_argument(arg, rule, x, call = call)
   }
@@ -159,7 +161,7 @@ shape_of <- function(x) {
 check_shapes <- function(inputs, shapes, axes, call) {
   for (name in names(inputs)) {
     if (!is_python(inputs[[name]]) && outside(length(shapes[[name]]), axes)) {
-      abort_axes(inputs[[name]], name, length(inputs), axes, call)
+      abort_axes(inputs[[name]], name, axes, call)
     }
   }
   query <- shapes$query
@@ -187,7 +189,7 @@ check_shapes <- function(inputs, shapes, axes, call) {
   }
 }
 
-abort_axes <- function(x, name, how_many, axes, call) {
+abort_axes <- function(x, arg, axes, call) {
   rule <- if (axes[2] == 3) {
     "an array with 3 axes, (B, T, D)"
   } else if (axes[1] == 3) {
@@ -200,7 +202,6 @@ abort_axes <- function(x, name, how_many, axes, call) {
   } else if (axes_of(x) > axes[2]) {
     "`layer_multi_head_attention()` takes inputs with more axes."
   }
-  arg <- if (name == "query" && how_many == 1) "object" else name
   abort_argument(arg, rule, x, hint, call)
 }
 

@@ -5,6 +5,7 @@ check_inputs <- function(
   object,
   value = NULL,
   key = NULL,
+  arg = "object",
   call = caller_env()
 ) {
   if (is.null(object) || is_sequential(object)) {
@@ -12,11 +13,11 @@ check_inputs <- function(
     return(NULL)
   }
   inputs <- if (is_plain_list(object)) {
-    named_inputs(object, call)
+    named_inputs(object, arg, call)
   } else {
     list(query = object)
   }
-  inputs <- add_inputs(inputs, list(value = value, key = key), call)
+  inputs <- add_inputs(inputs, list(value = value, key = key), arg, call)
   if (!is.null(inputs$key) && is.null(inputs$value)) {
     abort(
       "{.arg key} needs a {.arg value} as well: keys say where, values what.",
@@ -25,7 +26,7 @@ check_inputs <- function(
     )
   }
   for (name in names(inputs)) {
-    check_input(inputs[[name]], name, length(inputs), call)
+    check_input(inputs[[name]], if (length(inputs) == 1) arg else name, call)
   }
   inputs
 }
@@ -55,7 +56,7 @@ check_no_tensors <- function(object, tensors, call) {
 }
 
 # A list of two or three, by position or all named.
-named_inputs <- function(object, call) {
+named_inputs <- function(object, arg, call) {
   known <- c("query", "value", "key")
   names <- names2(object)
   if (all(names == "") && length(object) %in% 2:3) {
@@ -65,7 +66,7 @@ named_inputs <- function(object, call) {
   named <- setequal(names, known[1:2]) || setequal(names, known)
   if (!named || anyDuplicated(names)) {
     abort_argument(
-      "object",
+      arg,
       "a list of two or three tensors: query, value, key, in this order or all named",
       object,
       hint = if (length(object) == 1) "Self-attention takes the tensor itself.",
@@ -75,11 +76,11 @@ named_inputs <- function(object, call) {
   object[intersect(known, names)]
 }
 
-add_inputs <- function(inputs, tensors, call) {
+add_inputs <- function(inputs, tensors, arg, call) {
   tensors <- tensors[!vapply(tensors, is.null, NA)]
   for (name in intersect(names(tensors), names(inputs))) {
     abort(
-      "{.arg {name}} is given twice: in the list {.arg object} and by name.",
+      "{.arg {name}} is given twice: in the list {.arg {arg}} and by name.",
       arg = name,
       call = call
     )
@@ -87,11 +88,10 @@ add_inputs <- function(inputs, tensors, call) {
   c(inputs, tensors)
 }
 
-# One tensor or array. The query alone is known to the user as `object`.
-check_input <- function(x, name, how_many, call) {
-  arg <- if (name == "query" && how_many == 1) "object" else name
+# One tensor or array.
+check_input <- function(x, arg, call) {
   rule <- "a tensor or an array (B, T, D)"
-  if (arg == "object") {
+  if (!arg %in% c("value", "key")) {
     rule <- paste0(
       rule,
       ", a list of two or three of them, or a Sequential model"

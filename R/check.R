@@ -196,8 +196,8 @@ check_no_na <- function(x, arg = caller_arg(x), call = caller_env()) {
 }
 
 # Elements of `...` must have names, and names that are known; a slip of the pen
-# is answered with the nearest known name.
-check_dots <- function(dots, known, call = caller_env()) {
+# is answered with the nearest of them, or of `near`, names known elsewhere.
+check_dots <- function(dots, known, near = NULL, call = caller_env()) {
   names <- names2(dots)
   if (any(names == "")) {
     value <- dots[[which(names == "")[[1]]]]
@@ -212,7 +212,7 @@ check_dots <- function(dots, known, call = caller_env()) {
     )
   }
   for (name in setdiff(names, known)) {
-    abort_unknown(name, dots[[name]], known, call)
+    abort_unknown(name, dots[[name]], c(known, near), call)
   }
   twice <- names[duplicated(names)]
   if (length(twice) > 0) {

@@ -21,11 +21,9 @@ mask_arguments <- c("query_mask", "value_mask", "key_mask")
 
 # All arguments of the layer function whose frame is `env`, but for the tensors.
 layer_arguments <- function(env, dots, call = caller_env()) {
-  check_dots(dots, c(keras_arguments, mask_arguments), call)
-  names <- setdiff(
-    names(formals(sys.function(-1))),
-    c("object", "value", "key", "...")
-  )
+  formals <- names(formals(sys.function(-1)))
+  check_dots(dots, c(keras_arguments, mask_arguments), formals, call = call)
+  names <- setdiff(formals, c("object", "value", "key", "..."))
   c(mget(names, envir = env), dots)
 }
 
@@ -119,8 +117,11 @@ check_keras_object <- function(
   }
   if (length(formals(args(x))) == 0) {
     takes <- if (kind == "initializer") "the shape" else "a tensor"
-    rule <- paste("a function that takes", takes)
-    abort_argument(arg, rule, x, call = call)
+    abort(
+      "{.arg {arg}} must take {takes} as its first argument; {.code {function_name(x)}} takes none.",
+      arg = arg,
+      call = call
+    )
   }
   invisible(x)
 }

@@ -102,7 +102,7 @@ layer_multi_head_attention <- function(
   training = NULL
 ) {
   if ("inputs" %in% names(substitute(list(...)))) {
-    return(eval(rename_inputs(sys.call()), parent.frame()))
+    return(call_with_inputs(sys.call(), parent.frame()))
   }
   object <- if (missing(object)) NULL else object
   hint <- sizes_hint(object, "num_heads", "key_dim")
@@ -122,11 +122,13 @@ layer_multi_head_attention <- function(
   compose("MultiHeadAttention", object, inputs, arguments)
 }
 
-# keras3's name of the first argument. Renaming it in the call, and not taking the
-# value out of `...`, leaves the positions of the other arguments right.
-rename_inputs <- function(call) {
-  names(call)[names(call) == "inputs"] <- "object"
-  call
+# `inputs` is keras3's name of the first argument. Renaming it in the call, and not
+# taking the value out of `...`, leaves the positions of the other arguments right.
+call_with_inputs <- function(call, env) {
+  call[[1]] <- base::list
+  arguments <- eval(call, env)
+  names(arguments)[names(arguments) == "inputs"] <- "object"
+  do.call(layer_multi_head_attention, arguments, quote = TRUE)
 }
 
 check_attention_axes <- function(attention_axes, call = caller_env()) {

@@ -41,7 +41,8 @@ wrap_layer <- function(x) {
     segment_ids = NULL,
     positions = NULL
   ) {
-    query <- if (!missing(query)) query else list(...)$object
+    dots <- list(...)
+    query <- if (missing(query)) dots$object else query
     arguments <- list(
       attention_mask = attention_mask,
       use_causal_mask = use_causal_mask,
@@ -51,13 +52,12 @@ wrap_layer <- function(x) {
       segment_ids = segment_ids,
       positions = positions
     )
-    dots <- list(...)
     call_layer(
       x,
       query,
       value,
       key,
-      c(arguments, dots[names(dots) != "object"])
+      c(arguments, dots[names2(dots) != "object"])
     )
   }
 }
@@ -71,11 +71,11 @@ call_layer <- function(
   arguments,
   call = caller_env()
 ) {
-  check_dots(arguments, call_arguments, call)
+  check_dots(arguments, call_arguments, c("query", "value", "key"), call = call)
   if (is.null(query)) {
     abort("{.arg query} is required.", arg = "query", call = call)
   }
-  inputs <- check_inputs(query, value, key, call)
+  inputs <- check_inputs(query, value, key, arg = "query", call = call)
   if (is_sequential(query)) {
     check_call(
       NULL,

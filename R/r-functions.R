@@ -14,7 +14,7 @@ as_keras_function <- function(x, argument) {
   wrapped <- switch(
     kind,
     initializer = wrap_initializer(x, argument),
-    wrap_tensor_function(x)
+    wrap_tensor_function(x, argument)
   )
   bridge <- python_module()$bridge
   bridge$keras_function(kind, argument, wrapped, function_name(x))
@@ -40,16 +40,26 @@ wrap_initializer <- function(f, argument) {
   }
 }
 
-wrap_tensor_function <- function(f) {
+wrap_tensor_function <- function(f, argument) {
   force(f)
-  function(x) as_result(f(x))
+  function(x) as_result(f(x), argument)
 }
 
-as_result <- function(value, argument = "result") {
+as_result <- function(value, argument) {
   if (is_python(value)) {
     return(value)
   }
-  check_array(value, arg = paste("result of", argument), call = NULL)
+  must <- "The R function given as {.arg {argument}} must return a tensor or numbers"
+  if (!is.numeric(value)) {
+    abort(
+      paste0(must, ", not {describe_value(value)}."),
+      arg = argument,
+      call = NULL
+    )
+  }
+  if (anyNA(value)) {
+    abort(paste0(must, " without NA."), arg = argument, call = NULL)
+  }
   as_tensor(value, "float64")
 }
 

@@ -1,0 +1,4 @@
+library(testthat)
+library(kerasattention)
+
+test_check("kerasattention")

@@ -1,0 +1,40 @@
+# Keras must be there in the project's environment; elsewhere (R CMD check on a
+# machine without Python) what needs it is skipped.
+skip_without_keras <- function() {
+  if (can_run_examples()) {
+    return(invisible())
+  }
+  if (identical(Sys.getenv("KERASATTENTION_ENV"), "1")) {
+    stop("Keras cannot be loaded: ", find_installation()$problem)
+  }
+  skip("Keras is not available")
+}
+
+keras <- function() reticulate::import("keras")
+
+# Numbers of a given shape, the same every time.
+numbers <- function(..., seed = 1) {
+  withr::with_seed(seed, array(stats::rnorm(prod(...)), c(...)))
+}
+
+input <- function(...) keras()$Input(shape = list(...))
+
+expect_close <- function(actual, expected, tolerance = 1e-5) {
+  expect_equal(dim(as.array(actual)), dim(as.array(expected)))
+  expect_lt(max(abs(as.array(actual) - as.array(expected))), tolerance)
+}
+
+# Runs R code in a new process with the same library; gives what it prints.
+run_r <- function(code, env = character()) {
+  file <- withr::local_tempfile(fileext = ".R")
+  writeLines(code, file)
+  libraries <- paste(.libPaths(), collapse = .Platform$path.sep)
+  python <- paste0("RETICULATE_PYTHON=", Sys.getenv("RETICULATE_PYTHON"))
+  system2(
+    file.path(R.home("bin"), "Rscript"),
+    c("--vanilla", shQuote(file)),
+    stdout = TRUE,
+    stderr = FALSE,
+    env = c(paste0("R_LIBS=", shQuote(libraries)), python, env)
+  )
+}

@@ -1,0 +1,65 @@
+test_that("values are described in a few words", {
+  expect_snapshot({
+    cat(describe_value(NULL), sep = "\n")
+    cat(describe_value(64.5), sep = "\n")
+    cat(describe_value(64L), sep = "\n")
+    cat(describe_value(c(a = 1, b = 2)), sep = "\n")
+    cat(describe_value("four"), sep = "\n")
+    cat(describe_value(1:9), sep = "\n")
+    cat(describe_value(matrix(TRUE, 2, 3)), sep = "\n")
+    cat(describe_value(array(1L, c(2, 3, 5))), sep = "\n")
+    cat(describe_value(mtcars), sep = "\n")
+    cat(describe_value(factor("a")), sep = "\n")
+    cat(describe_value(mean), sep = "\n")
+    cat(describe_value(list(1, 2)), sep = "\n")
+    cat(describe_value(list(query = 1, valeu = 2)), sep = "\n")
+    cat(describe_value(lm(dist ~ speed, cars)), sep = "\n")
+    cat(describe_value(quote(x)), sep = "\n")
+  })
+})
+
+test_that("braces and percent signs in values and hints are no code", {
+  f <- function(x) abort_argument("x", "good", x, hint = "Not {x}, 100%.")
+  expect_snapshot(error = TRUE, f("{stop('no')}"))
+})
+
+test_that("Python's message loses colours, advice, arguments and traceback", {
+  expect_equal(
+    python_message(paste0(
+      "ValueError: Exception encountered when calling Layer.call().\n\n",
+      "\033[1mCannot convert '(4.0)' to a shape.\033[0m\n\n",
+      "Arguments received by Layer.call():\n  - x=[[1, 2]]\n",
+      "Run `reticulate::py_last_error()` for details."
+    )),
+    "ValueError: Cannot convert '(4.0)' to a shape."
+  )
+  expect_equal(
+    python_message(
+      "KeyError: 'a'\n\n\nTraceback (most recent call last):\n  File"
+    ),
+    "KeyError: 'a'"
+  )
+  expect_equal(nchar(python_message(strrep("x", 9999))), 2004)
+})
+
+test_that("an exception of Python is one condition of our class", {
+  skip_without_keras()
+  f <- function() {
+    with_python(keras()$layers$Dense(-3L), "make a layer", environment())
+  }
+  expect_snapshot(error = TRUE, f())
+  cnd <- tryCatch(f(), error = identity)
+  expect_s3_class(cnd, "kerasattention_error")
+  expect_equal(cnd$python_class, "ValueError")
+  expect_match(cnd$python_message, "units=-3")
+  expect_null(cnd$parent)
+})
+
+test_that("errors of R pass through with_python() unchanged", {
+  expect_error(
+    with_python(stop("of R"), "do it"),
+    "^of R$",
+    class = "simpleError"
+  )
+  expect_equal(with_python(1 + 1, "add"), 2)
+})

@@ -1,0 +1,83 @@
+test_that("loading starts no Python and changes no environment variable", {
+  output <- run_r(c(
+    "loadNamespace('reticulate')",
+    "before <- Sys.getenv()",
+    "suppressMessages(library(kerasattention))",
+    "print(identical(before, Sys.getenv()))",
+    "print(reticulate::py_available())"
+  ))
+  expect_equal(utils::tail(output, 2), c("[1] TRUE", "[1] FALSE"))
+})
+
+test_that("arguments are checked before Python is started", {
+  output <- run_r(c(
+    "suppressMessages(library(kerasattention))",
+    "is_ours <- function(cnd) print(class(cnd)[[1]])",
+    "x <- array(1, c(2, 3, 5))",
+    "tryCatch(layer_multi_head_attention(x, 2.5, 4), error = is_ours)",
+    "mask <- matrix(NA, 3, 3)",
+    "tryCatch(layer_multi_head_attention(x, 2, 4, attention_mask = mask), error = is_ours)",
+    "print(reticulate::py_available())"
+  ))
+  expect_equal(
+    utils::tail(output, 3),
+    c(rep("[1] \"kerasattention_error\"", 2), "[1] FALSE")
+  )
+})
+
+test_that("loading adds less than a tenth of a second to reticulate", {
+  skip_on_cran()
+  code <- c(
+    "loadNamespace('reticulate')",
+    "cat(system.time(suppressMessages(library(kerasattention)))[['elapsed']])"
+  )
+  # The best of several, as others may use the machine.
+  for (try in 1:5) {
+    seconds <- as.numeric(utils::tail(run_r(code), 1))
+    if (seconds < 0.1) break
+  }
+  expect_lt(seconds, 0.1)
+})
+
+test_that("the package declares to reticulate what it needs", {
+  output <- run_r(c(
+    "suppressMessages(library(kerasattention))",
+    "cat(reticulate::py_require()$packages, sep = '\\n')"
+  ))
+  expect_true(all(c("keras>=3.12", "numpy") %in% output))
+})
+
+test_that("Keras that was loaded before the package finds its classes all the same", {
+  skip_without_keras()
+  output <- run_r(c(
+    "keras <- reticulate::import('keras')",
+    "suppressMessages(library(kerasattention))",
+    "layer <- layer_multi_head_attention(num_heads = 2, key_dim = 3, name = 'a')",
+    "print(layer)"
+  ))
+  expect_equal(
+    utils::tail(output, 1),
+    "<MultiHeadAttention \"a\": 2 heads, size 3>"
+  )
+})
+
+test_that("a Python without Keras is one clear error", {
+  skip_without_keras()
+  empty <- withr::local_tempdir()
+  writeLines("raise ImportError('no keras here')", file.path(empty, "keras.py"))
+  output <- run_r(
+    c(
+      "suppressMessages(library(kerasattention))",
+      "cnd <- tryCatch(layer_multi_head_attention(num_heads = 2, key_dim = 3), error = identity)",
+      "print(class(cnd)[[1]])",
+      "writeLines(conditionMessage(cnd))",
+      "report <- attention_sitrep()"
+    ),
+    env = paste0("PYTHONPATH=", shQuote(empty))
+  )
+  text <- paste(output, collapse = "\n")
+  expect_match(text, "[1] \"kerasattention_error\"", fixed = TRUE)
+  expect_match(text, "Could not load Keras in Python.", fixed = TRUE)
+  expect_match(text, "no keras here", fixed = TRUE)
+  expect_match(text, "not ready", fixed = TRUE)
+})
