@@ -10,12 +10,16 @@ from kerasattention.models.lora import enable_lora
 from kerasattention.models.prune import least_important, prune_heads
 from kerasattention.models.rollout import attention_rollout
 from kerasattention.models.scores import AttentionMap, attention_scores
+from kerasattention.positions.alibi import AlibiPosition
+from kerasattention.positions.relative import RelativePosition
 from kerasattention.positions.rotary import RotaryPosition
 
 __all__ = [
+    "AlibiPosition",
     "AttentionMap",
     "GroupQueryAttention",
     "MultiHeadAttention",
+    "RelativePosition",
     "RotaryPosition",
     "attention_rollout",
     "attention_scores",

@@ -24,6 +24,7 @@ from kerasattention.layers.axes import (
 )
 from kerasattention.layers.context import current_context
 from kerasattention.positions.base import Position
+from kerasattention.positions.serialization import as_position, position_config
 
 Shape = tuple[int | None, ...]
 
@@ -100,7 +101,7 @@ class AttentionLayer(keras.layers.Layer):
         self.seed = checks.seed(seed)
         self._sliding_window = checks.optional_positive_integer("sliding_window", sliding_window)
         self._use_gate = checks.flag("use_gate", use_gate)
-        self._position = _as_position(position)
+        self._position = as_position(position)
         self._qk_norm = checks.flag("qk_norm", qk_norm)
         self._logit_soft_cap = checks.optional_positive_number("logit_soft_cap", logit_soft_cap)
         self._attention_sink = checks.flag("attention_sink", attention_sink)
@@ -689,7 +690,7 @@ class AttentionLayer(keras.layers.Layer):
             config |= {kind: module.serialize(getattr(self, kind)) for kind in kinds}
         # Only what was asked for: Keras's own layers do not know these.
         if self._position is not None:
-            config["position"] = keras.saving.serialize_keras_object(self._position)
+            config["position"] = position_config(self._position)
         for name, default in (
             ("qk_norm", False),
             ("logit_soft_cap", None),
@@ -759,14 +760,3 @@ def _copy_initializer(initializer: Any) -> Any:
 
 def _as_shape(shape: Any) -> Shape:
     return (shape,) if isinstance(shape, int) else tuple(shape)
-
-
-def _as_position(position: Any) -> Position | None:
-    if isinstance(position, dict):
-        position = keras.saving.deserialize_keras_object(position)
-    if position is None or isinstance(position, Position):
-        return position
-    raise ValueError(
-        "`position` must be `None` or a position such as `RotaryPosition()`. "
-        f"Received: position={position!r}"
-    )

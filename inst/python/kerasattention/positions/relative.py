@@ -1,0 +1,229 @@
+"""Learned biases of the logits, one per bucket of distances and head."""
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kerasattention.attend.bias import BlockBias
+from kerasattention.attend.tensors import Span, Tensor, is_static
+from kerasattention.attend.visibility import Visibility
+from kerasattention.positions.base import Position
+
+
+# A Keras layer, so that whatever holds it tracks, saves and trains the table.
+@keras.saving.register_keras_serializable(package="kerasattention")
+class RelativePosition(keras.layers.Layer, Position):
+    """Relative position biases in buckets (Raffel et al. 2020, https://arxiv.org/abs/1910.10683).
+
+    Each head learns one number per bucket, which is added to the logits of all
+    pairs at distances of that bucket. Half of a side's buckets hold one distance
+    each, the others grow with the logarithm up to `max_distance`, beyond which
+    all share the last. Keys behind and ahead of the query have buckets of their
+    own, unless the mask is causal: then all buckets are for the keys behind.
+
+    One object given to several layers is one table that they share, as in T5.
+
+    Args:
+        num_buckets: Number of buckets: even, at least 4.
+        max_distance: Distance from which on all share a bucket.
+        **kwargs: `name`, `trainable`, `dtype` of a Keras layer.
+
+    Raises:
+        ValueError: A value that does not fit; the message has the rule.
+    """
+
+    def __init__(self, num_buckets: int = 32, max_distance: int = 128, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not _is_integer(num_buckets) or num_buckets < 4 or num_buckets % 2:
+            raise ValueError(
+                "`num_buckets` must be an even integer of at least 4, half of it for each "
+                f"side. Received: num_buckets={num_buckets!r}"
+            )
+        if not _is_integer(max_distance) or max_distance <= num_buckets // 2:
+            raise ValueError(
+                "`max_distance` must be an integer greater than half of `num_buckets`: so "
+                "many distances have a bucket of their own. Received: "
+                f"max_distance={max_distance!r}, num_buckets={num_buckets}"
+            )
+        self.num_buckets = num_buckets
+        self.max_distance = max_distance
+        self.num_heads: int | None = None
+
+    def prepare(self, num_query_heads: int, head_size: int) -> None:
+        if self.num_heads is None:
+            self.build(num_query_heads)
+        elif self.num_heads != num_query_heads:
+            raise ValueError(
+                f"This `RelativePosition` has a table for {self.num_heads} heads, and a layer "
+                f"with {num_query_heads} query heads cannot share it. Give that layer a "
+                "`RelativePosition` of its own."
+            )
+
+    def build(self, num_heads: int) -> None:
+        """Makes the table (num_buckets, N)."""
+        self.num_heads = num_heads
+        self.table = self.add_weight(
+            name="table",
+            shape=(self.num_buckets, num_heads),
+            initializer=keras.initializers.RandomNormal(stddev=0.02),
+            autocast=False,
+        )
+        self.built = True
+
+    def get_build_config(self) -> dict[str, Any] | None:
+        return None if self.num_heads is None else {"num_heads": self.num_heads}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        self.prepare(config["num_heads"], 0)
+
+    def block_bias(self, num_query_heads: int, causal: bool) -> "BucketBias":
+        buckets = distance_buckets(self.num_buckets, self.max_distance, bidirectional=not causal)
+        return BucketBias(ops.convert_to_tensor(self.table), tuple(buckets.tolist()))
+
+    def call(self, distances: Tensor) -> Tensor:
+        """The bias of distances (key position less query position), both sides: (..., N)."""
+        bias = self.block_bias(self.num_heads, causal=False)
+        return ops.moveaxis(bias.of_distances(distances), 0, -1)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "num_buckets": self.num_buckets,
+            "max_distance": self.max_distance,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "RelativePosition":
+        return cls(**config)
+
+    __repr__ = keras.layers.Layer.__repr__
+
+
+def distance_buckets(num_buckets: int, max_distance: int, bidirectional: bool) -> np.ndarray:
+    """The bucket of each distance from -max_distance to max_distance; farther ones share the ends.
+
+    In float32 as in T5's code: at powers of two its rounding decides the bucket,
+    and published tables were learned with it.
+    """
+    distances = np.arange(-max_distance, max_distance + 1)
+    if bidirectional:
+        num_buckets //= 2
+        first = np.where(distances > 0, num_buckets, 0)
+        away = np.abs(distances)
+    else:
+        first = 0
+        away = np.maximum(-distances, 0)
+    exact = num_buckets // 2
+    growth = np.log(np.maximum(away, 1).astype("float32") / np.float32(exact))
+    growth = growth / np.float32(math.log(max_distance / exact))
+    large = exact + (growth * np.float32(num_buckets - exact)).astype("int64")
+    return first + np.where(away < exact, away, np.minimum(large, num_buckets - 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class BucketBias:
+    """Biases looked up by distance, block by block.
+
+    Attributes:
+        table: (num_buckets, N) float32.
+        buckets: The bucket of each distance from -M to M.
+    """
+
+    table: Tensor
+    buckets: tuple[int, ...]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"table": self.table}
+
+    def with_tensors(self, tensors: dict[str, Tensor]) -> BlockBias:
+        return dataclasses.replace(self, table=tensors["table"])
+
+    def block(self, visibility: Visibility, rows: Span, columns: Span) -> Tensor:
+        """(B|1, N, t, s)."""
+        if _is_consecutive(visibility, rows, columns):
+            values = self.of_distances(_diagonal_distances(visibility, rows, columns))
+            return spread_diagonals(values, rows.size, columns.size)[None]
+        distances = visibility.distances(rows, columns)[:, 0]
+        return ops.moveaxis(self.of_distances(distances), 0, 1)
+
+    def block_gradient(
+        self, gradient: Tensor, visibility: Visibility, rows: Span, columns: Span
+    ) -> dict[str, Tensor]:
+        if _is_consecutive(visibility, rows, columns):
+            distances = _diagonal_distances(visibility, rows, columns)
+            sums = sum_diagonals(ops.sum(gradient, axis=0))
+        else:
+            distances = visibility.distances(rows, columns)[:, 0]  # (B|1, t, s)
+            if distances.shape[0] == 1:
+                gradient = ops.sum(gradient, axis=0, keepdims=True)
+            heads = gradient.shape[1]
+            sums = ops.reshape(ops.moveaxis(gradient, 1, 0), (heads, -1))
+        buckets = ops.reshape(self._buckets_of(distances), (-1,))
+        table = ops.segment_sum(ops.transpose(sums), buckets, num_segments=self.table.shape[0])
+        return {"table": table}
+
+    def of_distances(self, distances: Tensor) -> Tensor:
+        """(...) to (N, ...)."""
+        # The small axis is looked up first, so that the large lookup is a contiguous one.
+        by_distance = ops.take(self.table, np.array(self.buckets, dtype="int32"), axis=0)
+        by_distance = ops.transpose(ops.cast(by_distance, "float32"))  # (N, 2 M + 1)
+        return ops.take(by_distance, self._clipped(distances), axis=1)
+
+    def _buckets_of(self, distances: Tensor) -> Tensor:
+        buckets = ops.convert_to_tensor(np.array(self.buckets, dtype="int32"))
+        return ops.take(buckets, self._clipped(distances), axis=0)
+
+    def _clipped(self, distances: Tensor) -> Tensor:
+        """Distances counted from 0, the farthest one behind."""
+        farthest = len(self.buckets) // 2
+        return ops.clip(distances, -farthest, farthest) + farthest
+
+
+def spread_diagonals(values: Tensor, rows: int, columns: int) -> Tensor:
+    """(N, t + s - 1) values, lowest diagonal first, to (N, t, s) with constant diagonals.
+
+    Reshaping rows of length L into rows of length L - 1 moves each by one more
+    step: no value is looked up one by one.
+    """
+    heads, length = values.shape[0], rows + columns - 1
+    if rows == 1:
+        return values[:, None]
+    repeated = ops.broadcast_to(values[:, None], (heads, rows, length))
+    flat = ops.reshape(repeated, (heads, rows * length))
+    shifted = flat[:, rows - 1 : rows - 1 + rows * (length - 1)]
+    return ops.reshape(shifted, (heads, rows, length - 1))[:, :, :columns]
+
+
+def sum_diagonals(x: Tensor) -> Tensor:
+    """(N, t, s) to (N, t + s - 1): the transpose of `spread_diagonals`."""
+    heads, rows, columns = x.shape
+    length = rows + columns - 1
+    if rows == 1:
+        return x[:, 0]
+    wide = ops.pad(x, [(0, 0), (0, 0), (0, length - 1 - columns)])
+    flat = ops.reshape(wide, (heads, rows * (length - 1)))
+    flat = ops.pad(flat, [(0, 0), (rows - 1, 1)])
+    return ops.sum(ops.reshape(flat, (heads, rows, length)), axis=1)
+
+
+def _is_consecutive(visibility: Visibility, rows: Span, columns: Span) -> bool:
+    """Whether positions grow by one along both axes, so that diagonals share a distance."""
+    return (
+        visibility.query_positions is None
+        and visibility.key_positions is None
+        and is_static(rows.size, columns.size)
+    )
+
+
+def _diagonal_distances(visibility: Visibility, rows: Span, columns: Span) -> Tensor:
+    """Distances of a block's diagonals, from the lowest on: (t + s - 1)."""
+    first = columns.start - (rows.start + visibility.offset) - (rows.size - 1)
+    return ops.arange(rows.size + columns.size - 1, dtype="int32") + first
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
