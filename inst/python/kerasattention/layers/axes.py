@@ -106,17 +106,35 @@ class AxisFold:
         )
         return ops.reshape(scores, shape)
 
-    def fold_padding(self, mask: Tensor | None, like: Tensor) -> Tensor | None:
-        """A mask (B, d1) or (B, d1, ..., dn) of the inputs' axes to (B', T)."""
+    def axes_of_padding(self, rank: int, attached: bool = False) -> tuple[int, ...]:
+        """The input's axes that a mask of some rank has.
+
+        A mask (B, L) is of the one attended axis, as in Keras. One that Keras attached to
+        its tensor marks the leading axes.
+        """
+        if rank == 2 and len(self.axes) == 1 and not attached:
+            return (0, *self.axes)
+        return tuple(range(rank))
+
+    def fold_padding(self, mask: Tensor | None, like: Tensor, attached: bool) -> Tensor | None:
+        """A mask of the input's axes to (B', T)."""
         if mask is None:
             return None
         mask = ops.cast(mask, "bool")
         if self.is_trivial:
             return mask
-        for _ in range(self.rank - 1 - len(mask.shape)):
-            mask = ops.expand_dims(mask, -1)
-        mask = ops.broadcast_to(mask, ops.shape(like)[: self.rank - 1])
-        return self.fold(mask)
+        axes = self.axes_of_padding(len(mask.shape), attached)
+        missing = [axis for axis in range(self.rank - 1) if axis not in axes]
+        mask = ops.expand_dims(mask, missing) if missing else mask
+        return self.fold(ops.broadcast_to(mask, ops.shape(like)[: self.rank - 1]))
+
+    def unfold_padding(self, mask: Tensor, like: Tensor) -> Tensor:
+        """(B', T) back to the input's axes (B, ...)."""
+        if self.is_trivial:
+            return mask
+        shape = (*self.batches(like), *self.lengths(like))
+        inverse = tuple(self.order.index(axis) for axis in range(self.rank - 1))
+        return ops.transpose(ops.reshape(mask, shape), inverse)
 
     def fold_tokens(self, tokens: Tensor | None, like: Tensor) -> Tensor | None:
         """Integers (B, T), T all attention axes in order, to (B', T)."""

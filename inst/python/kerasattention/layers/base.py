@@ -15,7 +15,7 @@ from kerasattention.attend.dispatch import attend, make_problem
 from kerasattention.attend.scores import attention_weights
 from kerasattention.attend.tensors import Span, Tensor
 from kerasattention.attend.visibility import Visibility
-from kerasattention.layers import checks
+from kerasattention.layers import checks, shapes
 from kerasattention.layers.axes import (
     AxisFold,
     output_equation,
@@ -23,10 +23,9 @@ from kerasattention.layers.axes import (
     resolve_axes,
 )
 from kerasattention.layers.context import current_context
+from kerasattention.layers.shapes import CallShapes, Shape
 from kerasattention.positions.base import Position
 from kerasattention.positions.serialization import as_position, position_config
-
-Shape = tuple[int | None, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,10 +244,9 @@ class AttentionLayer(keras.layers.Layer):
         key_shape: Shape | None = None,
     ) -> None:
         """Makes the projections for inputs (B, ..., D)."""
-        value_shape = query_shape if value_shape is None else value_shape
-        key_shape = value_shape if key_shape is None else key_shape
-        query_shape, value_shape, key_shape = map(_as_shape, (query_shape, value_shape, key_shape))
-        self._check_shapes(query_shape, value_shape, key_shape)
+        query_shape, value_shape, key_shape = self._check_inputs(
+            query_shape, value_shape, key_shape
+        )
         rank, heads = len(query_shape), self._heads
         self._fold = AxisFold(resolve_axes(self._attention_axes, rank), rank)
         self.feature_dim = query_shape[-1]
@@ -357,34 +355,30 @@ class AttentionLayer(keras.layers.Layer):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attends. The classes document the arguments."""
         inputs = self._inputs(query, value, key)
-        self._check_call(inputs, attention_mask, attention_bias, segment_ids, positions)
-        query_mask = joined_masks(query_mask, get_keras_mask(query))
-        key_mask = joined_masks(
-            value_mask,
-            key_mask,
-            get_keras_mask(inputs.value),
-            get_keras_mask(inputs.key),
-        )
+        paddings = (query_mask, value_mask, key_mask)
+        self._check_call(inputs, paddings, attention_mask, attention_bias, segment_ids, positions)
+        fold = self._fold
+        query_mask = self._padding(query, query_mask)
         visibility = Visibility(
             causal=self._is_causal(use_causal_mask),
             window=self._sliding_window,
-            query_positions=self._fold.fold_tokens(positions, query),
-            query_mask=self._fold.fold_padding(query_mask, query),
-            key_mask=self._fold.fold_padding(key_mask, inputs.key),
-            query_segments=self._fold.fold_tokens(segment_ids, query),
-            key_segments=self._fold.fold_tokens(segment_ids, query),
-            mask=self._fold.fold_scores(_boolean(attention_mask), query, inputs.key),
+            query_positions=fold.fold_tokens(positions, query),
+            query_mask=query_mask,
+            key_mask=self._padding_of_keys(inputs, value_mask, key_mask),
+            query_segments=fold.fold_tokens(segment_ids, query),
+            key_segments=fold.fold_tokens(segment_ids, query),
+            mask=fold.fold_scores(_boolean(attention_mask), query, inputs.key),
         )
         if inputs.self_attention:
             visibility = dataclasses.replace(visibility, key_positions=visibility.query_positions)
-        bias = self._fold.fold_scores(attention_bias, query, inputs.key)
+        bias = fold.fold_scores(attention_bias, query, inputs.key)
         heads, weights = self._attend(inputs, visibility, bias, training, return_attention_scores)
         output = self._project_back(query, heads)
         if query_mask is not None and get_keras_mask(output) is None:
-            set_keras_mask(output, query_mask)
+            set_keras_mask(output, fold.unfold_padding(query_mask, query))
         if not return_attention_scores:
             return output
-        return output, self._fold.unfold_scores(weights, query, inputs.key)
+        return output, fold.unfold_scores(weights, query, inputs.key)
 
     def _inputs(self, query: Tensor, value: Tensor | None, key: Tensor | None) -> Call:
         if value is None and key is not None:
@@ -392,6 +386,26 @@ class AttentionLayer(keras.layers.Layer):
         value = query if value is None else value
         key = value if key is None else key
         return Call(query, value, key, value is query and key is query)
+
+    def _padding(self, x: Tensor, *masks: Tensor | None) -> Tensor | None:
+        """The mask that an input carries and those given with it, as one (B', T)."""
+        attached = get_keras_mask(x)
+        folded = [self._fold.fold_padding(attached, x, attached=True)]
+        folded += [
+            self._fold.fold_padding(mask, x, attached=False)
+            for mask in masks
+            if mask is not attached  # Keras hands it over as an argument as well
+        ]
+        return joined_masks(*folded)
+
+    def _padding_of_keys(
+        self, inputs: Call, value_mask: Tensor | None, key_mask: Tensor | None
+    ) -> Tensor | None:
+        if inputs.key is inputs.value:
+            return self._padding(inputs.key, value_mask, key_mask)
+        return joined_masks(
+            self._padding(inputs.value, value_mask), self._padding(inputs.key, key_mask)
+        )
 
     def _is_causal(self, use_causal_mask: bool | None) -> bool:
         if use_causal_mask is None:
@@ -548,9 +562,7 @@ class AttentionLayer(keras.layers.Layer):
         key_shape: Shape | None = None,
     ) -> Shape:
         """(B, T, D), or the query's axes followed by `output_shape`."""
-        value_shape = query_shape if value_shape is None else value_shape
-        key_shape = value_shape if key_shape is None else key_shape
-        self._check_shapes(*map(_as_shape, (query_shape, value_shape, key_shape)))
+        query_shape, _, _ = self._check_inputs(query_shape, value_shape, key_shape)
         features = self._output_shape or (query_shape[-1],)
         return (*query_shape[:-1], *features)
 
@@ -572,7 +584,8 @@ class AttentionLayer(keras.layers.Layer):
     ) -> Any:
         """Symbolic shapes and dtypes, with every check that a call makes."""
         inputs = self._inputs(query, value, key)
-        self._check_call(inputs, attention_mask, attention_bias, segment_ids, positions)
+        paddings = (query_mask, value_mask, key_mask)
+        self._check_call(inputs, paddings, attention_mask, attention_bias, segment_ids, positions)
         self._is_causal(use_causal_mask)
         shape = self.compute_output_shape(query.shape, inputs.value.shape, inputs.key.shape)
         output = keras.KerasTensor(shape, dtype=self.compute_dtype)
@@ -580,90 +593,52 @@ class AttentionLayer(keras.layers.Layer):
             set_keras_mask(output, query_mask)
         if not return_attention_scores:
             return output
-        scores = self._scores_shape(query.shape, inputs.key.shape)
+        scores = shapes.scores_shape(query.shape, inputs.key.shape, self._fold, self._heads.query)
         return output, keras.KerasTensor(scores, dtype=self.compute_dtype)
 
-    def _scores_shape(self, query_shape: Shape, key_shape: Shape) -> Shape:
-        """(B, ..., N, query axes, key axes)."""
-        fold = self._fold
-        return (
-            *(query_shape[axis] for axis in fold.batch_axes),
-            self._heads.query,
-            *(query_shape[axis] for axis in fold.axes),
-            *(key_shape[axis] for axis in fold.axes),
-        )
-
-    def _check_shapes(self, query: Shape, value: Shape, key: Shape) -> None:
-        received = f"query {query}, value {value}, key {key}"
-        self._check_rank(query, received)
-        checks.same_sizes(
-            "The numbers of axes of `query`, `value` and `key` must be equal.",
-            (len(query), len(query)),
-            (len(value), len(key)),
-            received,
-        )
-        for axis in range(1, len(value) - 1):
-            checks.same_sizes(
-                "All axes of `value` and `key` but the last must be equal.",
-                value[axis],
-                key[axis],
-                received,
-            )
-        axes = resolve_axes(self._attention_axes, len(query))
-        for axis in range(len(query) - 1):
-            if axis in axes:
-                continue
-            for other in (value, key):
-                checks.same_sizes(
-                    "The batch axes of `query`, `value` and `key` must be equal"
-                    + ("." if axis == 0 else ", and so all axes that are not attended."),
-                    query[axis],
-                    other[axis],
-                    received,
-                )
-        for name, shape in (("query", query), ("value", value), ("key", key)):
-            if shape[-1] is None:
-                raise ValueError(f"The last axis of `{name}` must be known. Received: {received}")
-        if self.built:
-            sizes = tuple(shape[-1] for shape in (query, value, key))
-            checks.same_sizes(
-                f"The layer was built for query, value and key features {self._feature_sizes}.",
-                self._feature_sizes,
-                sizes,
-                received,
-            )
-
-    def _check_rank(self, query: Shape, received: str) -> None:
-        if len(query) < 3:
-            raise ValueError(
-                "Inputs must have at least 3 axes (batch, length, features). "
-                f"Received: {received}. One sequence alone needs a batch axis of 1."
-            )
+    def _check_inputs(
+        self, query: Shape, value: Shape | None, key: Shape | None
+    ) -> tuple[Shape, Shape, Shape]:
+        """The shapes of the inputs, defaults filled in, if they belong together."""
+        value = query if value is None else value
+        key = value if key is None else key
+        query, value, key = tuple(query), tuple(value), tuple(key)
+        built_for = self._feature_sizes if self.built else None
+        shapes.check_inputs(query, value, key, self._attention_axes, built_for)
+        return query, value, key
 
     def _check_call(
         self,
         inputs: Call,
+        paddings: tuple[Tensor | None, ...],
         attention_mask: Tensor | None,
         attention_bias: Tensor | None,
         segment_ids: Tensor | None,
         positions: Tensor | None,
     ) -> None:
-        query, value, key = (tuple(x.shape) for x in (inputs.query, inputs.value, inputs.key))
-        self._check_shapes(query, value, key)
-        received = f"query {query}, key {key}"
-        full = self._scores_shape(query, key)
-        for name, x in (("attention_mask", attention_mask), ("attention_bias", attention_bias)):
-            if x is not None:
-                checks.scores_shape(name, tuple(x.shape), full, received)
-        lengths = [query[axis] for axis in self._fold.axes]
-        length = None if None in lengths else functools.reduce(lambda a, b: a * b, lengths)
-        for name, x in (("segment_ids", segment_ids), ("positions", positions)):
-            if x is not None:
-                checks.token_shape(name, tuple(x.shape), query[0], length)
+        query, value, key = self._check_inputs(
+            inputs.query.shape, inputs.value.shape, inputs.key.shape
+        )
+        given = {
+            "attention_mask": attention_mask,
+            "attention_bias": attention_bias,
+            "segment_ids": segment_ids,
+            "positions": positions,
+        }
+        tensors = (inputs.query, inputs.value, inputs.key)
+        for name, mask, x in zip(_PADDINGS, paddings, tensors, strict=True):
+            given[name] = None if mask is get_keras_mask(x) else mask
+        if all(x is None for x in given.values()):
+            return
+        received = {name: shapes.shape_of(name, x) for name, x in given.items()}
+        shapes.check_call(CallShapes(query, value, key, **received), self._fold, self._heads.query)
+        for name in ("segment_ids", "positions"):
+            checks.integers(name, given[name])
         if segment_ids is not None and not inputs.self_attention:
             raise ValueError(
                 "`segment_ids` are for self-attention: queries and keys share them. "
-                "Use `attention_mask` for cross-attention."
+                "Use `attention_mask` for cross-attention. Received: "
+                f"query {tuple(query)}, value {tuple(value)}, key {tuple(key)}"
             )
 
     # Saving --------------------------------------------------------------------
@@ -725,6 +700,7 @@ class AttentionLayer(keras.layers.Layer):
         return [getattr(self, name) for name in names if hasattr(self, name)]
 
 
+_PADDINGS = ("query_mask", "value_mask", "key_mask")
 _CALL_ARGUMENTS = tuple(inspect.signature(AttentionLayer.call).parameters)[1:]
 
 
@@ -756,7 +732,3 @@ def _copy_initializer(initializer: Any) -> Any:
     if not isinstance(initializer, keras.initializers.Initializer):
         return initializer
     return initializer.__class__.from_config(initializer.get_config())
-
-
-def _as_shape(shape: Any) -> Shape:
-    return (shape,) if isinstance(shape, int) else tuple(shape)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import keras
+
 
 def positive_integer(name: str, value: Any) -> int:
     # bool is an int in Python; a size of True is a mistake.
@@ -68,57 +70,20 @@ def divisible_heads(query_heads: int, kv_heads: int) -> None:
         )
 
 
-def same_sizes(rule: str, first: Any, second: Any, received: str) -> None:
-    """Refuses two sizes that are both known and differ."""
-    if first is not None and second is not None and first != second:
-        raise ValueError(f"{rule} Received: {received}")
-
-
-def scores_shape(name: str, shape: tuple, full: tuple, received: str) -> None:
-    """Refuses a mask or bias that does not broadcast to the scores.
-
-    Args:
-        shape: Its shape.
-        full: The scores' shape, None where a size is unknown; batch axes first,
-            then heads, then the attention axes of queries and of keys.
-    """
-    readable = "(" + ", ".join("None" if n is None else str(n) for n in full) + ")"
-    rule = (
-        f"`{name}` must broadcast to (batch, heads, queries, keys) = {readable}: "
-        "as (T, S), (B, T, S), (B, 1, T, S) or (B, N, T, S)."
-    )
-    if not 2 <= len(shape) <= len(full):
-        raise ValueError(f"{rule} Received: {name} of shape {tuple(shape)}; {received}")
-    matched = full[-2:] if len(shape) == 2 else full
-    if len(shape) == len(full) - 1 and len(shape) > 2:
-        # Without the axis of heads.
-        matched = full[:1] + full[2:] if len(full) == 4 else full[-len(shape) :]
-    if len(matched) != len(shape):
-        return
-    for size, wanted in zip(shape, matched, strict=True):
-        if size is not None and wanted is not None and size not in (1, wanted):
-            raise ValueError(f"{rule} Received: {name} of shape {tuple(shape)}; {received}")
-
-
-def token_shape(name: str, shape: tuple, batch: int | None, length: int | None) -> None:
-    """Refuses integers per token that are not (B, T)."""
-    fits = len(shape) == 2 and all(
-        size is None or wanted is None or size in (1, wanted)
-        if axis == 0
-        else size == wanted or size is None or wanted is None
-        for axis, (size, wanted) in enumerate(zip(shape, (batch, length), strict=False))
-    )
-    if not fits:
-        raise ValueError(
-            f"`{name}` must have shape (B, T) = ({batch}, {length}). "
-            f"Received: {name} of shape {tuple(shape)}"
-        )
-
-
 def seed(value: Any) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
         raise ValueError(f"`seed` must be `None` or an integer. Received: seed={value!r}")
     return value
+
+
+def integers(name: str, value: Any) -> None:
+    """Refuses a tensor of anything but integers; None passes."""
+    if value is None:
+        return
+    dtype = keras.backend.standardize_dtype(value.dtype)
+    if not keras.backend.is_int_dtype(dtype):
+        # In low precision floats have been rounded by now.
+        raise ValueError(f"`{name}` must be integers. Received: {name} of dtype {dtype}")
 
 
 def optional_integers(name: str, value: Any, least: int | None = None) -> tuple[int, ...] | None:

@@ -143,13 +143,15 @@ class GroupedQueryAttention(AttentionLayer):
         """G, the number of query heads that share a key/value head."""
         return self.num_query_heads // self.num_key_value_heads
 
-    def _check_rank(self, query: Shape, received: str) -> None:
-        super()._check_rank(query, received)
+    def _check_inputs(
+        self, query: Shape, value: Shape | None, key: Shape | None
+    ) -> tuple[Shape, Shape, Shape]:
         if len(query) > 3:
             raise ValueError(
                 "Inputs must have 3 axes (batch, length, features); "
-                f"`MultiHeadAttention` takes more. Received: {received}"
+                f"`MultiHeadAttention` takes more. Received: query {tuple(query)}"
             )
+        return super()._check_inputs(query, value, key)
 
     def _head_config(self, query: int, key_value: int) -> dict[str, int]:
         return {"num_query_heads": query, "num_key_value_heads": key_value}
