@@ -102,21 +102,22 @@ abort_python <- function(cnd, doing, call) {
   rlang::abort(
     c(paste0("Could not ", doing, "."), x = message),
     class = "kerasattention_error",
-    python_class = sub("^python\\.builtin\\.", "", class(cnd)[[1]]),
+    python_class = python_class(cnd),
     python_message = message,
     call = call
   )
 }
 
 # Python's message alone: without terminal colours, without reticulate's advice,
-# without the printed arguments (whole arrays) that Keras adds, one blank line at
-# most, and cut where a backend adds pages of its own.
+# without the module of the exception's class, without the printed arguments (whole
+# arrays) that Keras adds, and cut where a backend adds pages of its own.
 python_message <- function(x) {
   x <- cli::ansi_strip(x)
   x <- gsub("\nRun `reticulate::py_last_error\\(\\)` for details\\.", "", x)
   x <- sub("(?s)\n+Arguments received by .*$", "", x, perl = TRUE)
+  x <- sub("^([\\w.]+\\.)?(\\w+: )", "\\2", x, perl = TRUE)
   x <- sub(
-    "(?s)^(\\w+: )?Exception encountered when calling [^\n]*\n+",
+    "^(\\w+: )?Exception encountered when calling [^\n]*\n+",
     "\\1",
     x,
     perl = TRUE

@@ -39,6 +39,14 @@ test_that("Python's message loses colours, advice, arguments and traceback", {
     ),
     "KeyError: 'a'"
   )
+  expect_equal(
+    python_message(paste0(
+      "tensorflow.python.framework.errors_impl.InvalidArgumentError: ",
+      "Exception encountered when calling Layer.call().\n\n",
+      "cannot compute AddV2: a float [Op:AddV2]"
+    )),
+    "InvalidArgumentError: cannot compute AddV2: a float [Op:AddV2]"
+  )
   expect_equal(nchar(python_message(strrep("x", 9999))), 2004)
 })
 
