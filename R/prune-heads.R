@@ -53,6 +53,8 @@ prune_heads <- function(
   } else {
     lapply(heads, zero_based)
   }
+  # A list each: reticulate would make a number of a vector of length one.
+  removed <- lapply(removed, function(heads) as.list(as.integer(unlist(heads))))
   pruned <- call_python(
     "prune_heads",
     model,
