@@ -2,11 +2,13 @@
 
 from kerasattention import bridge
 from kerasattention.attend import scaled_dot_product_attention
+from kerasattention.decoding import IncrementalDecoder, generate
 from kerasattention.layers import GroupQueryAttention, MultiHeadAttention
 from kerasattention.models.checkpoint import load_projections
 from kerasattention.models.convert import convert_attention
 from kerasattention.models.importance import head_importance
 from kerasattention.models.lora import enable_lora
+from kerasattention.models.packing import PackedSequences, pack_sequences
 from kerasattention.models.prune import least_important, prune_heads
 from kerasattention.models.rollout import attention_rollout
 from kerasattention.models.scores import AttentionMap, attention_scores
@@ -18,7 +20,9 @@ __all__ = [
     "AlibiPosition",
     "AttentionMap",
     "GroupQueryAttention",
+    "IncrementalDecoder",
     "MultiHeadAttention",
+    "PackedSequences",
     "RelativePosition",
     "RotaryPosition",
     "attention_rollout",
@@ -26,9 +30,11 @@ __all__ = [
     "bridge",
     "convert_attention",
     "enable_lora",
+    "generate",
     "head_importance",
     "least_important",
     "load_projections",
+    "pack_sequences",
     "prune_heads",
     "scaled_dot_product_attention",
 ]

@@ -1,0 +1,320 @@
+"""The key/value caches of attention layers, and the context that lends them.
+
+Keys and values lie as (B, K, S, H), the layout in which one query is multiplied
+with all keys of a head; a layer sees them as (B, S, K, H). A self-attention has
+S = `max_length` slots, or W with a sliding window of W: the key of position p
+lies in slot p modulo W then. A cross-attention keeps what it computed for the
+prompt.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from keras import ops
+
+from kerasattention.attend.tensors import Tensor
+from kerasattention.attend.visibility import Visibility
+from kerasattention.layers.base import AttentionLayer
+from kerasattention.layers.context import AttentionContext
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheSpec:
+    """What one call of an attention layer keeps.
+
+    Attributes:
+        layer: Name of the layer.
+        kv_heads: K.
+        key_size: H.
+        value_size: Hv.
+        dtype: Of keys and values.
+        window: W of its sliding window, or None.
+        cross: Whether keys and values come from elsewhere than the tokens.
+        masked: Whether its keys carry a Keras mask, which is then kept too.
+    """
+
+    layer: str
+    kv_heads: int
+    key_size: int
+    value_size: int
+    dtype: str
+    window: int | None
+    cross: bool
+    masked: bool
+
+    def slots(self, max_length: int) -> int:
+        """S."""
+        return max_length if self.window is None else min(self.window, max_length)
+
+    def rolls(self, max_length: int) -> bool:
+        """Whether slots are used again, so that the cache is never full."""
+        return self.window is not None and self.window <= max_length
+
+    def shapes(self, batch: int, max_length: int) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and dtype of each array it keeps."""
+        if self.cross:
+            return {}
+        slots = self.slots(max_length)
+        arrays = {
+            "key": ((batch, self.kv_heads, slots, self.key_size), self.dtype),
+            "value": ((batch, self.kv_heads, slots, self.value_size), self.dtype),
+        }
+        return arrays | ({"mask": ((batch, slots), "bool")} if self.masked else {})
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """Where the tokens of one run stand in their sequences.
+
+    Attributes:
+        start: Index of the first token, an int or int32 scalar.
+        count: How many of the tokens are real; the others follow them.
+        fresh: Whether nothing is cached yet, so that the tokens see only each other.
+        padding: None, or (B): how many indices at the start of each row are padding.
+    """
+
+    start: Any = 0
+    count: Any = None
+    fresh: bool = True
+    padding: Tensor | None = None
+
+
+class Memory(Protocol):
+    """The arrays behind the caches; each backend has its own way to write in place."""
+
+    def read(self, call: int, name: str) -> Tensor:
+        """The whole array of a call."""
+
+    def write(self, call: int, name: str, axis: int, start: Any, x: Tensor) -> Tensor:
+        """Puts x at index `start` of an axis; gives the whole array."""
+
+    def replace(self, call: int, name: str, x: Tensor) -> None:
+        """Puts x in place of the whole array."""
+
+
+class CacheContext(AttentionContext):
+    """Lends its cache to each call of an attention layer, in order of calls.
+
+    Args:
+        specs: What each call keeps.
+        memory: The arrays.
+        crossed: Keys and values of cross-attention calls, (B, K, S, H); filled
+            while `moment` is fresh.
+        length: Number of tokens in the run, t.
+        max_length: Number of slots without a window.
+    """
+
+    def __init__(
+        self,
+        specs: tuple[CacheSpec, ...],
+        memory: Memory,
+        moment: Moment,
+        crossed: dict[int, tuple[Tensor, Tensor]],
+        *,
+        length: int,
+        max_length: int,
+    ) -> None:
+        self.specs, self.memory, self.moment, self.crossed = specs, memory, moment, crossed
+        self.length, self.max_length = length, max_length
+        self._call = -1
+        self._shared: dict[Any, Tensor] = {}  # what all layers alike need once per run
+
+    def project(
+        self,
+        layer: AttentionLayer,
+        self_attention: bool,
+        compute: Callable[[], tuple[Tensor, Tensor]],
+    ) -> tuple[Tensor, Tensor]:
+        self._call += 1
+        if not self.specs[self._call].cross:
+            return compute()
+        if self.moment.fresh:
+            key, value = compute()
+            self.crossed[self._call] = (_stored(key), _stored(value))
+            return key, value
+        key, value = self.crossed[self._call]
+        return _stored(key), _stored(value)
+
+    def place(
+        self, layer: AttentionLayer, visibility: Visibility, self_attention: bool
+    ) -> Visibility:
+        spec, moment = self.specs[self._call], self.moment
+        _check_visibility(layer, visibility, spec)
+        if moment.padding is None and moment.fresh:
+            return visibility
+        if layer.position is None and not spec.cross:
+            return visibility
+        length = self.length
+        queries = ops.arange(length, dtype="int32") + moment.start
+        if moment.padding is not None:
+            queries = queries[None] - moment.padding[:, None]
+        keys = visibility.key_positions if spec.cross else queries
+        return dataclasses.replace(visibility, query_positions=queries, key_positions=keys)
+
+    def remember(
+        self,
+        layer: AttentionLayer,
+        key: Tensor,
+        value: Tensor,
+        visibility: Visibility,
+        self_attention: bool,
+    ) -> tuple[Tensor, Tensor, Visibility]:
+        spec = self.specs[self._call]
+        if spec.cross:
+            return key, value, visibility
+        new = {"key": _stored(key), "value": _stored(value)}
+        if spec.masked:
+            new["mask"] = visibility.key_mask
+        if self.moment.fresh:
+            for name, x in new.items():
+                self._fill(name, x)
+            return key, value, self._among_themselves(visibility)
+        held, positions = self._exchange(spec, new)
+        visibility = dataclasses.replace(
+            visibility,
+            causal=False,
+            window=None,
+            offset=self.moment.start,
+            query_positions=None,
+            key_positions=positions,
+            key_mask=held.get("mask"),
+            mask=self._mask(spec, positions),
+        )
+        return _stored(held["key"]), _stored(held["value"]), visibility
+
+    # A prompt into an empty cache -----------------------------------------------
+
+    def _fill(self, name: str, x: Tensor) -> None:
+        axis, slots = _AXES[name], self._slots
+        length = x.shape[axis]
+        if length <= slots:
+            self.memory.write(self._call, name, axis, 0, x)
+            return
+        # Slot s takes the last real position p with p modulo W = s.
+        positions = latest_positions(slots, self._last(length))
+        chosen = ops.take(x, ops.maximum(positions, 0), axis=axis)
+        self.memory.replace(self._call, name, chosen)
+
+    def _among_themselves(self, visibility: Visibility) -> Visibility:
+        """Indices do for masks: the padding at the start of a row shifts all of it."""
+        moment = self.moment
+        if moment.padding is None:
+            return visibility
+        length = self.length
+        real = ops.arange(length, dtype="int32")[None] >= moment.padding[:, None]
+        if visibility.key_mask is not None:
+            real = ops.logical_and(real, visibility.key_mask)
+        return dataclasses.replace(
+            visibility, query_positions=None, key_positions=None, key_mask=real
+        )
+
+    # Tokens after others --------------------------------------------------------
+
+    def _exchange(
+        self, spec: CacheSpec, new: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """All keys and values that the tokens may see, and their positions if not 0, 1, 2 ..."""
+        moment, slots = self.moment, self._slots
+        if not self._rolls:
+            held = {
+                name: self.memory.write(self._call, name, _AXES[name], moment.start, x)
+                for name, x in new.items()
+            }
+            return held, None
+        if self.length == 1:
+            slot = moment.start % slots
+            held = {
+                name: self.memory.write(self._call, name, _AXES[name], slot, x)
+                for name, x in new.items()
+            }
+            return held, self._once(("latest", slots), latest_positions, slots, moment.start)
+        return self._exchange_run(new)
+
+    def _exchange_run(self, new: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Several tokens at once: the first may see keys that the last ones overwrite."""
+        moment, slots = self.moment, self._slots
+        latest = latest_positions(slots, moment.start + self._last(self.length))
+        source = ops.clip(latest - moment.start, 0, self.length - 1)
+        seen = {}
+        for name, x in new.items():
+            axis = _AXES[name]
+            old = self.memory.read(self._call, name)
+            seen[name] = ops.concatenate([old, x], axis=axis)
+            is_new = ops.reshape(latest >= moment.start, [-1] + [1] * (len(x.shape) - axis - 1))
+            taken = ops.where(is_new, ops.take(x, source, axis=axis), old)
+            self.memory.replace(self._call, name, taken)
+        fresh = ops.arange(self.length, dtype="int32") + moment.start
+        return seen, ops.concatenate([latest_positions(slots, moment.start - 1), fresh])
+
+    def _mask(self, spec: CacheSpec, positions: Tensor | None) -> Tensor:
+        kind = ("mask", self._slots, spec.window, positions is None)
+        return self._once(kind, self._make_mask, spec, positions)
+
+    def _make_mask(self, spec: CacheSpec, positions: Tensor | None) -> Tensor:
+        """(B|1, 1, t, S): causal, window and padding; one for all calls alike."""
+        moment = self.moment
+        keys = ops.arange(self._slots, dtype="int32") if positions is None else positions
+        queries = (ops.arange(self.length, dtype="int32") + moment.start)[:, None]
+        seen = keys[None] <= queries
+        if spec.window is not None:
+            seen = ops.logical_and(seen, keys[None] > queries - spec.window)
+        seen = seen[None]
+        if positions is not None:
+            seen = ops.logical_and(seen, keys >= 0)
+        if moment.padding is not None:
+            seen = ops.logical_and(seen, keys >= moment.padding[:, None, None])
+        return seen[:, None]
+
+    def _once(self, kind: Any, make: Callable[..., Tensor], *args: Any) -> Tensor:
+        if kind not in self._shared:
+            self._shared[kind] = make(*args)
+        return self._shared[kind]
+
+    @property
+    def _slots(self) -> int:
+        return self.specs[self._call].slots(self.max_length)
+
+    @property
+    def _rolls(self) -> bool:
+        return self.specs[self._call].rolls(self.max_length)
+
+    def _last(self, length: int) -> Any:
+        """Index of the last real token in a run of tokens."""
+        return (length if self.moment.count is None else self.moment.count) - 1
+
+
+_AXES = {"key": 2, "value": 2, "mask": 1}
+
+
+def latest_positions(slots: int, last: Any) -> Tensor:
+    """(S): the position that each slot holds when `last` is the latest; < 0 where none."""
+    slot = ops.arange(slots, dtype="int32")
+    return last - (last - slot) % slots
+
+
+def _check_visibility(layer: AttentionLayer, visibility: Visibility, spec: CacheSpec) -> None:
+    if spec.cross:
+        return
+    if not visibility.causal:
+        raise ValueError(
+            f"Layer '{layer.name}' cannot be decoded: its attention is not causal, so later "
+            "tokens would change what was computed for earlier ones. Call it with "
+            "`use_causal_mask=True`."
+        )
+    given = {
+        "attention_mask": visibility.mask,
+        "segment_ids": visibility.query_segments,
+        "positions": visibility.query_positions,
+    }
+    for name, x in given.items():
+        if x is not None:
+            raise ValueError(
+                f"Layer '{layer.name}' cannot be decoded: it is called with `{name}`, which is "
+                "not known for tokens to come."
+            )
+
+
+def _stored(x: Tensor) -> Tensor:
+    """(B, S, K, H) to (B, K, S, H) and back."""
+    return ops.transpose(x, (0, 2, 1, 3))

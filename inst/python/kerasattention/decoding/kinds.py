@@ -1,0 +1,222 @@
+"""What is known of layers without trying them out."""
+
+from typing import Any
+
+import keras
+from keras import tree
+
+from kerasattention.decoding.cache import CacheSpec
+from kerasattention.decoding.program import CastTo, Instruction, Program, Slot
+from kerasattention.layers.base import AttentionLayer
+
+try:
+    from keras.src.backend import get_keras_mask
+except ImportError:  # pragma: no cover - a Keras that moved it
+
+    def get_keras_mask(x: Any) -> Any:
+        return getattr(x, "_keras_mask", None)
+
+
+layers = keras.layers
+
+ELEMENTWISE_LAYERS = (
+    layers.Activation,
+    layers.ActivityRegularization,
+    layers.Add,
+    layers.AlphaDropout,
+    layers.Average,
+    layers.Dropout,
+    layers.ELU,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.Identity,
+    layers.LeakyReLU,
+    layers.Masking,
+    layers.Maximum,
+    layers.Minimum,
+    layers.Multiply,
+    layers.ReLU,
+    layers.Rescaling,
+    layers.SpatialDropout1D,
+    layers.Subtract,
+)
+FEATURE_LAYERS = (layers.Dense, layers.Embedding)
+NORM_LAYERS = (
+    layers.BatchNormalization,
+    layers.LayerNormalization,
+    layers.RMSNormalization,
+)
+# Of `keras.ops`, by name: their classes are not public.
+ELEMENTWISE_OPERATIONS = {
+    *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Power"),
+    *("Absolute", "Negative", "Square", "Sqrt", "Rsqrt", "Exp", "Log", "Tanh", "Sigmoid"),
+    *("Relu", "Relu6", "Silu", "Gelu", "Elu", "Selu", "Softplus", "Cast", "Clip", "Cos", "Sin"),
+}
+
+RECURRENT = "it is recurrent, and its state is not in the key/value cache"
+MIXING = "its result at a token depends on other tokens"
+REASONS: tuple[tuple[tuple[type, ...], str], ...] = (
+    ((layers.RNN, layers.Bidirectional, layers.ConvLSTM1D), RECURRENT),
+    (
+        (layers.Conv1D, layers.SeparableConv1D, layers.DepthwiseConv1D, layers.Conv1DTranspose),
+        "it convolves over time",
+    ),
+    (
+        (
+            layers.GlobalAveragePooling1D,
+            layers.GlobalMaxPooling1D,
+            layers.AveragePooling1D,
+            layers.MaxPooling1D,
+        ),
+        "it pools over time",
+    ),
+    ((layers.Flatten, layers.RepeatVector), "it changes the time axis"),
+    ((layers.Permute,), "it moves the time axis"),
+    ((layers.GroupNormalization,), "it normalises over time"),
+    (
+        (layers.Attention, layers.AdditiveAttention),
+        "it is an attention without a cache; use layers of kerasattention",
+    ),
+)
+
+
+def refusal(name: str, reason: str) -> ValueError:
+    return ValueError(f"Layer '{name}' cannot be decoded token by token: {reason}.")
+
+
+def refuse_known(instruction: Instruction) -> None:
+    """Refuses layers that no trial is needed for."""
+    operation = instruction.operation
+    for kind, reason in REASONS:
+        if not isinstance(operation, kind):
+            continue
+        size = getattr(operation, "kernel_size", None) or getattr(operation, "pool_size", None)
+        if size is not None and tuple(size) == (1,):
+            continue
+        raise refusal(instruction.name, f"{reason} ({type(operation).__name__})")
+
+
+def refuse_shape(instruction: Instruction, length: int | None) -> None:
+    """Refuses a layer whose result has no time axis, or another."""
+    for spec in instruction.specs:
+        if len(spec.shape) < 2 or spec.shape[1] != length:
+            raise refusal(
+                instruction.name,
+                f"its result of shape {tuple(spec.shape)} has not the tokens' time axis second "
+                f"({type(instruction.operation).__name__})",
+            )
+
+
+def attention_spec(instruction: Instruction, moving: set[int], program: Program) -> CacheSpec:
+    """What a call of an attention layer keeps."""
+    layer: AttentionLayer = instruction.operation
+    arguments = _bound(instruction)
+    query, value = arguments["query"], arguments.get("value")
+    key = arguments.get("key")
+    value = query if value is None else value
+    key = value if key is None else key
+    sources = {x.index in moving for x in (value, key)}
+    if query.index not in moving or len(sources) > 1:
+        raise refusal(instruction.name, "its query, key and value are mixed of tokens and others")
+    if arguments.get("return_attention_scores"):
+        raise refusal(instruction.name, "it is called with `return_attention_scores`")
+    if len(program.specs[query.index].shape) != 3:
+        raise refusal(instruction.name, "its inputs have more axes than (batch, time, features)")
+    cross = not sources.pop()
+    if not cross:
+        _check_self_attention(instruction, arguments)
+    masks = [arguments.get("value_mask"), arguments.get("key_mask")]
+    masks += [get_keras_mask(program.specs[x.index]) for x in (value, key)]
+    return CacheSpec(
+        layer=layer.name,
+        kv_heads=layer.heads.key_value,
+        key_size=layer.heads.size,
+        value_size=layer.heads.value_size,
+        dtype=layer.compute_dtype,
+        window=layer.sliding_window,
+        cross=cross,
+        masked=any(mask is not None for mask in masks),
+    )
+
+
+def _check_self_attention(instruction: Instruction, arguments: dict[str, Any]) -> None:
+    for name in ("attention_mask", "attention_bias", "segment_ids", "positions"):
+        if arguments.get(name) is not None:
+            raise refusal(
+                instruction.name,
+                f"it is called with `{name}`, which is not known for tokens to come",
+            )
+    causal = arguments.get("use_causal_mask")
+    if causal is None:
+        causal = instruction.operation.use_causal_mask
+    if not causal:
+        raise refusal(
+            instruction.name,
+            "its attention is not causal, so later tokens change what was computed for earlier "
+            "ones. Call it with `use_causal_mask=True`",
+        )
+
+
+def _bound(instruction: Instruction) -> dict[str, Any]:
+    names = ("query", "value", "key", "query_mask", "value_mask", "key_mask", "attention_mask")
+    names += ("return_attention_scores", "training", "use_causal_mask", "attention_bias")
+    names += ("segment_ids", "positions")
+    return dict(zip(names, instruction.args, strict=False)) | instruction.kwargs
+
+
+def acts_per_position(instruction: Instruction, moving: set[int], program: Program) -> bool:
+    """Whether it is certain that a token's result depends on that token alone."""
+    operation = instruction.operation
+    if not _broadcasts_over_time(instruction, moving, program):
+        return False
+    kind = type(operation)
+    if isinstance(operation, CastTo) or kind in ELEMENTWISE_LAYERS or kind in FEATURE_LAYERS:
+        return True
+    if kind in NORM_LAYERS:
+        rank = len(instruction.specs[0].shape)
+        axis = operation.axis
+        axes = {axis} if isinstance(axis, int) else set(axis)
+        return axes <= {-1, rank - 1}
+    if kind is layers.Concatenate:
+        return operation.axis in (-1, len(instruction.specs[0].shape) - 1)
+    if kind is getattr(layers, "ReversibleEmbedding", None):
+        return True
+    from_keras = kind.__module__.startswith("keras.src.ops")
+    return from_keras and kind.__name__ in ELEMENTWISE_OPERATIONS
+
+
+def _broadcasts_over_time(instruction: Instruction, moving: set[int], program: Program) -> bool:
+    """Whether nothing but the tokens has a time axis among the inputs."""
+    rank = len(instruction.specs[0].shape)
+    for x in tree.flatten((instruction.args, instruction.kwargs)):
+        if isinstance(x, Slot) and x.index in moving:
+            if len(program.specs[x.index].shape) < 2:
+                return False
+            if len(program.specs[x.index].shape) != rank and type(instruction.operation) not in (
+                FEATURE_LAYERS
+            ):
+                return False
+            continue
+        shape = tuple(program.specs[x.index].shape) if isinstance(x, Slot) else _shape(x)
+        if len(shape) >= rank - 1 and shape[1 - rank] != 1:
+            return False
+    return True
+
+
+def _shape(x: Any) -> tuple[int, ...]:
+    shape = getattr(x, "shape", ())
+    return tuple(shape) if shape is not None else ()
+
+
+def holds_attention(operation: Any) -> bool:
+    """Whether one of our attention layers is somewhere inside."""
+    if not isinstance(operation, layers.Layer):
+        return False
+    return any(isinstance(layer, AttentionLayer) for layer in operation._flatten_layers())
+
+
+def ends_in_softmax(instruction: Instruction) -> bool:
+    """Whether the model gives probabilities rather than logits."""
+    operation = instruction.operation
+    activation = getattr(operation, "activation", None)
+    return isinstance(operation, layers.Softmax) or activation is keras.activations.softmax

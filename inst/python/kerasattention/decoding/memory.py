@@ -1,0 +1,113 @@
+"""The arrays behind the caches, written in each backend's own way.
+
+A cache is written once per layer and token: an update that copies the whole
+array would cost as much as attention itself.
+"""
+
+import math
+from typing import Any
+
+from keras import ops
+
+from kerasattention.attend.tensors import Tensor
+from kerasattention.decoding.cache import CacheSpec
+
+Arrays = list[dict[str, Tensor]]
+
+
+def _shapes(
+    specs: tuple[CacheSpec, ...], batch: int, max_length: int
+) -> list[dict[str, tuple[tuple[int, ...], str]]]:
+    return [spec.shapes(batch, max_length) for spec in specs]
+
+
+class ArrayMemory:
+    """Arrays that are replaced by changed ones; a compiler may do so in place."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        self.arrays = [dict(x) for x in arrays]
+
+    @classmethod
+    def allocate(cls, specs: tuple[CacheSpec, ...], batch: int, max_length: int) -> "ArrayMemory":
+        return cls(
+            [
+                {name: ops.zeros(shape, dtype) for name, (shape, dtype) in arrays.items()}
+                for arrays in _shapes(specs, batch, max_length)
+            ]
+        )
+
+    def read(self, call: int, name: str) -> Tensor:
+        return self.arrays[call][name]
+
+    def write(self, call: int, name: str, axis: int, start: Any, x: Tensor) -> Tensor:
+        whole = self.arrays[call][name]
+        starts: list[Any] = [0] * len(whole.shape)
+        starts[axis] = start
+        whole = ops.slice_update(whole, starts, x)
+        self.arrays[call][name] = whole
+        return whole
+
+    def replace(self, call: int, name: str, x: Tensor) -> None:
+        self.arrays[call][name] = x
+
+
+class VariableMemory:
+    """TensorFlow variables: a strided assignment writes in place."""
+
+    def __init__(self, specs: tuple[CacheSpec, ...], batch: int, max_length: int) -> None:
+        import tensorflow as tf
+
+        self.variables = [
+            {
+                name: tf.Variable(tf.zeros(shape, dtype), trainable=False)
+                for name, (shape, dtype) in arrays.items()
+            }
+            for arrays in _shapes(specs, batch, max_length)
+        ]
+
+    def read(self, call: int, name: str) -> Tensor:
+        return self.variables[call][name].value()
+
+    def write(self, call: int, name: str, axis: int, start: Any, x: Tensor) -> Tensor:
+        variable = self.variables[call][name]
+        index = [slice(None)] * len(variable.shape)
+        index[axis] = slice(start, start + x.shape[axis])
+        variable[tuple(index)].assign(x)
+        return variable.value()
+
+    def replace(self, call: int, name: str, x: Tensor) -> None:
+        self.variables[call][name].assign(x)
+
+
+class TorchMemory:
+    """torch tensors, written in place."""
+
+    def __init__(self, specs: tuple[CacheSpec, ...], batch: int, max_length: int) -> None:
+        self.tensors = ArrayMemory.allocate(specs, batch, max_length).arrays
+
+    def read(self, call: int, name: str) -> Tensor:
+        return self.tensors[call][name]
+
+    def write(self, call: int, name: str, axis: int, start: Any, x: Tensor) -> Tensor:
+        whole = self.tensors[call][name]
+        if isinstance(start, int):
+            whole.narrow(axis, start, x.shape[axis]).copy_(x)
+        else:
+            index = ops.arange(x.shape[axis], dtype="int64") + start
+            whole.index_copy_(axis, index, x.to(whole.dtype))
+        return whole
+
+    def replace(self, call: int, name: str, x: Tensor) -> None:
+        self.tensors[call][name].copy_(x)
+
+
+def cache_bytes(specs: tuple[CacheSpec, ...], batch: int, max_length: int) -> int:
+    """Bytes of all caches of self-attention."""
+    return sum(
+        math.prod(shape) * _WIDTHS[dtype]
+        for arrays in _shapes(specs, batch, max_length)
+        for shape, dtype in arrays.values()
+    )
+
+
+_WIDTHS = {"bool": 1, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}

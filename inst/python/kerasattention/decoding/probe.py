@@ -1,0 +1,197 @@
+"""Trying a layer out on a few random tokens: whole against piece by piece.
+
+Nothing is believed of a layer that is not known: a result that differs when the
+tokens come one at a time is a reason to refuse it, and better than wrong text.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+from keras.src.backend import set_keras_mask
+
+from kerasattention.attend.tensors import Tensor
+from kerasattention.attend.visibility import Visibility
+from kerasattention.decoding import kinds
+from kerasattention.decoding.cache import CacheContext, CacheSpec, Moment
+from kerasattention.decoding.memory import ArrayMemory
+from kerasattention.decoding.program import Instruction, Program
+from kerasattention.layers.base import AttentionLayer
+from kerasattention.layers.context import AttentionContext, attention_context
+
+# Lengths of a trial; primes, so that no axis is taken for another.
+TOKENS, OTHERS, FREE, PROMPT = 5, 7, 3, 3
+
+
+class Trial:
+    """One instruction on random inputs.
+
+    Args:
+        instruction: The layer's call.
+        moving: Slots that depend on the tokens.
+        program: The program that it is part of.
+        length: T where the model was made for one length, else None.
+    """
+
+    def __init__(
+        self, instruction: Instruction, moving: set[int], program: Program, length: int | None
+    ) -> None:
+        self.instruction, self.length = instruction, length or TOKENS
+        self.moving = [slot for slot in instruction.inputs if slot in moving]
+        random = np.random.default_rng(7)
+        self.inputs = {
+            slot: self._draw(program.specs[slot], slot in moving, random)
+            for slot in dict.fromkeys(instruction.inputs)
+        }
+        self.masked = {
+            slot for slot in self.inputs if kinds.get_keras_mask(program.specs[slot]) is not None
+        }
+
+    def per_position(self) -> bool:
+        """True if a token's result depends on it alone; False if on its index too.
+
+        Raises:
+            ValueError: It depends on other tokens.
+        """
+        whole = self._result(self.inputs)
+        pieces = [slice(0, PROMPT), slice(2, 3), slice(4, 5)]
+        if self.length > 4 and all(self._agrees(whole, piece) for piece in pieces):
+            return True
+        at = self.length // 2
+        changed = {
+            slot: self._changed(x, at) if slot in self.moving else x
+            for slot, x in self.inputs.items()
+        }
+        if _near(_cut(self._result(changed), at), _cut(whole, at)):
+            return False
+        raise self._refusal(kinds.MIXING)
+
+    def with_cache(self) -> list[CacheSpec]:
+        """The caches of the attention layers inside.
+
+        Raises:
+            ValueError: With them the results token by token are not those of the whole.
+        """
+        recorder = _Recorder()
+        with attention_context(recorder):
+            whole = self._result(self.inputs)
+        context = _Feed(tuple(recorder.specs), self.length)
+        upto = 0
+        for size in (PROMPT, 1, 1):
+            piece = slice(upto, upto + size)
+            with attention_context(context.at(upto, size)):
+                result = self._result(self._piece(piece))
+            if not _near(result, [x[:, piece] for x in whole]):
+                raise self._refusal(kinds.MIXING)
+            upto += size
+        return recorder.specs
+
+    def _agrees(self, whole: list[np.ndarray], piece: slice) -> bool:
+        try:
+            result = self._result(self._piece(piece))
+        except Exception:  # whatever a layer raises: it cannot take a few tokens
+            return False
+        return _near(result, [x[:, piece] for x in whole])
+
+    def _result(self, inputs: dict[int, np.ndarray]) -> list[np.ndarray]:
+        tensors = {slot: ops.convert_to_tensor(x) for slot, x in inputs.items()}
+        for slot in self.masked:
+            set_keras_mask(tensors[slot], ops.ones(tensors[slot].shape[:2], dtype="bool"))
+        args, kwargs = self.instruction.fill_in(tensors)
+        try:
+            result = tree.flatten(self.instruction.operation(*args, **kwargs))
+        except Exception as error:
+            if isinstance(error, ValueError) and "cannot be decoded" in str(error):
+                raise
+            raise self._refusal(f"it failed on random tokens ({error})") from error
+        return [_to_numpy(x) for x in result]
+
+    def _piece(self, piece: slice) -> dict[int, np.ndarray]:
+        return {slot: x[:, piece] if slot in self.moving else x for slot, x in self.inputs.items()}
+
+    def _changed(self, x: np.ndarray, at: int) -> np.ndarray:
+        """Other values at all tokens but one."""
+        other = 1 - x if x.dtype.kind == "i" else x[::-1] * -1.3 + 0.1
+        other[:, at] = x[:, at]
+        return other
+
+    def _draw(self, spec: Any, moves: bool, random: np.random.Generator) -> np.ndarray:
+        time = self.length if moves else OTHERS
+        shape = [FREE if size is None else size for size in spec.shape]
+        shape[0] = 1
+        if len(shape) > 1 and (moves or spec.shape[1] is None):
+            shape[1] = time
+        dtype = keras.backend.standardize_dtype(spec.dtype)
+        if "int" in dtype:
+            return random.integers(0, 2, shape).astype(dtype)
+        if dtype == "bool":
+            return np.ones(shape, "bool")
+        return random.normal(size=shape).astype("float32")
+
+    def _refusal(self, reason: str) -> ValueError:
+        kind = type(self.instruction.operation).__name__
+        return kinds.refusal(self.instruction.name, f"{reason} ({kind})")
+
+
+class _Recorder(AttentionContext):
+    """Notes what each call of an attention layer would keep."""
+
+    def __init__(self) -> None:
+        self.specs: list[CacheSpec] = []
+
+    def remember(
+        self,
+        layer: AttentionLayer,
+        key: Tensor,
+        value: Tensor,
+        visibility: Visibility,
+        self_attention: bool,
+    ) -> tuple[Tensor, Tensor, Visibility]:
+        self.specs.append(
+            CacheSpec(
+                layer=layer.name,
+                kv_heads=key.shape[2],
+                key_size=key.shape[3],
+                value_size=value.shape[3],
+                dtype=keras.backend.standardize_dtype(key.dtype),
+                window=layer.sliding_window,
+                cross=not self_attention and key.shape[1] == OTHERS,
+                masked=visibility.key_mask is not None,
+            )
+        )
+        return key, value, visibility
+
+
+class _Feed:
+    """Contexts that follow each other on one memory."""
+
+    def __init__(self, specs: tuple[CacheSpec, ...], length: int) -> None:
+        self.specs, self.length = specs, length
+        self.memory = ArrayMemory.allocate(specs, 1, length)
+        self.crossed: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def at(self, start: int, size: int) -> CacheContext:
+        moment = Moment(start=start, fresh=start == 0)
+        return CacheContext(
+            self.specs, self.memory, moment, self.crossed, length=size, max_length=self.length
+        )
+
+
+def _cut(arrays: list[np.ndarray], at: int) -> list[np.ndarray]:
+    return [x[:, at : at + 1] for x in arrays]
+
+
+def _to_numpy(x: Tensor) -> np.ndarray:
+    if "float" in keras.backend.standardize_dtype(x.dtype):
+        x = ops.cast(x, "float32")
+    return ops.convert_to_numpy(x)
+
+
+def _near(found: list[np.ndarray], expected: list[np.ndarray]) -> bool:
+    low = keras.config.floatx() != "float32" or keras.config.dtype_policy().name != "float32"
+    tolerance = 3e-2 if low else 1e-3
+    return all(
+        x.shape == y.shape and np.allclose(x, y, rtol=tolerance, atol=tolerance)
+        for x, y in zip(found, expected, strict=True)
+    )

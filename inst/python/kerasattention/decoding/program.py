@@ -1,0 +1,198 @@
+"""A model as a list of instructions, nested models laid open.
+
+A decoder runs the instructions that depend on the tokens once per token and all
+others, such as an encoder, once per prompt. Keras's own call of a model would
+run everything each time.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras import ops, tree
+from keras.src.models.functional import Functional
+
+from kerasattention.attend.tensors import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """A place for a value: what a `KerasTensor` stood for when the model was made."""
+
+    index: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One call of a layer or operation.
+
+    Attributes:
+        operation: The layer or operation.
+        args: Positional arguments, tensors of the model as slots.
+        kwargs: Named arguments likewise.
+        outputs: The slots that it fills.
+        specs: A `KerasTensor` for each of them.
+    """
+
+    operation: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: tuple[int, ...]
+    specs: tuple[Any, ...]
+
+    @property
+    def inputs(self) -> list[int]:
+        """The slots that it reads."""
+        found = tree.flatten((self.args, self.kwargs))
+        return [x.index for x in found if isinstance(x, Slot)]
+
+    @property
+    def name(self) -> str:
+        return self.operation.name
+
+    def fill_in(self, values: dict[int, Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with the slots' values."""
+        if len(self.args) == 1 and not self.kwargs and isinstance(self.args[0], Slot):
+            return (values[self.args[0].index],), {}
+
+        def value(x: Any) -> Any:
+            return values[x.index] if isinstance(x, Slot) else x
+
+        return tree.map_structure(value, self.args), tree.map_structure(value, self.kwargs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The instructions of a model in the order in which they can run.
+
+    Attributes:
+        inputs: Slots of the model's inputs, in the model's order.
+        output: Slot of its output.
+        specs: A `KerasTensor` for each slot.
+    """
+
+    inputs: tuple[int, ...]
+    output: int
+    instructions: tuple[Instruction, ...]
+    specs: dict[int, Any]
+
+    def depends_on(self, slot: int) -> set[int]:
+        """The slots whose values change with this one's."""
+        found = {slot}
+        for instruction in self.instructions:
+            if any(index in found for index in instruction.inputs):
+                found.update(instruction.outputs)
+        return found
+
+
+def lay_open(model: keras.Model) -> Program:
+    """The program of a Functional or Sequential model.
+
+    Raises:
+        ValueError: The model is of another kind, is not built or has several outputs.
+    """
+    graph = as_graph(model)
+    if graph is None:
+        raise ValueError(
+            "`model` must be a Functional or Sequential model that is built: its layers "
+            f"are run one by one. Received: {type(model).__name__} '{model.name}'"
+            + (", not built" if not model.built else "")
+        )
+    if len(graph.outputs) != 1:
+        raise ValueError(
+            f"`model` must have one output, the logits. Received: {len(graph.outputs)} outputs"
+        )
+    opener = _Opener()
+    inputs = [opener.new_slot(x) for x in graph.inputs]
+    outputs = opener.open(graph, inputs)
+    return Program(
+        tuple(x.index for x in inputs), outputs[0].index, tuple(opener.made), opener.specs
+    )
+
+
+def as_graph(operation: Any) -> Functional | None:
+    """The graph of a model that does nothing but run its graph; else None."""
+    if isinstance(operation, keras.Sequential):
+        plain = type(operation).call is keras.Sequential.call
+        return operation._functional if plain else None
+    if isinstance(operation, Functional) and type(operation).call is Functional.call:
+        return operation
+    return None
+
+
+class _Opener:
+    """Collects instructions while walking through a model and the models in it."""
+
+    def __init__(self) -> None:
+        self.made: list[Instruction] = []
+        self.specs: dict[int, Any] = {}
+
+    def new_slot(self, spec: Any) -> Slot:
+        slot = Slot(len(self.specs))
+        self.specs[slot.index] = spec
+        return slot
+
+    def open(self, graph: Functional, inputs: list[Slot]) -> list[Slot]:
+        slots = {
+            id(x): self._converted(slot, x) for x, slot in zip(graph.inputs, inputs, strict=True)
+        }
+
+        def as_slot(x: Any) -> Any:
+            return slots[id(x)] if isinstance(x, keras.KerasTensor) else x
+
+        for node in _nodes_in_order(graph):
+            args = tree.map_structure(as_slot, node.arguments.args)
+            kwargs = tree.map_structure(as_slot, node.arguments.kwargs)
+            inner = as_graph(node.operation)
+            if inner is not None and len(args) == 1 and not _given(kwargs):
+                made = self.open(inner, tree.flatten(args[0]))
+            else:
+                made = [self.new_slot(x) for x in node.outputs]
+                self.made.append(
+                    Instruction(
+                        node.operation,
+                        tuple(args),
+                        dict(kwargs),
+                        tuple(slot.index for slot in made),
+                        tuple(node.outputs),
+                    )
+                )
+            slots |= {id(x): slot for x, slot in zip(node.outputs, made, strict=True)}
+        return [slots[id(x)] for x in graph.outputs]
+
+    def _converted(self, slot: Slot, wanted: Any) -> Slot:
+        """A model casts its inputs to the dtypes it was made with."""
+        if self.specs[slot.index].dtype == wanted.dtype:
+            return slot
+        made = self.new_slot(wanted)
+        cast = Instruction(
+            CastTo(wanted.dtype),
+            (slot,),
+            {},
+            (made.index,),
+            (wanted,),
+        )
+        self.made.append(cast)
+        return made
+
+
+class CastTo:
+    """An operation without a layer around it."""
+
+    def __init__(self, dtype: str) -> None:
+        self.name, self.dtype = "cast", dtype
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return ops.cast(x, self.dtype)
+
+
+def _nodes_in_order(graph: Functional) -> Iterator[Any]:
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        for node in graph._nodes_by_depth[depth]:
+            if node.operation is not None and not node.is_input:
+                yield node
+
+
+def _given(kwargs: dict[str, Any]) -> bool:
+    return any(value is not None for value in kwargs.values())

@@ -1,0 +1,147 @@
+"""Running a plan on TensorFlow: functions that write caches held in variables."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.backend import get_keras_mask, set_keras_mask
+
+from kerasattention.attend.tensors import Tensor
+from kerasattention.decoding.cache import CacheContext, Moment
+from kerasattention.decoding.memory import VariableMemory
+from kerasattention.decoding.plan import Plan, as_logits, run_each, run_once
+from kerasattention.decoding.sampling import choose_tokens
+
+Lent = dict[int, tuple[Tensor, Tensor | None]]
+
+
+class Runner:
+    """Holds the caches of one decoder and runs prompts, steps and loops.
+
+    Args:
+        plan: How the model is decoded.
+        model: The model.
+        batch: B.
+        max_length: Slots of a cache without a window.
+    """
+
+    compiles = True
+
+    def __init__(self, plan: Plan, model: keras.Model, batch: int, max_length: int) -> None:
+        self.plan, self.batch, self.max_length = plan, batch, max_length
+        self.memory = VariableMemory(plan.specs, batch, max_length)
+        self._prompt = tf.function(self._run_prompt)
+        self._after = tf.function(self._run_after)
+        self._loop = tf.function(self._run_loop)
+        self.reset()
+
+    def reset(self) -> None:
+        self.crossed: dict[int, Any] = {}
+        self.lent: Lent = {}
+
+    def prompt(self, inputs: dict[int, Tensor], count: int, padding: Tensor | None) -> Tensor:
+        """Logits (B, V) after a prompt into empty caches."""
+        logits, self.crossed, self.lent = self._prompt(inputs, tf.constant(count), padding)
+        return logits
+
+    def after(self, tokens: Tensor, start: int, count: int, padding: Tensor | None) -> Tensor:
+        """Logits (B, V) after tokens (B, t) that follow others."""
+        count = None if tokens.shape[1] == 1 else tf.constant(count)
+        return self._after(self.crossed, self.lent, tokens, tf.constant(start), count, padding)
+
+    def loop(
+        self,
+        kind: Any,
+        numbers: Any,
+        tokens: Tensor,
+        start: int,
+        steps: int,
+        room: int,
+        padding: Tensor | None,
+        finished: Tensor,
+        stop: Tensor,
+    ) -> tuple[Tensor, Tensor, int]:
+        """Up to `steps` tokens (B, room) from the last one, who is finished, how many."""
+        numbers = tuple(tf.constant(x) for x in numbers)
+        made, finished, count = self._loop(
+            kind,
+            room,
+            self.crossed,
+            self.lent,
+            tokens,
+            tf.constant(start),
+            tf.constant(steps),
+            padding,
+            finished,
+            stop,
+            numbers,
+        )
+        return made, finished, int(count)
+
+    def _run_prompt(self, inputs: dict[int, Tensor], count: Tensor, padding: Tensor | None) -> Any:
+        plan, crossed = self.plan, {}
+        tokens = inputs[plan.tokens]
+        lent = run_once(plan, inputs)
+        context = self._context(Moment(0, count, True, padding), crossed, tokens)
+        logits = run_each(plan, context, tokens, lent, self.max_length)
+        return logits, crossed, {slot: (x, get_keras_mask(x)) for slot, x in lent.items()}
+
+    def _run_after(
+        self,
+        crossed: Any,
+        lent: Lent,
+        tokens: Tensor,
+        start: Tensor,
+        count: Tensor | None,
+        padding: Tensor | None,
+    ) -> Tensor:
+        context = self._context(Moment(start, count, False, padding), crossed, tokens)
+        return run_each(self.plan, context, tokens, _with_masks(lent), self.max_length)
+
+    def _run_loop(
+        self,
+        kind: Any,
+        room: int,
+        crossed: Any,
+        lent: Lent,
+        tokens: Tensor,
+        start: Tensor,
+        steps: Tensor,
+        padding: Tensor | None,
+        finished: Tensor,
+        stop: Tensor,
+        numbers: Any,
+    ) -> Any:
+        def wanted(index: Tensor, tokens: Tensor, finished: Tensor, made: Tensor) -> Tensor:
+            return tf.logical_and(index < steps, tf.logical_not(tf.reduce_all(finished)))
+
+        def one(index: Tensor, tokens: Tensor, finished: Tensor, made: Tensor) -> Any:
+            at = start + index
+            logits = self._run_after(crossed, lent, tokens[:, None], at, None, padding)
+            chosen = choose_tokens(as_logits(self.plan, logits), kind, numbers, at + 1)
+            chosen = tf.where(finished, tokens, chosen)
+            stopped = tf.reduce_any(chosen[:, None] == stop[None], axis=1)
+            here = tf.range(room) == index
+            made = tf.where(here[None], chosen[:, None], made)
+            return index + 1, chosen, tf.logical_or(finished, stopped), made
+
+        state = (tf.constant(0), tokens, finished, tf.zeros((self.batch, room), "int32"))
+        count, _, finished, made = tf.while_loop(wanted, one, state, parallel_iterations=1)
+        return made, finished, count
+
+    def _context(self, moment: Moment, crossed: Any, tokens: Tensor) -> CacheContext:
+        return CacheContext(
+            self.plan.specs,
+            self.memory,
+            moment,
+            crossed,
+            length=tokens.shape[1],
+            max_length=self.max_length,
+        )
+
+
+def _with_masks(lent: Lent) -> dict[int, Tensor]:
+    for x, mask in lent.values():
+        if mask is not None:
+            set_keras_mask(x, mask)
+    return {slot: x for slot, (x, _) in lent.items()}

@@ -1,0 +1,153 @@
+"""Choosing the next token from logits: greedy, temperature, top-k, top-p.
+
+Random numbers are a hash of (seed, row, position, token), so the same seed gives
+the same tokens on every backend, whether the loop runs in Python or compiled,
+and whatever the number of tokens asked for.
+"""
+
+import dataclasses
+from typing import Any
+
+import keras
+from keras import ops
+
+from kerasattention.attend.dropout import mix_bits
+from kerasattention.attend.tensors import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """How tokens are chosen.
+
+    Attributes:
+        temperature: 0 takes the likeliest token; else logits are divided by it.
+        top_k: None, or how many of the likeliest tokens are drawn from.
+        top_p: None, or the probability that the tokens drawn from have together at
+            least (nucleus sampling, Holtzman et al. 2020,
+            https://arxiv.org/abs/1904.09751).
+        seed: Integer; None draws one from Keras's global generator.
+    """
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_number("temperature", self.temperature, 0.0, None)
+        if self.top_k is not None and (not _is_integer(self.top_k) or self.top_k < 1):
+            raise ValueError(
+                f"`top_k` must be `None` or a positive integer. Received: {self.top_k!r}"
+            )
+        if self.top_p is not None:
+            _check_number("top_p", self.top_p, 0.0, 1.0)
+            if self.top_p == 0.0:
+                raise ValueError("`top_p` must be greater than 0. Received: 0")
+        if self.seed is not None and not _is_integer(self.seed):
+            raise ValueError(f"`seed` must be `None` or an integer. Received: {self.seed!r}")
+
+    @property
+    def kind(self) -> tuple[bool, int | None, bool]:
+        """What decides the operations: compiled once per kind."""
+        if self.temperature == 0.0:
+            return (True, None, False)
+        return (False, self.top_k, self.top_p is not None and self.top_p < 1.0)
+
+    def numbers(self) -> tuple[float, float, int]:
+        """What may change without compiling again: temperature, top_p, seed."""
+        seed = self.seed
+        if seed is None:
+            seed = int(ops.convert_to_numpy(keras.random.randint((), 0, 2**31 - 1)))
+        top_p = 1.0 if self.top_p is None else self.top_p
+        return float(self.temperature), float(top_p), int(seed) % (2**31)
+
+
+def choose_tokens(
+    logits: Tensor, kind: tuple[bool, int | None, bool], numbers: tuple[Any, Any, Any], at: Any
+) -> Tensor:
+    """The next token of each row.
+
+    Args:
+        logits: (B, V).
+        kind: Of a `Sampler`.
+        numbers: Of a `Sampler`.
+        at: Index of the tokens in their sequences.
+
+    Returns:
+        (B) int32.
+    """
+    greedy, top_k, nucleus = kind
+    temperature, top_p, seed = numbers
+    logits = ops.cast(logits, "float32")
+    if greedy:
+        return ops.cast(ops.argmax(logits, axis=-1), "int32")
+    logits = logits / temperature
+    if top_k is not None and top_k < logits.shape[-1]:
+        return _choose_among(logits, top_k, top_p if nucleus else None, seed, at)
+    if nucleus:
+        logits = ops.where(logits >= nucleus_limit(logits, top_p), logits, float("-inf"))
+    noise = gumbel_noise(seed, at, ops.shape(logits)[0], ops.arange(logits.shape[-1]))
+    return ops.cast(ops.argmax(logits + noise, axis=-1), "int32")
+
+
+def _choose_among(logits: Tensor, top_k: int, top_p: Any, seed: Any, at: Any) -> Tensor:
+    """Among the k likeliest, which come sorted."""
+    values, tokens = ops.top_k(logits, top_k)
+    if top_p is not None:
+        values = ops.where(_within(values, top_p), values, float("-inf"))
+    noise = gumbel_noise(seed, at, ops.shape(logits)[0], tokens)
+    best = ops.argmax(values + noise, axis=-1)
+    return ops.cast(ops.take_along_axis(tokens, best[:, None], axis=-1)[:, 0], "int32")
+
+
+def _within(values: Tensor, top_p: Any) -> Tensor:
+    """Which of sorted logits are needed to reach the probability; the first always is."""
+    probabilities = ops.softmax(values, axis=-1)
+    before = ops.cumsum(probabilities, axis=-1) - probabilities
+    return before < top_p
+
+
+def nucleus_limit(logits: Tensor, top_p: Any) -> Tensor:
+    """(B, 1): the least logit of the smallest set that has the probability.
+
+    By bisection: sorting a large vocabulary takes longer than a small model's step.
+    """
+    peak = ops.max(logits, axis=-1, keepdims=True)
+    shifted = logits - peak
+    weights = ops.exp(shifted)
+    wanted = top_p * ops.sum(weights, axis=-1, keepdims=True)
+    low = ops.full_like(peak, -88.0)  # exp(-88) is the least float32
+    high = ops.zeros_like(peak)
+    # `low` always lets enough through; the gap ends below float32's own.
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        mass = ops.sum(ops.where(shifted >= middle, weights, 0.0), axis=-1, keepdims=True)
+        enough = mass >= wanted
+        low, high = ops.where(enough, middle, low), ops.where(enough, high, middle)
+    return low + peak
+
+
+_BISECTIONS = 30
+
+
+def gumbel_noise(seed: Any, at: Any, rows: Any, tokens: Tensor) -> Tensor:
+    """(B, V): the largest of logits plus this noise is a draw of their softmax."""
+    row = ops.arange(rows, dtype="int32")[:, None]
+    tokens = ops.cast(tokens, "int32")
+    tokens = tokens if len(tokens.shape) == 2 else tokens[None]
+    stream = mix_bits(mix_bits(row + seed) + at)
+    bits = mix_bits(mix_bits(stream ^ mix_bits(tokens + 1)) + seed)
+    # 23 bits, and a half so that neither 0 nor 1 comes out.
+    uniform = (ops.cast(ops.bitwise_and(bits, 2**23 - 1), "float32") + 0.5) * 2.0**-23
+    return -ops.log(-ops.log(uniform))
+
+
+def _check_number(name: str, x: Any, least: float, most: float | None) -> None:
+    number = isinstance(x, (int, float)) and not isinstance(x, bool)
+    if not number or not x >= least or (most is not None and x > most) or x == float("inf"):
+        between = f"at least {least:g}" + ("" if most is None else f" and at most {most:g}")
+        raise ValueError(f"`{name}` must be a number, {between}. Received: {x!r}")
+
+
+def _is_integer(x: Any) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool)
