@@ -115,7 +115,7 @@ check_keras_object <- function(
     rule <- paste0("a name, ", article, " ", kind, " object or an R function")
     abort_argument(arg, paste0(rule, or_null(null)), x, call = call)
   }
-  if (length(formals(args(x))) == 0) {
+  if (length(formals(args(x))) == 0 && !is_generator(x)) {
     takes <- if (kind == "initializer") "the shape" else "a tensor"
     abort(
       "{.arg {arg}} must take {takes} as its first argument; {.code {function_name(x)}} takes none.",

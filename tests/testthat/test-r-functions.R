@@ -93,6 +93,7 @@ test_that("a generator of objects without parentheses makes the object", {
   environment(maker) <- new.env()
   assign("__class__", "some class", environment(maker))
   expect_true(is_generator(maker))
+  expect_silent(check_keras_object(maker, "regularizer"))
   made <- as_keras_function(maker, "kernel_regularizer")
   expect_s3_class(made, "keras.src.regularizers.regularizers.L2")
 })
