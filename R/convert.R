@@ -45,10 +45,15 @@ as_numpy <- function(x, dtype) {
 }
 
 # A value that Python builds later: the name of a class of our module and the
-# arguments of its constructor.
-recipe <- function(python_class, ..., class = character()) {
+# arguments of its constructor. A `shared` one is built once and is then the same
+# object wherever it is used.
+recipe <- function(python_class, ..., class = character(), shared = FALSE) {
   structure(
-    list(python_class = python_class, args = list(...)),
+    list(
+      python_class = python_class,
+      args = list(...),
+      made = if (shared) new.env(parent = emptyenv())
+    ),
     class = c(class, "kerasattention_recipe")
   )
 }
@@ -59,6 +64,17 @@ as_python <- function(x, call = caller_env()) {
   if (!is_recipe(x)) {
     return(x)
   }
+  if (is_alive(x$made$object)) {
+    return(x$made$object)
+  }
   make <- python_module(call)[[x$python_class]]
-  with_python(do.call(make, x$args), paste("make", x$python_class), call)
+  doing <- paste("make", x$python_class)
+  object <- with_python(do.call(make, x$args), doing, call)
+  if (!is.null(x$made)) {
+    x$made$object <- object
+  }
+  object
 }
+
+# Not one that was saved and read in another session.
+is_alive <- function(x) is_python(x) && !reticulate::py_is_null_xptr(x)

@@ -1,0 +1,83 @@
+"""Several short sequences in one row, to be trained on without wasting padding."""
+
+import operator
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class PackedSequences(NamedTuple):
+    """Integers of shape (B, length) each.
+
+    Attributes:
+        tokens: The tokens, 0 where a row is not full.
+        segment_ids: Which sequence each token belongs to, counted from 1; 0 is padding.
+        positions: The position of each token in its own sequence, from 0.
+    """
+
+    tokens: np.ndarray
+    segment_ids: np.ndarray
+    positions: np.ndarray
+
+
+def pack_sequences(sequences: Sequence[Sequence[int]], length: int) -> PackedSequences:
+    """Packs sequences into as few rows as first-fit makes of them.
+
+    Each sequence in turn goes whole into the first row with room for it. Given
+    `segment_ids` (and `positions`), attention trains on the rows exactly as on
+    the sequences one by one (Krell et al. 2021, https://arxiv.org/abs/2107.02027).
+
+    Args:
+        sequences: Integer token ids, each of at least 1 and at most `length`.
+        length: Length of a row.
+
+    Returns:
+        Tokens, segment ids and positions; sequence i of `sequences` is
+        `tokens[segment_ids == i + 1]`.
+
+    Raises:
+        ValueError: An empty sequence, one that is longer than `length`, or ids that
+            are not integers.
+    """
+    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+        raise ValueError(f"`length` must be a positive integer. Received: length={length!r}")
+    arrays = [_as_tokens(index, tokens, length) for index, tokens in enumerate(sequences)]
+    if not arrays:
+        raise ValueError(f"`sequences` must hold at least one. Received: {sequences!r}")
+    places = _first_fit([len(tokens) for tokens in arrays], length)
+    rows = 1 + max(row for row, _ in places)
+    packed = PackedSequences(*(np.zeros((rows, length), dtype="int32") for _ in range(3)))
+    for index, (tokens, (row, start)) in enumerate(zip(arrays, places, strict=True)):
+        columns = slice(start, start + len(tokens))
+        packed.tokens[row, columns] = tokens
+        packed.segment_ids[row, columns] = index + 1
+        packed.positions[row, columns] = np.arange(len(tokens))
+    return packed
+
+
+def _as_tokens(index: int, tokens: Sequence[int], length: int) -> np.ndarray:
+    array = np.asarray(tokens)
+    where = f"sequence {index + 1}"
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
+        raise ValueError(
+            "Each of `sequences` must be a sequence of at least one integer. Received: "
+            f"{where} of shape {array.shape} and dtype {array.dtype}"
+        )
+    if array.size > length:
+        raise ValueError(
+            f"Each of `sequences` must fit into a row of `length` {length}. Received: {where} "
+            f"with {array.size} tokens. Cut it, split it, or raise `length`."
+        )
+    return array
+
+
+def _first_fit(sizes: list[int], length: int) -> list[tuple[int, int]]:
+    """Row and start of each size."""
+    free = np.full(len(sizes), length)
+    places = []
+    for size in map(operator.index, sizes):
+        row = int(np.argmax(free >= size))
+        places.append((row, length - int(free[row])))
+        free[row] -= size
+    return places
