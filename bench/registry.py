@@ -15,8 +15,8 @@ KERAS, OURS = "Keras", "kerasattention"
 class Settings:
     """How thoroughly to measure."""
 
-    seconds: float = 15.0
-    rounds: tuple[int, int] = (7, 60)
+    seconds: float = 10.0
+    rounds: tuple[int, int] = (5, 40)
     quick: bool = False
 
     @classmethod

@@ -15,7 +15,7 @@ def memory_case(length, gradient=False, training=True, **options):
         x = inputs(length)
         make = gradient_step if gradient else forward
         run = make(layer, x, use_causal_mask=True)
-        times = timed(run, 2 if settings.quick else 4)
+        times = timed(run, 1 if settings.quick else 3)
         return {"memory": memory.peak(), "times": {part: summary(times)}}
 
     return measure
