@@ -52,6 +52,8 @@ attention_scores <- function(
   tokens = NULL
 ) {
   check_dots(list(...), c("heads", "queries", "tokens"))
+  check_required(model)
+  check_required(x)
   check_model(model)
   check_model_input(x)
   check_layers(layers)

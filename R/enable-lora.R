@@ -30,6 +30,7 @@ enable_lora <- function(
   layers = NULL
 ) {
   check_dots(list(...), c("alpha", "projections", "layers"))
+  check_required(model)
   check_model(model)
   check_required(rank)
   check_whole_number(rank, min = 1)

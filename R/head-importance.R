@@ -39,6 +39,9 @@ head_importance <- function(
   normalize = TRUE
 ) {
   check_dots(list(...), c("loss", "batch_size", "normalize"))
+  check_required(model)
+  check_required(x)
+  check_required(y)
   check_model(model)
   check_array(x)
   check_array(y)

@@ -50,6 +50,7 @@ load_projections <- function(
 ) {
   known <- c("gate", "query_norm", "key_norm", "sink", "undo_permutation")
   check_dots(list(...), known)
+  check_required(layer)
   check_layer(layer)
   check_required(query)
   check_required(key)

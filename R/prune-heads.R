@@ -33,6 +33,7 @@ prune_heads <- function(
   quiet = FALSE
 ) {
   check_dots(list(...), c("heads", "importance", "fraction", "quiet"))
+  check_required(model)
   check_model(model)
   check_flag(quiet)
   check_what_to_prune(heads, importance, fraction)
