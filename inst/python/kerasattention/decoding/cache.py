@@ -140,7 +140,6 @@ class CacheContext(AttentionContext):
         self, layer: AttentionLayer, visibility: Visibility, self_attention: bool
     ) -> Visibility:
         spec, moment = self.specs[self._call], self.moment
-        _check_visibility(layer, visibility, spec)
         if moment.padding is None and moment.fresh:
             return visibility
         if layer.position is None and not spec.cross:
@@ -291,28 +290,6 @@ def latest_positions(slots: int, last: Any) -> Tensor:
     """(S): the position that each slot holds when `last` is the latest; < 0 where none."""
     slot = ops.arange(slots, dtype="int32")
     return last - (last - slot) % slots
-
-
-def _check_visibility(layer: AttentionLayer, visibility: Visibility, spec: CacheSpec) -> None:
-    if spec.cross:
-        return
-    if not visibility.causal:
-        raise ValueError(
-            f"Layer '{layer.name}' cannot be decoded: its attention is not causal, so later "
-            "tokens would change what was computed for earlier ones. Call it with "
-            "`use_causal_mask=True`."
-        )
-    given = {
-        "attention_mask": visibility.mask,
-        "segment_ids": visibility.query_segments,
-        "positions": visibility.query_positions,
-    }
-    for name, x in given.items():
-        if x is not None:
-            raise ValueError(
-                f"Layer '{layer.name}' cannot be decoded: it is called with `{name}`, which is "
-                "not known for tokens to come."
-            )
 
 
 def _stored(x: Tensor) -> Tensor:

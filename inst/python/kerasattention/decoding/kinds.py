@@ -54,6 +54,11 @@ ELEMENTWISE_OPERATIONS = {
 }
 
 RECURRENT = "it is recurrent, and its state is not in the key/value cache"
+NOT_CAUSAL = (
+    "its attention is not causal, so later tokens change what was computed for earlier ones; "
+    "call it with `use_causal_mask=True`"
+)
+UNKNOWN = "it is called with `{}`, which is not known for tokens to come"
 MIXING = "its result at a token depends on other tokens"
 REASONS: tuple[tuple[tuple[type, ...], str], ...] = (
     ((layers.RNN, layers.Bidirectional, layers.ConvLSTM1D), RECURRENT),
@@ -142,19 +147,12 @@ def attention_spec(instruction: Instruction, moving: set[int], program: Program)
 def _check_self_attention(instruction: Instruction, arguments: dict[str, Any]) -> None:
     for name in ("attention_mask", "attention_bias", "segment_ids", "positions"):
         if arguments.get(name) is not None:
-            raise refusal(
-                instruction.name,
-                f"it is called with `{name}`, which is not known for tokens to come",
-            )
+            raise refusal(instruction.name, UNKNOWN.format(name))
     causal = arguments.get("use_causal_mask")
     if causal is None:
         causal = instruction.operation.use_causal_mask
     if not causal:
-        raise refusal(
-            instruction.name,
-            "its attention is not causal, so later tokens change what was computed for earlier "
-            "ones. Call it with `use_causal_mask=True`",
-        )
+        raise refusal(instruction.name, NOT_CAUSAL)
 
 
 def _bound(instruction: Instruction) -> dict[str, Any]:

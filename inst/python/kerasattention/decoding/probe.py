@@ -76,6 +76,8 @@ class Trial:
         recorder = _Recorder()
         with attention_context(recorder):
             whole = self._result(self.inputs)
+        if recorder.refusals:
+            raise recorder.refusals[0]
         context = _Feed(tuple(recorder.specs), self.length)
         upto = 0
         for size in (PROMPT, 1, 1):
@@ -102,8 +104,6 @@ class Trial:
         try:
             result = tree.flatten(self.instruction.operation(*args, **kwargs))
         except Exception as error:
-            if isinstance(error, ValueError) and "cannot be decoded" in str(error):
-                raise
             raise self._refusal(f"it failed on random tokens ({error})") from error
         return [_to_numpy(x) for x in result]
 
@@ -139,6 +139,7 @@ class _Recorder(AttentionContext):
 
     def __init__(self) -> None:
         self.specs: list[CacheSpec] = []
+        self.refusals: list[ValueError] = []
 
     def remember(
         self,
@@ -148,19 +149,30 @@ class _Recorder(AttentionContext):
         visibility: Visibility,
         self_attention: bool,
     ) -> tuple[Tensor, Tensor, Visibility]:
-        self.specs.append(
-            CacheSpec(
-                layer=layer.name,
-                kv_heads=key.shape[2],
-                key_size=key.shape[3],
-                value_size=value.shape[3],
-                dtype=keras.backend.standardize_dtype(key.dtype),
-                window=layer.sliding_window,
-                cross=not self_attention and key.shape[1] == OTHERS,
-                masked=visibility.key_mask is not None,
-            )
+        spec = CacheSpec(
+            layer=layer.name,
+            kv_heads=key.shape[2],
+            key_size=key.shape[3],
+            value_size=value.shape[3],
+            dtype=keras.backend.standardize_dtype(key.dtype),
+            window=layer.sliding_window,
+            cross=not self_attention and key.shape[1] == OTHERS,
+            masked=visibility.key_mask is not None,
         )
+        self.specs.append(spec)
+        if not spec.cross:
+            self._check(layer.name, visibility)
         return key, value, visibility
+
+    def _check(self, name: str, visibility: Visibility) -> None:
+        given = {
+            "attention_mask": visibility.mask,
+            "segment_ids": visibility.query_segments,
+            "positions": visibility.query_positions,
+        }
+        reasons = [kinds.UNKNOWN.format(argument) for argument, x in given.items() if x is not None]
+        reasons += [] if visibility.causal else [kinds.NOT_CAUSAL]
+        self.refusals += [kinds.refusal(name, reason) for reason in reasons]
 
 
 class _Feed:
