@@ -4,6 +4,7 @@
 given as an array. Positions that bias the logits bring their own.
 """
 
+import dataclasses
 from typing import Protocol
 
 from keras import ops
@@ -30,11 +31,11 @@ class BlockBias(Protocol):
         """The gradient of each tensor for a block's gradient (B, N, t, s), in float32."""
 
 
+@dataclasses.dataclass(frozen=True)
 class TensorBias:
     """A bias held as a tensor of rank 4 that broadcasts to (B, N, T, S)."""
 
-    def __init__(self, bias: Tensor) -> None:
-        self.bias = bias
+    bias: Tensor
 
     def tensors(self) -> dict[str, Tensor]:
         return {"attention_bias": self.bias}
@@ -49,9 +50,7 @@ class TensorBias:
     def block_gradient(
         self, gradient: Tensor, visibility: Visibility, rows: Span, columns: Span
     ) -> dict[str, Tensor]:
-        broadcast = [axis for axis in range(4) if self.bias.shape[axis] == 1]
-        if broadcast:
-            gradient = ops.sum(gradient, axis=broadcast, keepdims=True)
+        gradient = self._sum_to_axes(gradient)
         sizes = ops.shape(self.bias)
         padding = [(0, 0), (0, 0)]
         for axis, span in ((2, rows), (3, columns)):
@@ -59,12 +58,26 @@ class TensorBias:
             padding.append((0, 0) if whole else (span.start, sizes[axis] - span.stop))
         return {"attention_bias": ops.pad(gradient, padding)}
 
+    def add_gradient(self, total: Tensor, gradient: Tensor, rows: Span, columns: Span) -> Tensor:
+        """Adds in place of the block, where that is not known before it runs."""
+        gradient = self._sum_to_axes(gradient)
+        whole = [self.bias.shape[axis] == 1 for axis in (2, 3)]
+        starts = [
+            0 if one else span.start for one, span in zip(whole, (rows, columns), strict=True)
+        ]
+        here = slice_axis(slice_axis(total, 2, rows), 3, columns)
+        return ops.slice_update(total, (0, 0, *starts), here + gradient)
 
+    def _sum_to_axes(self, gradient: Tensor) -> Tensor:
+        broadcast = [axis for axis in range(4) if self.bias.shape[axis] == 1]
+        return ops.sum(gradient, axis=broadcast, keepdims=True) if broadcast else gradient
+
+
+@dataclasses.dataclass(frozen=True)
 class SumOfBiases:
     """Several biases, added."""
 
-    def __init__(self, biases: list[BlockBias]) -> None:
-        self.biases = biases
+    biases: tuple[BlockBias, ...]
 
     def tensors(self) -> dict[str, Tensor]:
         return {
@@ -75,10 +88,10 @@ class SumOfBiases:
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> "SumOfBiases":
         return SumOfBiases(
-            [
+            tuple(
                 bias.with_tensors({name: tensors[f"{index}/{name}"] for name in bias.tensors()})
                 for index, bias in enumerate(self.biases)
-            ]
+            )
         )
 
     def block(self, visibility: Visibility, rows: Span, columns: Span) -> Tensor:
@@ -95,8 +108,45 @@ class SumOfBiases:
         }
 
 
+def add_block_gradient(
+    bias: BlockBias,
+    totals: dict[str, Tensor],
+    gradient: Tensor,
+    visibility: Visibility,
+    rows: Span,
+    columns: Span,
+) -> dict[str, Tensor]:
+    """The gradients so far and those of one more block, whose place may be a tensor.
+
+    Args:
+        bias: Whose gradients they are.
+        totals: One for each of the bias's tensors.
+        gradient: (B, N, t, s).
+    """
+    if isinstance(bias, SumOfBiases):
+        return {
+            f"{index}/{name}": total
+            for index, part in enumerate(bias.biases)
+            for name, total in add_block_gradient(
+                part,
+                {name: totals[f"{index}/{name}"] for name in part.tensors()},
+                gradient,
+                visibility,
+                rows,
+                columns,
+            ).items()
+        }
+    if isinstance(bias, TensorBias):
+        return {
+            name: bias.add_gradient(total, gradient, rows, columns)
+            for name, total in totals.items()
+        }
+    found = bias.block_gradient(gradient, visibility, rows, columns)
+    return {name: total + found[name] for name, total in totals.items()}
+
+
 def join_biases(biases: list[BlockBias | None]) -> BlockBias | None:
     given = [bias for bias in biases if bias is not None]
     if len(given) > 1:
-        return SumOfBiases(given)
+        return SumOfBiases(tuple(given))
     return given[0] if given else None

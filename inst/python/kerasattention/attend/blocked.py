@@ -6,7 +6,9 @@ weights from the log of its denominator (FlashAttention: Dao et al. 2022).
 """
 
 import dataclasses
+from typing import NamedTuple
 
+import keras
 from keras import ops
 
 from kerasattention.attend import softmax
@@ -49,6 +51,10 @@ def plan_blocks(problem: Problem, size: int = BLOCK) -> list[Block]:
 
 def blocked_attention(problem: Problem, size: int = BLOCK) -> Tensor:
     """(B, K, G, T, Hv); T and S must be known."""
+    if _on_cpu_of_jax():
+        from kerasattention.attend.tiled_jax import tiled_attention
+
+        return tiled_attention(problem, size)
     problem = problem.scaled()
     blocks = plan_blocks(problem, size)
 
@@ -64,6 +70,14 @@ def blocked_attention(problem: Problem, size: int = BLOCK) -> Tensor:
         return _backward_blocks(given, blocks, output, log_sum, upstream)
 
     return with_gradient(forward, backward, problem.tensors(), problem.differentiable())
+
+
+def _on_cpu_of_jax() -> bool:
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    return jax.default_backend() == "cpu"
 
 
 def _forward_block(problem: Problem, block: Block) -> tuple[Tensor, Tensor]:
@@ -118,24 +132,50 @@ def _backward_block(
     rows, columns = block.rows, block.columns
     query = stack_groups(slice_axis(problem.query, 3, rows))
     key = slice_axis(problem.key, 2, columns)
-    value = slice_axis(problem.value, 2, columns)
     logits, capped = block_logits(problem, rows, columns)
+    found = weight_gradients(problem, rows, columns, logits, capped, log_sum, row_sums, upstream)
+    upstream = stack_groups(ops.cast(upstream, problem.value.dtype))
+    d_value = matmul(transpose_last(found.weights), upstream)
+    d_query = unstack_groups(matmul(found.products, key), problem.groups)
+    d_key = matmul(transpose_last(found.products), query)
+    return d_query, d_key, d_value, _bias_gradient(problem, block, found.logits)
+
+
+class WeightGradients(NamedTuple):
+    """The weights of a block after dropout (B, K, G * t, s), and the gradients of its
+    logits (B, K, G, t, s) and of the products of queries and keys (B, K, G * t, s)."""
+
+    weights: Tensor
+    logits: Tensor
+    products: Tensor
+
+
+def weight_gradients(
+    problem: Problem,
+    rows: Span,
+    columns: Span,
+    logits: Tensor,
+    capped: Tensor,
+    log_sum: Tensor,
+    row_sums: Tensor,
+    upstream: Tensor,
+) -> WeightGradients:
+    """Restores a block's weights from the log of the denominator, and their gradients."""
+    value = slice_axis(problem.value, 2, columns)
     weights = ops.exp(logits - log_sum)  # (B, K, G, t, s)
-    keep = keep_factor(problem, rows, columns)
     upstream = stack_groups(ops.cast(upstream, value.dtype))
     d_weights = unstack_groups(matmul(upstream, transpose_last(value)), problem.groups)
+    keep = keep_factor(problem, rows, columns)
     dropped = weights
     if keep is not None:
         dropped, d_weights = weights * keep, d_weights * keep
-    dropped = stack_groups(ops.cast(dropped, value.dtype))
-    d_value = matmul(transpose_last(dropped), upstream)
     d_logits = weights * (d_weights - row_sums)
-    others = _bias_gradient(problem, block, d_logits)
-    d_logits = d_logits * softmax.cap_gradient(capped, problem.soft_cap)
-    d_logits = stack_groups(ops.cast(d_logits, key.dtype))
-    d_query = unstack_groups(matmul(d_logits, key), problem.groups)
-    d_key = matmul(transpose_last(d_logits), query)
-    return d_query, d_key, d_value, others
+    d_products = d_logits * softmax.cap_gradient(capped, problem.soft_cap)
+    return WeightGradients(
+        stack_groups(ops.cast(dropped, value.dtype)),
+        d_logits,
+        stack_groups(ops.cast(d_products, problem.key.dtype)),
+    )
 
 
 def _bias_gradient(problem: Problem, block: Block, d_logits: Tensor) -> dict[str, Tensor]:

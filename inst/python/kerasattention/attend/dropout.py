@@ -26,10 +26,10 @@ def draw_seed(seed: keras.random.SeedGenerator | int | Tensor | None) -> Tensor:
 
 
 def keep_block(
-    seed: Tensor, batch: int, heads: int, rows: Span, columns: Span, rate: float
+    seed: Tensor, samples: Span, heads: int, rows: Span, columns: Span, rate: float
 ) -> Tensor:
     """Booleans (B, N, t, s): which attention weights survive."""
-    sample = ops.reshape(ops.arange(batch, dtype="int32"), (-1, 1, 1, 1))
+    sample = ops.reshape(ops.arange(samples.size, dtype="int32"), (-1, 1, 1, 1)) + samples.start
     head = ops.reshape(ops.arange(heads, dtype="int32"), (1, -1, 1, 1))
     row = ops.reshape(ops.arange(rows.size, dtype="int32"), (1, 1, -1, 1)) + rows.start
     column = ops.arange(columns.size, dtype="int32") + columns.start

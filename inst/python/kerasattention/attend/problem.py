@@ -39,6 +39,7 @@ class Problem:
         seed: None or two int32; needed where `rate` > 0.
         rate: Dropout rate of the attention weights.
         soft_cap: None or the cap of the logits.
+        first_sample: Index of the first sample where this is a part of a batch.
     """
 
     query: Tensor
@@ -51,6 +52,7 @@ class Problem:
     seed: Tensor | None = None
     rate: float = 0.0
     soft_cap: float | None = None
+    first_sample: Tensor | int = 0
 
     @property
     def kv_heads(self) -> int:
@@ -122,6 +124,22 @@ class Problem:
             bias=bias if bias is None else bias.with_tensors(under("bias/")),
         )
 
+    def without_tensors(self) -> "Problem":
+        """What is left for `with_tensors()`: hashable, so that JAX compiles it once."""
+        bias = self.bias
+        if bias is not None:
+            bias = bias.with_tensors(dict.fromkeys(bias.tensors()))
+        return dataclasses.replace(
+            self,
+            query=None,
+            key=None,
+            value=None,
+            sink=None,
+            seed=None,
+            visibility=self.visibility.without_tensors(),
+            bias=bias,
+        )
+
     def differentiable(self) -> list[str]:
         """Names of the tensors that have a gradient."""
         names = ["query", "key", "value"]
@@ -160,7 +178,14 @@ def keep_factor(problem: Problem, rows: Span, columns: Span) -> Tensor | None:
     if problem.rate == 0.0:
         return None
     batch, kv_heads, groups = ops.shape(problem.query)[:3]
-    keep = keep_block(problem.seed, batch, kv_heads * groups, rows, columns, problem.rate)
+    keep = keep_block(
+        problem.seed,
+        Span(problem.first_sample, batch),
+        kv_heads * groups,
+        rows,
+        columns,
+        problem.rate,
+    )
     keep = group_heads(keep, problem.kv_heads)
     return ops.cast(keep, "float32") * (1.0 / (1.0 - problem.rate))
 

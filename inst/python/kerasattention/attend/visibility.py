@@ -63,6 +63,9 @@ class Visibility:
     def with_tensors(self, tensors: dict[str, Tensor]) -> "Visibility":
         return dataclasses.replace(self, **tensors)
 
+    def without_tensors(self) -> "Visibility":
+        return dataclasses.replace(self, **dict.fromkeys(_TENSOR_FIELDS))
+
     @property
     def positions_are_indices(self) -> bool:
         """Whether causal rule and window can be read off the indices alone."""
