@@ -1,0 +1,159 @@
+#' Continue token ids with a model
+#'
+#' Writes on from a prompt, a token at a time, with a key/value cache: each step computes
+#' one position instead of all of them. It works on any Functional or Sequential model
+#' whose attention is causal and whose other layers act on each position alone; the model
+#' is not changed. A model that cannot be decoded so is refused with the name of the layer
+#' and the reason.
+#'
+#' Prompts of different lengths are padded on the left and the padding is masked: each is
+#' continued as if it were alone. The step is compiled once for each shape, and the loop
+#' over tokens stays in the backend, in chunks.
+#'
+#' @param model A model of token ids (B, T) that gives logits (B, T, V).
+#' @param tokens Prompts of whole numbers from 0: a vector, a matrix (B, T), or a list of
+#'   vectors of different lengths.
+#' @param max_new_tokens How many tokens to add at most.
+#' @param temperature 0 takes the likeliest token; otherwise the logits are divided by it
+#'   and a token is drawn.
+#' @param top_k `NULL`, or how many of the likeliest tokens to draw from.
+#' @param top_p `NULL`, or the probability that the tokens drawn from have together
+#'   (Holtzman et al. 2020, <https://arxiv.org/abs/1904.09751>).
+#' @param stop_token `NULL`, or token ids after which a row ends. Ended rows of a matrix are
+#'   filled up with the id that ended them.
+#' @param seed Whole number; the same seed gives the same tokens.
+#' @param ... Not used.
+#' @param num_return_sequences How many continuations of each prompt; those of a prompt
+#'   follow each other.
+#' @param inputs The model's other inputs (an encoder's), a list by name or in order.
+#' @param callback A function called with the new token ids (B) each time one has come;
+#'   `FALSE` from it ends the generation.
+#' @param progress Whether to show a progress bar; `NULL` shows one for long runs.
+#'
+#' @returns Integers, prompts with their continuations: a vector for a vector, a matrix
+#'   (B, T + new) for a matrix, a list of vectors for a list.
+#' @seealso [incremental_decoder()] for a step at a time.
+#' @export
+#' @examplesIf kerasattention:::can_run_examples()
+#' keras <- reticulate::import("keras")
+#' tokens <- keras$Input(reticulate::tuple(NULL), dtype = "int32")
+#' output <- keras$layers$Embedding(20L, 16L)(tokens) |>
+#'   layer_multi_head_attention(2, 8, position = position_rotary(), use_causal_mask = TRUE)
+#' model <- keras$Model(tokens, keras$layers$Dense(20L)(output))
+#'
+#' generate_tokens(model, c(3, 1, 4), max_new_tokens = 5)
+#' generate_tokens(model, list(c(3, 1, 4), 15), max_new_tokens = 5, temperature = 1, seed = 1)
+generate_tokens <- function(
+  model,
+  tokens,
+  max_new_tokens,
+  temperature = 0,
+  top_k = NULL,
+  top_p = NULL,
+  stop_token = NULL,
+  seed = NULL,
+  ...,
+  num_return_sequences = 1,
+  inputs = NULL,
+  callback = NULL,
+  progress = NULL
+) {
+  known <- c("num_return_sequences", "inputs", "callback", "progress")
+  check_dots(list(...), known)
+  check_required(model)
+  check_required(tokens)
+  check_required(max_new_tokens)
+  check_model(model)
+  check_prompts(tokens)
+  check_whole_number(max_new_tokens, min = 1)
+  check_number(temperature, min = 0)
+  check_whole_number(top_k, min = 1, null = TRUE)
+  check_number(top_p, above = 0, max = 1, null = TRUE)
+  check_whole_numbers(stop_token, min = 0, null = TRUE)
+  check_whole_number(seed, min = 0, null = TRUE)
+  check_whole_number(num_return_sequences, min = 1)
+  check_callback(callback)
+  check_flag(progress, null = TRUE)
+  made <- call_python(
+    "generate",
+    model,
+    as_prompts(tokens),
+    as_int(max_new_tokens),
+    temperature = as.double(temperature),
+    top_k = as_int(top_k),
+    top_p = top_p,
+    stop_token = as_ints(stop_token),
+    seed = as_int(seed),
+    num_return_sequences = as_int(num_return_sequences),
+    inputs = if (!is.null(inputs)) as_model_input(inputs),
+    callback = callback,
+    progress = progress,
+    doing = "generate tokens"
+  )
+  if (is.list(made)) lapply(made, as.integer) else made_like(made)
+}
+
+# A vector of Python comes as an array of one axis.
+made_like <- function(made) {
+  if (length(dim(made)) == 1) as.integer(made) else made
+}
+
+check_prompts <- function(
+  tokens,
+  arg = caller_arg(tokens),
+  call = caller_env()
+) {
+  if (is_python(tokens)) {
+    return(invisible(tokens))
+  }
+  prompts <- if (is_plain_list(tokens)) tokens else list(tokens)
+  several <- is_plain_list(tokens)
+  rule <- "token ids: whole numbers of at least 0, in a vector, a matrix or a list of vectors"
+  if (length(prompts) == 0) {
+    abort_argument(arg, rule, tokens, call = call)
+  }
+  for (i in seq_along(prompts)) {
+    prompt <- prompts[[i]]
+    name <- if (several) paste0(arg, "[[", i, "]]") else arg
+    good <- is.numeric(prompt) &&
+      !is.object(prompt) &&
+      length(prompt) > 0 &&
+      axes_of(prompt) <= 2
+    if (!good) {
+      hint <- if (is.character(prompt)) {
+        "Cut the text into tokens first, with a tokenizer."
+      }
+      abort_argument(name, rule, prompt, hint, call)
+    }
+    check_no_na(prompt, arg = name, call = call)
+    if (any(prompt < 0 | prompt != trunc(prompt))) {
+      abort_argument(
+        name,
+        rule,
+        prompt[prompt < 0 | prompt != trunc(prompt)][[1]],
+        call = call
+      )
+    }
+  }
+  invisible(tokens)
+}
+
+as_prompts <- function(tokens) {
+  if (is_plain_list(tokens)) lapply(tokens, as_ids) else as_ids(tokens)
+}
+
+check_callback <- function(
+  callback,
+  arg = caller_arg(callback),
+  call = caller_env()
+) {
+  if (!is.null(callback) && !is.function(callback)) {
+    abort_argument(
+      arg,
+      "a function of the new token ids, or NULL",
+      callback,
+      call = call
+    )
+  }
+  invisible(callback)
+}

@@ -1,0 +1,94 @@
+#' Decode a model a step at a time
+#'
+#' What [generate_tokens()] does, in your hands: logits for the next token after a prompt,
+#' and after each further token, with a key/value cache. The model is not changed.
+#'
+#' A layer keeps 2 x B x `max_length` x K x H numbers; with `sliding_window = W` only the
+#' last W positions, and where all layers have a window rows may be longer than
+#' `max_length`.
+#'
+#' @inheritParams generate_tokens
+#' @param batch_size Number of rows, B.
+#' @param max_length How many tokens a row may have.
+#'
+#' @returns An `incremental_decoder`, a list of functions:
+#' * `$prefill(tokens, inputs = NULL)` takes prompts, a vector, a matrix (B, T) or a list of
+#'   B vectors, and gives logits (B, V) for the next token;
+#' * `$step(tokens)` takes the next token of each row, B numbers, or several, (B, t), and
+#'   gives logits (B, V);
+#' * `$reset()` empties the caches;
+#' * `$length()` is how many tokens the rows have, `$cache_bytes()` the size of the caches.
+#' @export
+#' @examplesIf kerasattention:::can_run_examples()
+#' keras <- reticulate::import("keras")
+#' tokens <- keras$Input(reticulate::tuple(NULL), dtype = "int32")
+#' output <- keras$layers$Embedding(20L, 16L)(tokens) |>
+#'   layer_multi_head_attention(2, 8, use_causal_mask = TRUE)
+#' model <- keras$Model(tokens, keras$layers$Dense(20L)(output))
+#'
+#' decoder <- incremental_decoder(model, batch_size = 1, max_length = 32)
+#' logits <- decoder$prefill(c(3, 1, 4))
+#' next_token <- which.max(logits) - 1
+#' dim(decoder$step(next_token))
+#' decoder
+incremental_decoder <- function(model, batch_size, max_length) {
+  check_required(model)
+  check_required(batch_size)
+  check_required(max_length)
+  check_model(model)
+  check_whole_number(batch_size, min = 1)
+  check_whole_number(max_length, min = 1)
+  decoder <- call_python(
+    "IncrementalDecoder",
+    model,
+    as_int(batch_size),
+    as_int(max_length),
+    doing = "decode this model"
+  )
+  structure(
+    list(
+      prefill = function(tokens, inputs = NULL) {
+        check_prompts(tokens)
+        inputs <- if (!is.null(inputs)) as_model_input(inputs)
+        logits_of(
+          decoder$prefill(as_prompts(tokens), inputs),
+          "take the prompts"
+        )
+      },
+      step = function(tokens) {
+        check_prompts(tokens)
+        logits_of(decoder$step(as_step(tokens, batch_size)), "take the tokens")
+      },
+      reset = function() {
+        decoder$reset()
+        invisible()
+      },
+      length = function() decoder$length,
+      cache_bytes = function() decoder$cache_bytes
+    ),
+    class = "incremental_decoder"
+  )
+}
+
+# `logits` is evaluated here, so that Python's errors become ours.
+logits_of <- function(logits, doing, call = caller_env()) {
+  as.array(with_python(logits, doing, call))
+}
+
+# B numbers are one token for each row.
+as_step <- function(tokens, batch_size) {
+  if (is.null(dim(tokens)) && batch_size == 1 && length(tokens) > 1) {
+    tokens <- matrix(tokens, 1)
+  }
+  as_ids(tokens)
+}
+
+#' @export
+print.incremental_decoder <- function(x, ...) {
+  cat(sprintf(
+    "<incremental_decoder> with %d tokens so far, caches of %s\n",
+    x$length(),
+    format(structure(x$cache_bytes(), class = "object_size"), units = "auto")
+  ))
+  invisible(x)
+}
