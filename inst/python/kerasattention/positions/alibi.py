@@ -56,7 +56,7 @@ class AlibiBias:
         """(B|1, N, t, s)."""
         distances = ops.cast(ops.abs(visibility.distances(rows, columns)), "float32")
         slopes = np.array(self.slopes, dtype="float32")[None, :, None, None]
-        return distances * -slopes
+        return ops.multiply(distances, -slopes)
 
     def block_gradient(
         self, gradient: Tensor, visibility: Visibility, rows: Span, columns: Span

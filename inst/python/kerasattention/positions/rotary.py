@@ -101,7 +101,7 @@ class RotaryPosition(Position):
     ) -> tuple[Tensor, Tensor]:
         """Factors of the features and of their partners, (T, 1, R) or (B, T, 1, R) float32."""
         radians = frequencies.values.astype("float32")
-        angles = ops.expand_dims(ops.cast(positions, "float32"), -1) * radians
+        angles = ops.multiply(ops.expand_dims(ops.cast(positions, "float32"), -1), radians)
         cosine, sine = ops.cos(angles), ops.sin(angles)
         if frequencies.attention_factor != 1.0:
             cosine, sine = (x * frequencies.attention_factor for x in (cosine, sine))

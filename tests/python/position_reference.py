@@ -1,0 +1,76 @@
+"""Positions as their papers write them, in float64 and number by number.
+
+Written from the formulas alone. Shape letters as in `reference`.
+"""
+
+import math
+
+import numpy as np
+
+
+def rotate(x, positions, frequencies, layout, factor=1.0):
+    """(B, T, N, H) with each pair of features turned by position * frequency.
+
+    `positions` are (T) or (B, T); features beyond the pairs stay.
+    """
+    B, T, N, _ = x.shape
+    positions = np.broadcast_to(positions, (B, T))
+    pairs = len(frequencies)
+    turned = np.array(x, dtype=np.float64)
+    for b, t, n in np.ndindex(B, T, N):
+        for i, frequency in enumerate(frequencies):
+            first, second = (i, i + pairs) if layout == "half" else (2 * i, 2 * i + 1)
+            angle = float(positions[b, t]) * frequency
+            number = complex(x[b, t, n, first], x[b, t, n, second])
+            number *= factor * complex(math.cos(angle), math.sin(angle))
+            turned[b, t, n, first], turned[b, t, n, second] = number.real, number.imag
+    return turned
+
+
+def frequencies(theta, size):
+    return [theta ** (-2.0 * i / size) for i in range(size // 2)]
+
+
+def slopes(heads):
+    """Of the ALiBi paper: its sequence for a power of two, and its way of filling up."""
+    if math.log2(heads).is_integer():
+        start = 2.0 ** (-8.0 / heads)
+        return [start ** (n + 1) for n in range(heads)]
+    below = 2 ** math.floor(math.log2(heads))
+    return slopes(below) + slopes(2 * below)[0::2][: heads - below]
+
+
+def alibi(heads, query_positions, key_positions):
+    """(N, T, S)."""
+    bias = np.zeros((heads, len(query_positions), len(key_positions)))
+    for n, slope in enumerate(slopes(heads)):
+        for t, here in enumerate(query_positions):
+            for s, there in enumerate(key_positions):
+                bias[n, t, s] = -slope * abs(int(here) - int(there))
+    return bias
+
+
+def bucket(distance, buckets, farthest, causal):
+    """T5's bucket of one distance, key less query."""
+    first = 0
+    if not causal:
+        buckets //= 2
+        first = buckets if distance > 0 else 0
+        distance = -abs(distance)
+    away = max(-distance, 0)
+    exact = buckets // 2
+    if away < exact:
+        return first + away
+    # A hair more: in exact arithmetic powers of two lie on the edge.
+    steps = math.log(away / exact) / math.log(farthest / exact) * (buckets - exact) + 1e-9
+    return first + min(exact + math.floor(steps), buckets - 1)
+
+
+def bucket_matrix(query_positions, key_positions, buckets, farthest, causal):
+    """(T, S) of buckets."""
+    return np.array(
+        [
+            [bucket(int(there) - int(here), buckets, farthest, causal) for there in key_positions]
+            for here in query_positions
+        ]
+    )
