@@ -21,11 +21,11 @@ def to_numpy(x):
     return keras.ops.convert_to_numpy(x)
 
 
-def value_and_gradients(function, inputs, upstream):
+def value_and_gradients(function, inputs, upstream, as_one=True):
     """What the function gives and the gradients of sum(first of it * upstream), all as NumPy.
 
     `inputs` is a dictionary of tensors that the function takes by name; it gives a tuple. On
-    JAX all of it is compiled as one.
+    JAX all of it is compiled as one, unless many calls have operations and shapes in common.
     """
 
     def loss(values):
@@ -43,7 +43,8 @@ def value_and_gradients(function, inputs, upstream):
     elif BACKEND == "jax":
         import jax
 
-        (_, outputs), found = jax.jit(jax.value_and_grad(loss, has_aux=True))(inputs)
+        differentiated = jax.value_and_grad(loss, has_aux=True)
+        (_, outputs), found = (jax.jit(differentiated) if as_one else differentiated)(inputs)
     else:
         import torch
 

@@ -1,0 +1,105 @@
+"""A whole attention layer in float64 NumPy: project, attend over any axes, gate, project back.
+
+The attention itself is `reference.attention`. Shape letters as there; D features.
+"""
+
+import math
+
+import numpy as np
+
+import reference
+
+
+def attention_layer(
+    weights,
+    query,
+    value=None,
+    key=None,
+    *,
+    axes=None,
+    mask=None,
+    bias=None,
+    query_mask=None,
+    key_mask=None,
+    segments=None,
+    positions=None,
+    causal=False,
+    window=None,
+    cap=None,
+):
+    """The output and the weights (batch axes, N, query axes, key axes).
+
+    `weights` holds arrays by path, such as "query/kernel". Masks of padding have the axes
+    of the inputs but the last, `mask` and `bias` those of the scores, all of them.
+    """
+    value = query if value is None else value
+    key = value if key is None else key
+    axes = tuple(range(1, query.ndim - 1)) if axes is None else axes
+    batch = [axis for axis in range(query.ndim - 1) if axis not in axes]
+    q, k, v = (
+        fold(project(weights, name, x), axes)
+        for name, x in (("query", query), ("key", key), ("value", value))
+    )
+    B, T, N, S = *q.shape[:3], k.shape[1]
+    seen = reference.visibility(
+        B,
+        N,
+        T,
+        S,
+        mask=None if mask is None else fold_scores(mask, len(batch), len(axes)),
+        causal=causal,
+        window=window,
+        query_mask=None if query_mask is None else fold(query_mask, axes),
+        key_mask=None if key_mask is None else fold(key_mask, axes),
+        query_segments=segments,
+        key_segments=segments,
+        query_positions=positions,
+        key_positions=positions,
+    )
+    heads, scores = reference.attention(
+        q,
+        k,
+        v,
+        seen=seen,
+        cap=cap,
+        bias=None if bias is None else fold_scores(bias, len(batch), len(axes)),
+        sink=weights.get("sink"),
+    )
+    heads = unfold(heads, axes, query.shape)
+    if "gate/kernel" in weights:
+        heads = heads / (1.0 + np.exp(-project(weights, "gate", query)))
+    output = np.tensordot(heads, weights["attention_output/kernel"].astype(float), 2)
+    output = output + weights.get("attention_output/bias", 0.0)
+    lengths = [[x.shape[axis] for axis in axes] for x in (query, key)]
+    return output, scores.reshape(*(query.shape[a] for a in batch), N, *lengths[0], *lengths[1])
+
+
+def project(weights, name, x):
+    """(..., D) to (..., heads, size)."""
+    heads = np.tensordot(np.asarray(x, dtype=float), weights[f"{name}/kernel"].astype(float), 1)
+    return heads + weights.get(f"{name}/bias", 0.0)
+
+
+def fold(x, axes):
+    """(B, ..., anything) to (B', T, anything): the attention axes become one."""
+    # Projections end in heads and sizes, masks of padding do not.
+    inner = x.ndim - 2 if x.dtype.kind == "f" else x.ndim
+    kept = [axis for axis in range(inner) if axis not in axes]
+    moved = np.transpose(x, kept + list(axes) + list(range(inner, x.ndim)))
+    sizes = [math.prod(x.shape[axis] for axis in some) for some in (kept, axes)]
+    return moved.reshape(*sizes, *x.shape[inner:])
+
+
+def unfold(heads, axes, shape):
+    """(B', T, N, Hv) back to (B, ..., N, Hv), the inverse of `fold`."""
+    inner = len(shape) - 1
+    kept = [axis for axis in range(inner) if axis not in axes]
+    order = kept + list(axes)
+    moved = heads.reshape(*(shape[axis] for axis in order), *heads.shape[2:])
+    return np.transpose(moved, [*np.argsort(order), inner, inner + 1])
+
+
+def fold_scores(x, batches, attended):
+    """(batch axes, N, query axes, key axes) to (B', N, T, S)."""
+    parts = np.split(np.array(x.shape), [batches, batches + 1, batches + 1 + attended])
+    return x.reshape([int(np.prod(part)) for part in parts])
