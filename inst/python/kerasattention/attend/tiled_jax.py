@@ -39,7 +39,7 @@ Named = dict[str, Tensor]
 
 # Logits of a tile, over all heads and samples: 1 to 4 MB.
 TILE_LOGITS = 2**20
-COLUMNS = 512
+COLUMNS = 256
 
 
 class Tile(NamedTuple):
@@ -70,9 +70,12 @@ def choose_tile(problem: Problem, size: int) -> Tile:
     batch, kv_heads, groups, length, _ = problem.query.shape
     keys = problem.key.shape[2]
     rows = min(size, length)
+    if problem.visibility.window is not None:
+        # A block of queries sees all of their windows: 26 ms with a quarter, 38 with a whole.
+        rows = min(rows, max(problem.visibility.window // 4, 32))
     columns = min(COLUMNS, keys)
     widest = _widest_range(problem, rows)
-    if widest is not None and widest <= 2 * COLUMNS:
+    if widest is not None and widest <= 4 * COLUMNS:
         columns = min(widest, keys)
     by_sample = batch > 1 and batch * kv_heads * groups * rows * columns > TILE_LOGITS
     return Tile(max(rows, 1), max(columns, 1), by_sample and not _has_trained_bias(problem))
