@@ -140,7 +140,7 @@ map_plot <- function(frame, tokens) {
 # As many labels as can be read, all of them up to 40 tokens.
 token_scale <- function(scale, positions, tokens) {
   if (is.null(tokens)) {
-    return(scale(expand = c(0, 0)))
+    return(scale(breaks = whole_breaks, expand = c(0, 0)))
   }
   breaks <- sort(unique(positions))
   step <- ceiling(length(breaks) / 40)
@@ -148,6 +148,12 @@ token_scale <- function(scale, positions, tokens) {
   labels <- tokens[breaks]
   labels[is.na(labels)] <- ""
   scale(breaks = breaks, labels = labels, expand = c(0, 0))
+}
+
+# Positions are counted: no label between two of them.
+whole_breaks <- function(limits) {
+  breaks <- pretty(limits)
+  breaks[breaks == trunc(breaks)]
 }
 
 weight_scale <- function(name, ...) {
