@@ -56,7 +56,7 @@ def data():
 def zero_heads(model, removed):
     """Takes heads out by hand: their rows of the output kernel become zero."""
     for name, heads in removed.items():
-        kernel = model.get_layer(name).output_dense.kernel
+        kernel = model.get_layer(name).projection("output").kernel
         array = to_numpy(kernel).copy()
         array[heads] = 0
         kernel.assign(array)
@@ -277,7 +277,7 @@ def test_merged_heads(make, data):
         copy = kerasattention.convert_attention(model, 1, method)
         for name in ("key", "value"):
             old = getattr(model.get_layer("attention_0"), f"_{name}_dense")
-            new = getattr(copy.get_layer("attention_0"), f"{name}_dense")
+            new = copy.get_layer("attention_0").projection(name)
             for part in ("kernel", "bias"):
                 np.testing.assert_allclose(
                     np.squeeze(to_numpy(getattr(new, part)), -2),
@@ -289,7 +289,7 @@ def test_merged_heads(make, data):
 def test_merging_equal_heads_changes_nothing(data):
     model = classifier(lambda name: GroupQueryAttention(3, 6, 6, name=name))
     for layer in (model.get_layer("attention_0"), model.get_layer("attention_1")):
-        for dense in (layer.key_dense, layer.value_dense):
+        for dense in (layer.projection("key"), layer.projection("value")):
             kernel = to_numpy(dense.kernel)
             dense.kernel.assign(np.repeat(kernel[:, ::3], 3, axis=1))
     copy = kerasattention.convert_attention(model, 2)
@@ -304,7 +304,8 @@ def test_random_heads_come_from_the_seed():
         to_numpy(
             kerasattention.convert_attention(model, 1, "random", seed)
             .get_layer("attention_0")
-            .key_dense.kernel
+            .projection("key")
+            .kernel
         )
         for seed in (1, 1, 2)
     )
@@ -377,11 +378,11 @@ def test_projections_are_torchs_linear_maps():
     biases = {name: random.normal(size=m.shape[0]) for name, m in given.items()}
     kerasattention.load_projections(layer, **{n: (m, biases[n]) for n, m in given.items()})
     x = random.normal(size=(2, T, D)).astype("float32")
-    query = to_numpy(layer.query_dense(x)).reshape(2, T, -1)
+    query = to_numpy(layer.projection("query")(x)).reshape(2, T, -1)
     np.testing.assert_allclose(query, x @ given["query"].T + biases["query"], atol=1e-4)
     heads = random.normal(size=(2, T, 6, 4)).astype("float32")
     np.testing.assert_allclose(
-        to_numpy(layer.output_dense(heads)),
+        to_numpy(layer.projection("output")(heads)),
         heads.reshape(2, T, -1) @ given["output"].T + biases["output"],
         atol=1e-4,
     )

@@ -64,7 +64,7 @@ test_that("prune_heads() removes heads, counted from one", {
 
   # By hand: the heads' rows of the output kernels at zero.
   for (name in c("first", "second")) {
-    kernel <- model$get_layer(name)$output_dense$kernel
+    kernel <- model$get_layer(name)$projection("output")$kernel
     value <- as.array(kernel)
     value[if (name == "first") 2 else c(1, 4), , ] <- 0
     kernel$assign(value)
@@ -138,7 +138,7 @@ test_that("load_projections() takes torch's matrices", {
     value = list(parts$value, numeric(8)),
     output = list(parts$output, numeric(14))
   )
-  query <- matrix(aperm(as.array(layer$query_dense(x))[1, , , ], c(1, 3, 2)), 5)
+  query <- matrix(aperm(as.array(layer$projection("query")(x))[1, , , ], c(1, 3, 2)), 5)
   expect_equal(
     query,
     x[1, , ] %*% t(parts$query) + rep(bias, each = 5),

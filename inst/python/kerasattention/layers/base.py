@@ -178,25 +178,14 @@ class AttentionLayer(keras.layers.Layer):
     def bias_constraint(self) -> Any:
         return self._bias_constraint
 
-    @property
-    def query_dense(self) -> keras.layers.EinsumDense:
-        return self._query_dense
+    def projection(self, name: str) -> keras.layers.EinsumDense | None:
+        """The projection "query", "key", "value", "gate" or "output"; None if there is none.
 
-    @property
-    def key_dense(self) -> keras.layers.EinsumDense:
-        return self._key_dense
-
-    @property
-    def value_dense(self) -> keras.layers.EinsumDense:
-        return self._value_dense
-
-    @property
-    def gate_dense(self) -> keras.layers.EinsumDense | None:
-        return getattr(self, "_gate_dense", None)
-
-    @property
-    def output_dense(self) -> keras.layers.EinsumDense:
-        return self._output_dense
+        A method, not properties: Keras names the weights in files after the first
+        public attribute that holds a sublayer, and its own layers have none for
+        some of them.
+        """
+        return getattr(self, f"_{name}_dense", None)
 
     def vectors(self) -> dict[str, Any]:
         """The learned vectors beside the projections: scales of norms, sinks."""
@@ -282,7 +271,7 @@ class AttentionLayer(keras.layers.Layer):
             bias_axes=equation[-2:] if self._use_bias else None,
             activation=activation,
             name=name,
-            **self._sublayer_options(),
+            **self._sublayer_options(name),
         )
         # Masks pass through it untouched; without this Keras warns at each call.
         dense.supports_masking = True
@@ -297,16 +286,15 @@ class AttentionLayer(keras.layers.Layer):
             output_shape=(None,) * (len(query_shape) - 2) + tuple(features),
             bias_axes=made if self._use_bias else None,
             name="attention_output",
-            **self._sublayer_options(),
+            **self._sublayer_options("attention_output"),
         )
         dense.build((*query_shape[:-1], self._heads.query, self._heads.value_size))
         return dense
 
-    def _sublayer_options(self) -> dict[str, Any]:
+    def _sublayer_options(self, name: str) -> dict[str, Any]:
         return {
-            # A copy each: one seeded initializer would give all kernels the same values.
-            "kernel_initializer": _copy_initializer(self._kernel_initializer),
-            "bias_initializer": _copy_initializer(self._bias_initializer),
+            "kernel_initializer": _own_initializer(self._kernel_initializer, name, "kernel"),
+            "bias_initializer": _own_initializer(self._bias_initializer, name, "bias"),
             "kernel_regularizer": self._kernel_regularizer,
             "bias_regularizer": self._bias_regularizer,
             "activity_regularizer": self._activity_regularizer,
@@ -700,6 +688,7 @@ class AttentionLayer(keras.layers.Layer):
         return [getattr(self, name) for name in names if hasattr(self, name)]
 
 
+_SUBLAYERS = ("query", "key", "gate", "value", "attention_output")
 _PADDINGS = ("query_mask", "value_mask", "key_mask")
 _CALL_ARGUMENTS = tuple(inspect.signature(AttentionLayer.call).parameters)[1:]
 
@@ -728,7 +717,15 @@ def _boolean(mask: Tensor | None) -> Tensor | None:
     return None if mask is None else ops.cast(mask, "bool")
 
 
-def _copy_initializer(initializer: Any) -> Any:
+def _own_initializer(initializer: Any, sublayer: str, kind: str) -> Any:
+    """A copy for one weight: sharing a seed would give all of them the same values."""
     if not isinstance(initializer, keras.initializers.Initializer):
         return initializer
-    return initializer.__class__.from_config(initializer.get_config())
+    config = initializer.get_config()
+    if isinstance(config.get("seed"), int):
+        # The first keeps it, and so the kernel that Keras's layer would have.
+        weight = [(name, k) for k in ("kernel", "bias") for name in _SUBLAYERS]
+        config["seed"] += weight.index((sublayer, kind))
+    elif config.get("seed") is not None:
+        return initializer  # a generator, which draws on
+    return initializer.__class__.from_config(config)

@@ -146,6 +146,24 @@ class MultiHeadAttention(AttentionLayer):
         """As given, or all axes between batch and features once the layer is built."""
         return self._fold.axes if self.built else self._attention_axes
 
+    # Keras's layer has these four, and names weights in files after them.
+
+    @property
+    def query_dense(self) -> keras.layers.EinsumDense:
+        return self._query_dense
+
+    @property
+    def key_dense(self) -> keras.layers.EinsumDense:
+        return self._key_dense
+
+    @property
+    def value_dense(self) -> keras.layers.EinsumDense:
+        return self._value_dense
+
+    @property
+    def output_dense(self) -> keras.layers.EinsumDense:
+        return self._output_dense
+
     def _head_config(self, query: int, key_value: int) -> dict[str, int]:
         if query != key_value:
             raise ValueError(

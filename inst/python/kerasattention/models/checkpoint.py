@@ -62,7 +62,7 @@ def load_projections(
             raise ValueError(f"`{name}` is missing: the layer has such a projection.")
         permuted = undo_permutation and name in ("query", "key")
         assignments += _input_projection(name, dense, given[name], counts[name], permuted)
-    if gate is not None and layer.gate_dense is None:
+    if gate is not None and layer.projection("gate") is None:
         raise ValueError("`gate` was given, but the layer was made with `use_gate=False`.")
     assignments += _output_projection(layer, output)
     extras = {"query_norm": query_norm, "key_norm": key_norm, "sink": sink}
@@ -73,8 +73,14 @@ def load_projections(
 
 
 def _projections(layer: AttentionLayer) -> dict[str, Any]:
-    dense = {"query": layer.query_dense, "key": layer.key_dense, "value": layer.value_dense}
-    return dense | ({"gate": layer.gate_dense} if layer.gate_dense is not None else {})
+    dense = {
+        "query": layer.projection("query"),
+        "key": layer.projection("key"),
+        "value": layer.projection("value"),
+    }
+    return dense | (
+        {"gate": layer.projection("gate")} if layer.projection("gate") is not None else {}
+    )
 
 
 def _input_projection(
@@ -92,7 +98,7 @@ def _input_projection(
 
 
 def _output_projection(layer: AttentionLayer, given: Any) -> list[tuple[Any, np.ndarray]]:
-    dense = layer.output_dense
+    dense = layer.projection("output")
     matrix, bias = _pair(given)
     kernel = dense.kernel.shape
     columns, features = kernel[0] * kernel[1], int(np.prod(kernel[2:]))

@@ -47,7 +47,7 @@ def enable_lora(
         dense
         for layer in chosen
         for name in projections
-        if (dense := getattr(layer, f"{name}_dense")) is not None
+        if (dense := layer.projection(name)) is not None
     ]
     if any(dense.lora_enabled for dense in kernels):
         raise ValueError("LoRA is enabled on this model already; it can be enabled once.")
