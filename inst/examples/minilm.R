@@ -30,27 +30,43 @@ cli::cli_progress_done()
 similarity <- tcrossprod(embeddings)
 nearest <- function(i) order(-similarity[i, ])[[2]]
 for (i in c(1, 4, 7, 10)) {
-  cli::cli_text("{.emph {sentences[[i]]}} is nearest to {.emph {sentences[[nearest(i)]]}} ({round(similarity[i, nearest(i)], 2)})")
+  cli::cli_text(
+    "{.emph {sentences[[i]]}} is nearest to {.emph {sentences[[nearest(i)]]}} ({round(similarity[i, nearest(i)], 2)})"
+  )
 }
 
 frame <- expand.grid(row = seq_along(sentences), column = seq_along(sentences))
 frame$similarity <- pmin(as.vector(similarity), 1)
 picture <- ggplot(frame, aes(column, row, fill = similarity)) +
   geom_tile() +
-  geom_text(aes(label = sprintf("%.2f", similarity), colour = similarity > 0.6), size = 2.6) +
+  geom_text(
+    aes(label = sprintf("%.2f", similarity), colour = similarity > 0.6),
+    size = 2.6
+  ) +
   scale_colour_manual(values = c("black", "white"), guide = "none") +
   scale_fill_gradientn(
     colours = c("#ffffff", "#c6dbef", "#6baed6", "#2171b5", "#08306b"),
     limits = c(min(0, min(similarity)), 1)
   ) +
-  scale_y_reverse(breaks = seq_along(sentences), labels = sentences, expand = c(0, 0)) +
+  scale_y_reverse(
+    breaks = seq_along(sentences),
+    labels = sentences,
+    expand = c(0, 0)
+  ) +
   scale_x_continuous(breaks = seq_along(sentences), expand = c(0, 0)) +
   coord_fixed() +
   labs(x = NULL, y = NULL, title = "Similarity of sentences", fill = "cosine") +
   theme_minimal(base_size = 11) +
   theme(panel.grid = element_blank())
 similarity_file <- file.path(folder, "minilm-similarity.png")
-ggsave(similarity_file, picture, width = 9, height = 6.5, dpi = 110, bg = "white")
+ggsave(
+  similarity_file,
+  picture,
+  width = 9,
+  height = 6.5,
+  dpi = 110,
+  bg = "white"
+)
 
 sentence <- sentences[[5]]
 scores <- attention_scores(
@@ -71,4 +87,6 @@ ggsave(
   dpi = 110,
   bg = "white"
 )
-cli::cli_alert_success("Wrote {.file {similarity_file}} and {.file {attention_file}}")
+cli::cli_alert_success(
+  "Wrote {.file {similarity_file}} and {.file {attention_file}}"
+)

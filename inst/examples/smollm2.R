@@ -50,7 +50,10 @@ if (interactive()) {
       break
     }
     messages <- c(messages, list(say(question)))
-    messages <- c(messages, list(answer(smollm2, messages)[c("role", "content")]))
+    messages <- c(
+      messages,
+      list(answer(smollm2, messages)[c("role", "content")])
+    )
   }
 } else {
   question <- paste(commandArgs(trailingOnly = TRUE), collapse = " ")

@@ -138,7 +138,10 @@ test_that("load_projections() takes torch's matrices", {
     value = list(parts$value, numeric(8)),
     output = list(parts$output, numeric(14))
   )
-  query <- matrix(aperm(as.array(layer$projection("query")(x))[1, , , ], c(1, 3, 2)), 5)
+  query <- matrix(
+    aperm(as.array(layer$projection("query")(x))[1, , , ], c(1, 3, 2)),
+    5
+  )
   expect_equal(
     query,
     x[1, , ] %*% t(parts$query) + rep(bias, each = 5),

@@ -63,6 +63,12 @@ class Problem:
         return self.query.shape[2]
 
     @property
+    def accumulator(self) -> str:
+        """The dtype of logits and weights: float32, or float64 where the inputs are."""
+        is_double = keras.backend.standardize_dtype(self.query.dtype) == "float64"
+        return "float64" if is_double else "float32"
+
+    @property
     def may_be_empty(self) -> bool:
         """Whether a query may see no key. A bias can hide one by minus infinity."""
         return self.visibility.may_leave_a_query_without_keys or self.bias is not None
@@ -83,7 +89,8 @@ class Problem:
         if self.scale == 1.0:
             return wide
         # Scaled before the product: the logits of float16 inputs would overflow.
-        query = wide.query * ops.cast(self.scale, wide.query.dtype)
+        # A Python number: a tensor made of it would be float32, whatever the query is.
+        query = wide.query * self.scale
         return dataclasses.replace(wide, query=query, scale=1.0)
 
     def rows(self) -> Span:
@@ -159,6 +166,7 @@ def block_logits(problem: Problem, rows: Span, columns: Span) -> tuple[Tensor, T
     logits = capped
     if problem.bias is not None:
         bias = problem.bias.block(problem.visibility, rows, columns)
+        bias = ops.cast(bias, problem.accumulator)
         logits = logits + group_heads(bias, problem.kv_heads)
     mask = problem.visibility.block(rows, columns)
     if mask is not None:
@@ -170,7 +178,7 @@ def sink_logits(problem: Problem) -> Tensor | None:
     """(1, K, G, 1, 1), to be joined to the logits of a block."""
     if problem.sink is None:
         return None
-    return ops.cast(problem.sink, "float32")[None, :, :, None, None]
+    return ops.cast(problem.sink, problem.accumulator)[None, :, :, None, None]
 
 
 def keep_factor(problem: Problem, rows: Span, columns: Span) -> Tensor | None:
@@ -187,7 +195,7 @@ def keep_factor(problem: Problem, rows: Span, columns: Span) -> Tensor | None:
         problem.rate,
     )
     keep = group_heads(keep, problem.kv_heads)
-    return ops.cast(keep, "float32") * (1.0 / (1.0 - problem.rate))
+    return ops.cast(keep, problem.accumulator) * (1.0 / (1.0 - problem.rate))
 
 
 def combine(weights: Tensor, value: Tensor, groups: int) -> Tensor:

@@ -43,7 +43,7 @@ def hide(logits: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None:
         return logits
-    return logits + ops.where(mask, 0.0, _HIDDEN)
+    return logits + ops.cast(ops.where(mask, 0.0, _HIDDEN), logits.dtype)
 
 
 def exponentiate(logits: Tensor, sink: Tensor | None, may_be_empty: bool) -> Weights:

@@ -212,13 +212,14 @@ class IncrementalDecoder:
             tokens = self._checked(np.asarray(tokens))
             if tokens.ndim == 0:
                 tokens = tokens[None]
-        if len(tokens.shape) == rank - 1:
+        received = tuple(tokens.shape)
+        if len(received) == rank - 1:
             tokens = tokens[:, None]
         if len(tokens.shape) != rank or tokens.shape[0] != self.batch_size or tokens.shape[1] < 1:
             expected = (self.batch_size, *self._spec.shape[2:])
             raise ValueError(
                 f"`tokens` must have shape {_shape(expected)}, the next token of each row. "
-                f"Received: shape {tuple(tokens.shape)}"
+                f"Received: shape {received}"
             )
         if keras.backend.standardize_dtype(tokens.dtype) != self._spec.dtype:
             tokens = ops.cast(tokens, self._spec.dtype)

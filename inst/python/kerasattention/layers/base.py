@@ -10,7 +10,7 @@ import keras
 from keras import ops
 from keras.src.backend import get_keras_mask, set_keras_mask
 
-from kerasattention.attend.bias import TensorBias
+from kerasattention.attend.bias import TensorBias, join_biases
 from kerasattention.attend.dispatch import attend, make_problem
 from kerasattention.attend.scores import attention_weights
 from kerasattention.attend.tensors import Span, Tensor
@@ -257,7 +257,9 @@ class AttentionLayer(keras.layers.Layer):
             self._query_norm = self._norm("query_norm")
             self._key_norm = self._norm("key_norm")
         if self._attention_sink:
-            self.sink = self.add_weight(name="sink", shape=(heads.query,), initializer="zeros")
+            self.sink = self.add_weight(
+                name="sink", shape=(heads.query,), initializer="zeros", autocast=False
+            )
         if self._position is not None:
             self._position.prepare(heads.query, heads.size)
 
@@ -431,6 +433,7 @@ class AttentionLayer(keras.layers.Layer):
         }
         context.observe(self, _weights_of(query, key, value, visibility, options))
         if type(self)._compute_attention is not AttentionLayer._compute_attention:
+            self._check_overridden(options)
             heads, weights = self._attend_overridden(
                 query, key, value, visibility, training, return_scores
             )
@@ -496,6 +499,20 @@ class AttentionLayer(keras.layers.Layer):
         mask = self._fold.fold_scores(_boolean(attention_mask), query, key)
         visibility = Visibility(causal=use_causal_mask, mask=mask)
         return self._engine(query, key, value, visibility, training, return_attention_scores)
+
+    def _check_overridden(self, options: dict[str, Any]) -> None:
+        """Refuses what a `_compute_attention()` as in Keras is never told."""
+        for name, given in (
+            ("attention_bias` or a `position` with biases", join_biases(options["biases"])),
+            ("logit_soft_cap", options["soft_cap"]),
+            ("attention_sink", options["sink"]),
+        ):
+            if given is not None:
+                raise ValueError(
+                    f"`{type(self).__name__}` overrides `_compute_attention()`, which as in "
+                    f"Keras takes a mask only, so `{name}` would be lost. Leave it out, or do "
+                    "not override the method."
+                )
 
     def _attend_overridden(
         self,

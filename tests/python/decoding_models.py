@@ -1,0 +1,57 @@
+"""Small models to decode, and their output by one full pass per prefix."""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+import kerasattention as ka
+from backends import run
+
+VOCABULARY, FEATURES = 29, 12
+ROWS, TOKENS, PROMPT = 3, 11, 5
+
+
+def embedded(length=None, **options):
+    tokens = keras.Input((length,), dtype="int32", name="tokens")
+    return tokens, layers.Embedding(VOCABULARY, FEATURES, **options)(tokens)
+
+
+def model_of(body, length=None, **options):
+    """Embedding, whatever `body` does with (B, T, D), and logits."""
+    tokens, x = embedded(length, **options)
+    return with_weights(keras.Model(tokens, layers.Dense(VOCABULARY)(body(x))))
+
+
+def with_weights(model, seed=7):
+    """Weights far from their initial values: biases, sinks and scales are not 0 or 1."""
+    random = np.random.default_rng(seed)
+    for variable in model.trainable_weights:
+        variable.assign(variable + 0.3 * random.normal(size=variable.shape))
+    return model
+
+
+def attending(**options):
+    """A residual grouped-query attention."""
+    return lambda x: x + ka.GroupQueryAttention(6, 4, 2, **options)(x, use_causal_mask=True)
+
+
+def draw_tokens(rows=ROWS, length=TOKENS, seed=3):
+    return np.random.default_rng(seed).integers(0, VOCABULARY, (rows, length)).astype("int32")
+
+
+def numpy(x):
+    return ops.convert_to_numpy(x)
+
+
+def full_pass(model, *inputs):
+    """The whole output; one compiled function on JAX, which is faster than op by op."""
+    arguments = [ops.convert_to_tensor(x) for x in inputs]
+    call = lambda *given: model(list(given) if len(given) > 1 else given[0], training=False)  # noqa: E731
+    return numpy(run(call, *arguments))
+
+
+def next_logits(model, rows, length):
+    """What follows each row, alone: behind a row of a causal model anything may stand."""
+    filled = np.stack([np.pad(row, (0, length - len(row))) for row in rows])
+    output = full_pass(model, filled.astype("int32"))
+    return np.stack([output[i, len(row) - 1] for i, row in enumerate(rows)])
