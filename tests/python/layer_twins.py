@@ -62,7 +62,8 @@ def pure(layer, inputs, masks=(), **options):
     Returns:
         The function, giving a tuple, and its arguments by name.
     """
-    values = {f"weight{i}": w.value for i, w in enumerate(layer.trainable_variables)}
+    # Two digits: JAX hands a dictionary back in the order of its names.
+    values = {f"weight{i:02}": w.value for i, w in enumerate(layer.trainable_variables)}
     values |= {f"input{i}": tensor(x) for i, x in enumerate(inputs)}
     rest = [v.value for v in layer.non_trainable_variables]
     options = {k: tensor(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
