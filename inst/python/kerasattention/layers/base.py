@@ -250,7 +250,7 @@ class AttentionLayer(keras.layers.Layer):
             "value", value_shape, heads.key_value, heads.value_size
         )
         self._dropout_layer = keras.layers.Dropout(
-            rate=self._dropout, dtype=self.dtype_policy, seed=self.seed
+            rate=self._dropout, dtype=self._policy_of("dropout"), seed=self.seed
         )
         self._output_dense = self._output_projection(query_shape)
         if self._qk_norm:
@@ -302,12 +302,21 @@ class AttentionLayer(keras.layers.Layer):
             "activity_regularizer": self._activity_regularizer,
             "kernel_constraint": self._kernel_constraint,
             "bias_constraint": self._bias_constraint,
-            "dtype": self.dtype_policy,
+            "dtype": self._policy_of(name),
         }
+
+    def _policy_of(self, name: str) -> keras.dtype_policies.DTypePolicy:
+        """The dtype policy of one sublayer.
+
+        Keras's projections cannot save themselves quantised when theirs is a map.
+        """
+        if isinstance(self.dtype_policy, keras.dtype_policies.DTypePolicyMap):
+            return self.dtype_policy[f"{self.path}/{name}"]
+        return self.dtype_policy
 
     def _norm(self, name: str) -> keras.layers.Layer:
         norm = keras.layers.RMSNormalization(
-            axis=-1, epsilon=1e-6, name=name, dtype=self.dtype_policy
+            axis=-1, epsilon=1e-6, name=name, dtype=self._policy_of(name)
         )
         norm.build((None, None, None, self._heads.size))
         return norm
@@ -431,6 +440,7 @@ class AttentionLayer(keras.layers.Layer):
             "soft_cap": self._logit_soft_cap,
             "sink": self.sink if self._attention_sink else None,
         }
+        query, key, value = _in_one_dtype(query, key, value)
         context.observe(self, _weights_of(query, key, value, visibility, options))
         if type(self)._compute_attention is not AttentionLayer._compute_attention:
             self._check_overridden(options)
@@ -687,22 +697,33 @@ class AttentionLayer(keras.layers.Layer):
         Keras quantises sublayers without telling this layer; a reloaded one must
         build them quantised, or their weights do not fit.
         """
-        if not self.built or isinstance(self.dtype_policy, keras.dtype_policies.DTypePolicyMap):
+        if not self.built:
             return None
         policies = {
             dense.path: dense.dtype_policy
             for dense in self._projections()
-            if dense.dtype_policy != self.dtype_policy
+            if dense.dtype_policy != self._policy_of(dense.name)
         }
         if not policies:
             return None
-        return keras.dtype_policies.DTypePolicyMap(
-            default_policy=self.dtype_policy, policy_map=policies
-        )
+        default = self.dtype_policy
+        if isinstance(default, keras.dtype_policies.DTypePolicyMap):
+            policies = {**default, **policies}
+            default = default.default_policy
+        return keras.dtype_policies.DTypePolicyMap(default_policy=default, policy_map=policies)
 
     def _projections(self) -> list[keras.layers.EinsumDense]:
         names = ("_query_dense", "_key_dense", "_value_dense", "_gate_dense", "_output_dense")
         return [getattr(self, name) for name in names if hasattr(self, name)]
+
+
+def _in_one_dtype(*tensors: Tensor) -> list[Tensor]:
+    """The tensors in the dtype that holds them all: a policy map may give each its own."""
+    dtypes = [keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors]
+    if len(set(dtypes)) == 1:
+        return list(tensors)
+    dtype = keras.backend.result_type(*dtypes)
+    return [ops.cast(tensor, dtype) for tensor in tensors]
 
 
 _SUBLAYERS = ("query", "key", "gate", "value", "attention_output")
