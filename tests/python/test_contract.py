@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kerasattention
-from backends import run, tensor, to_numpy
+from backends import BACKEND, run, tensor, to_numpy
 from kerasattention import GroupQueryAttention, MultiHeadAttention
 from layer_reference import attention_layer
 from layer_twins import KINDS, call, random_inputs, randomize, weights_of
@@ -277,7 +277,12 @@ def called(layer, shapes, arguments):
     return run(function, *(tensor(x) for x in random_inputs(*shapes)))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# JAX compiles each example anew, which takes seconds.
+@settings(
+    max_examples=8 if BACKEND == "jax" else 25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(any_call())
 def test_symbolic_shapes_and_dtypes_are_the_real_ones(drawn):
     layer, shapes, arguments = drawn
