@@ -66,7 +66,42 @@ check_mask <- function(
       call = call
     )
   }
+  warn_inverted(x, arg, call)
   invisible(x)
+}
+
+# Elsewhere TRUE may mean padding, or hidden. Such a mask has a look that one of ours
+# hardly ever has: padding first and one sequence that is nothing but padding; or the
+# future seen, and the past and the position itself not.
+warn_inverted <- function(x, arg, call) {
+  if (length(dim(x)) != 2 || all(x == x[[1]])) {
+    return(invisible())
+  }
+  x <- x == 1
+  hides <- if (arg == "attention_mask") {
+    is_future <- nrow(x) == ncol(x) && all(x == upper.tri(x))
+    if (is_future) "hides each position and its past, and shows the future"
+  } else {
+    padded_left <- all(apply(x, 1, function(row) !is.unsorted(row)))
+    empty <- which(!apply(x, 1, any))
+    if (padded_left && length(empty) > 0) {
+      paste("hides every token of sequence", empty[[1]])
+    }
+  }
+  if (!is.null(hides)) {
+    warn_mask(arg, hides, call)
+  }
+}
+
+warn_mask <- function(arg, hides, call) {
+  rlang::warn(
+    c(
+      paste0("`", arg, "` ", hides, "."),
+      i = paste0("TRUE means attend, FALSE hides: did you mean `!", arg, "`?")
+    ),
+    class = "kerasattention_warning",
+    call = call
+  )
 }
 
 mask_hint <- function(arg) {
@@ -172,6 +207,7 @@ check_shapes <- function(inputs, shapes, axes, call) {
           "{.arg query} and {.arg {name}} must have the same batch size B,",
           "not {query[1]} and {shapes[[name]][1]}."
         ),
+        hint = "The batch is the first axis of (B, T, D): each query has a value of its own.",
         arg = name,
         call = call
       )

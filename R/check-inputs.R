@@ -69,11 +69,19 @@ named_inputs <- function(object, arg, call) {
       arg,
       "a list of two or three tensors: query, value, key, in this order or all named",
       object,
-      hint = if (length(object) == 1) "Self-attention takes the tensor itself.",
+      hint = list_hint(object),
       call = call
     )
   }
   object[intersect(known, names)]
+}
+
+list_hint <- function(object) {
+  if (length(object) == 1) {
+    "Self-attention takes the tensor itself."
+  } else if (length(object) > 3 && all(names2(object) == "")) {
+    "Masks are given by name, beside the list: `value_mask =`, `attention_mask =`."
+  }
 }
 
 add_inputs <- function(inputs, tensors, arg, call) {
@@ -120,6 +128,11 @@ input_hint <- function(x) {
   if (is_number(x)) {
     return(
       "`object` comes first. To make a layer alone, name the other arguments."
+    )
+  }
+  if (is.numeric(x) && axes_of(x) == 1) {
+    return(
+      "A vector has no axes: `array(x, c(B, T, D))`. Two arrays go into a `list()`, not `c()`."
     )
   }
   NULL

@@ -35,7 +35,7 @@ abort <- function(
 # What the user passed, in a few words: `64.5`, `NA`, a 3 x 4 logical matrix.
 describe_value <- function(x) {
   if (is_python(x)) {
-    return(paste0("a Python object of class <", python_class(x), ">"))
+    return(describe_python(x))
   }
   if (is.data.frame(x)) {
     return("a data frame")
@@ -59,6 +59,15 @@ describe_value <- function(x) {
     return(describe_list(x))
   }
   paste("an object of class", class(x)[[1]])
+}
+
+describe_python <- function(x) {
+  class <- paste0("<", python_class(x), ">")
+  shape <- if (is_tensor(x)) shape_of(x)
+  if (is.null(shape)) {
+    return(paste("a Python object of class", class))
+  }
+  paste("a", class, "of shape", show_shape(shape))
 }
 
 describe_array <- function(x) {

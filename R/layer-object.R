@@ -7,7 +7,9 @@
 # models with our layers can be read. An error in here would look like an error of
 # Keras itself, so there is none; it comes at the first use of a layer.
 on_keras_load <- function() {
-  tryCatch(python_module(), error = function(cnd) NULL)
+  if (!isTRUE(the$importing)) {
+    tryCatch(python_module(), error = function(cnd) NULL)
+  }
 }
 
 on_module_load <- function() {
@@ -91,16 +93,22 @@ call_layer <- function(
   apply_layer(layer, inputs, arguments, call)
 }
 
+# Attributes and not the config: to write one, Keras imports TensorFlow, whichever
+# backend runs.
 call_shape <- function(layer) {
-  config <- layer$get_config()
-  if (is.null(config$num_heads)) {
-    list(axes = c(3, 3), heads = config$num_query_heads)
+  if (is_grouped(layer)) {
+    list(axes = c(3, 3), heads = layer$num_query_heads)
   } else {
-    list(
-      axes = c(least_axes(config$attention_axes), Inf),
-      heads = config$num_heads
-    )
+    axes <- layer$attention_axes
+    list(axes = c(least_axes(axes), Inf), heads = layer$num_heads)
   }
+}
+
+is_grouped <- function(layer) {
+  inherits(
+    layer,
+    "kerasattention.layers.group_query_attention.GroupedQueryAttention"
+  )
 }
 
 print_layer <- function(x, ...) {
@@ -108,54 +116,53 @@ print_layer <- function(x, ...) {
   invisible(x)
 }
 
-# <GroupQueryAttention "name": 8 query heads, 2 key/value heads, size 64; causal>
+# <GroupQueryAttention "name": 8 query heads, 2 key/value heads, size 64; causal;
+# 2,112 parameters>
 format_layer <- function(x, ...) {
   if (reticulate::py_is_null_xptr(x)) {
     return("<attention layer of an R session that has ended>")
   }
-  config <- x$get_config()
-  about <- if (is.null(config$num_heads)) {
-    describe_groups(config)
-  } else {
-    describe_heads(config)
-  }
-  kind <- if (is.null(config$num_heads)) {
-    "GroupQueryAttention"
-  } else {
-    "MultiHeadAttention"
-  }
-  options <- describe_options(config)
-  about <- paste(c(about, options), collapse = "; ")
-  paste0("<", kind, " \"", config$name, "\": ", about, ">")
+  heads <- if (is_grouped(x)) describe_groups(x) else describe_heads(x)
+  about <- c(heads, describe_options(x), describe_parameters(x))
+  kind <- if (is_grouped(x)) "GroupQueryAttention" else "MultiHeadAttention"
+  paste0("<", kind, " \"", x$name, "\": ", paste(about, collapse = "; "), ">")
 }
 
-describe_groups <- function(config) {
+describe_groups <- function(layer) {
   paste0(
-    config$num_query_heads,
+    layer$num_query_heads,
     " query heads, ",
-    config$num_key_value_heads,
+    layer$num_key_value_heads,
     " key/value heads, size ",
-    config$head_dim
+    layer$head_dim
   )
 }
 
-describe_heads <- function(config) {
-  sizes <- unique(c(config$key_dim, config$value_dim))
-  paste0(config$num_heads, " heads, size ", paste(sizes, collapse = " and "))
+describe_heads <- function(layer) {
+  sizes <- unique(c(layer$key_dim, layer$value_dim))
+  paste0(layer$num_heads, " heads, size ", paste(sizes, collapse = " and "))
 }
 
-describe_options <- function(config) {
-  position <- config$position$class_name
+describe_options <- function(layer) {
   c(
-    if (isTRUE(config$use_causal_mask)) "causal",
-    if (!is.null(config$sliding_window)) paste("window", config$sliding_window),
-    if (!is.null(position)) position,
-    if (isTRUE(config$qk_norm)) "query-key norm",
-    if (isTRUE(config$use_gate)) "gate",
-    if (isTRUE(config$attention_sink)) "sink",
-    if (!is.null(config$logit_soft_cap)) {
-      paste("soft cap", config$logit_soft_cap)
+    if (layer$use_causal_mask) "causal",
+    if (!is.null(layer$sliding_window)) paste("window", layer$sliding_window),
+    if (!is.null(layer$position)) python_class(layer$position),
+    if (layer$qk_norm) "query-key norm",
+    if (layer$use_gate) "gate",
+    if (layer$attention_sink) "sink",
+    if (!is.null(layer$logit_soft_cap)) {
+      paste("soft cap", layer$logit_soft_cap)
     },
-    if (config$dropout > 0) paste("dropout", config$dropout)
+    if (layer$dropout > 0) paste("dropout", layer$dropout)
   )
+}
+
+# Weights are made at the first call.
+describe_parameters <- function(layer) {
+  if (!layer$built) {
+    return("not built")
+  }
+  count <- layer$count_params()
+  paste(format(count, big.mark = ","), "parameters")
 }

@@ -12,19 +12,41 @@ python_module <- function(call = caller_env()) {
 
 import_module <- function(call) {
   tryCatch(
-    reticulate::import_from_path("kerasattention", python_path()),
+    import_once(),
     error = function(cnd) {
-      message <- python_message(conditionMessage(cnd))
-      rlang::abort(
-        c(
-          "Could not load Keras in Python.",
-          x = message,
-          i = "Run `attention_sitrep()` to see what is missing."
-        ),
-        class = "kerasattention_error",
-        call = call
-      )
+      abort_installation(python_message(conditionMessage(cnd)), call)
     }
+  )
+}
+
+# The import loads Keras, whose load hook (R/layer-object.R) imports the module: where
+# the import fails, that would begin again and again.
+import_once <- function() {
+  the$importing <- TRUE
+  on.exit(the$importing <- FALSE)
+  update_requirements()
+  module <- reticulate::import_from_path("kerasattention", python_path())
+  version <- reticulate::import("keras")$`__version__`
+  if (is_too_old(version)) {
+    stop("Keras ", version, " is too old.")
+  }
+  module
+}
+
+# What is missing, where, and the line to type: see R/advice.R.
+abort_installation <- function(python_message, call) {
+  advice <- advise(find_installation(python_message))
+  todo <- paste(advice$todo, collapse = "\n")
+  rlang::abort(
+    c(
+      advice$found,
+      x = python_message,
+      i = todo,
+      i = "`attention_sitrep()` shows what is installed."
+    ),
+    class = "kerasattention_error",
+    python_message = python_message,
+    call = call
   )
 }
 

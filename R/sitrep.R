@@ -1,11 +1,12 @@
 #' Show which Python, Keras and backend the layers run on
 #'
 #' Starts Python if it is not running, says what it found, and what to do if
-#' something is missing.
+#' something is missing. Paste it into a bug report.
 #'
-#' @returns Invisibly, a list of what was found: `package`, `reticulate`, `python`
-#'   (its path), `python_version`, `keras`, `backend`, `backend_version`, `numpy`, each
-#'   a string or `NULL`, and `problem`, a string or `NULL` if all is well.
+#' @returns Invisibly, a list of what was found, each a string or `NULL`: `package`, `r`,
+#'   `reticulate`, `keras3` (the R package), `python` (its path), `python_version`,
+#'   `chosen_by` (what chose this Python), `numpy`, `keras`, `backend`,
+#'   `backend_version`, `devices`, and `problem`, `NULL` if all is well.
 #' @seealso [layer_group_query_attention()]
 #' @export
 #' @examplesIf kerasattention:::can_run_examples()
@@ -16,30 +17,35 @@ attention_sitrep <- function() {
   invisible(found)
 }
 
-find_installation <- function() {
+# `problem`: Python's message where the module has been tried already.
+find_installation <- function(problem = NULL) {
   found <- list(
-    package = as.character(utils::packageVersion("kerasattention")),
-    reticulate = as.character(utils::packageVersion("reticulate")),
+    package = version_of("kerasattention"),
+    r = paste0(getRversion(), ", ", utils::osVersion),
+    reticulate = version_of("reticulate"),
+    keras3 = version_of("keras3"),
     backend = wanted_backend()
   )
-  problem <- start_python()
-  if (!is.null(problem)) {
-    return(c(found, problem = problem))
+  no_python <- start_python()
+  if (!is.null(no_python)) {
+    return(c(found, problem = no_python))
   }
-  config <- reticulate::py_config()
-  found$python <- config$python
-  found$python_version <- as.character(
-    config$version_string %||% config$version
-  )
-  found$python_version <- sub(" .*$", "", found$python_version)
-  found$numpy <- python_version_of("numpy")
-  found$keras <- python_version_of("keras")
-  problem <- try_module()
+  found <- c(found, find_python(), find_packages(found[["backend"]]))
+  problem <- problem %||% try_module()
   if (is.null(problem)) {
-    found$backend <- reticulate::import("keras")$backend$backend()
+    keras <- reticulate::import("keras")
+    found$backend <- keras$backend$backend()
+    found$backend_version <- backend_version(found[["backend"]])
+    found$devices <- paste(keras$distribution$list_devices(), collapse = ", ")
   }
-  found$backend_version <- backend_version(found$backend)
   c(found, problem = problem)
+}
+
+version_of <- function(package) {
+  tryCatch(
+    as.character(utils::packageVersion(package)),
+    error = function(cnd) NULL
+  )
 }
 
 start_python <- function() {
@@ -52,13 +58,37 @@ start_python <- function() {
   )
 }
 
+find_python <- function() {
+  config <- reticulate::py_config()
+  version <- as.character(config$version_string %||% config$version)
+  list(
+    python = config$python,
+    python_version = sub(" .*$", "", version),
+    chosen_by = if (is_managed()) "py_require()" else config$forced
+  )
+}
+
+# Made by reticulate, of what packages and the user have asked for by py_require().
+is_managed <- function() isTRUE(reticulate::py_config()$ephemeral)
+
+find_packages <- function(backend) {
+  known <- Filter(function(name) !is.null(backend_version(name)), backends)
+  list(
+    numpy = python_version_of("numpy"),
+    keras = python_version_of("keras"),
+    backend_version = backend_version(backend),
+    installed_backends = known,
+    managed = is_managed()
+  )
+}
+
 try_module <- function() {
   tryCatch(
     {
       python_module()
       NULL
     },
-    error = function(cnd) cnd$body[["x"]] %||% conditionMessage(cnd)
+    error = function(cnd) cnd$python_message %||% conditionMessage(cnd)
   )
 }
 
@@ -70,81 +100,13 @@ python_version_of <- function(package) {
 
 # TensorFlow is published under several names.
 backend_version <- function(backend) {
-  for (name in c(
-    backend,
-    paste0(backend, c("-cpu", "_cpu", "-intel", "-macos"))
-  )) {
+  for (name in paste0(backend, c("", "-cpu", "_cpu", "-intel", "-macos"))) {
     version <- python_version_of(name)
     if (!is.null(version)) {
       return(version)
     }
   }
   NULL
-}
-
-# What Keras would choose, as far as can be said without it.
-wanted_backend <- function() {
-  backend <- Sys.getenv("KERAS_BACKEND")
-  if (nzchar(backend)) backend else "tensorflow"
-}
-
-format_sitrep <- function(found) {
-  state <- if (is.null(found$problem)) "ready" else "not ready"
-  c(
-    paste0("kerasattention ", found$package, ": ", state),
-    paste0("  reticulate  ", found$reticulate),
-    paste0("  Python      ", or_missing(found$python_version, found$python)),
-    paste0("  NumPy       ", or_missing(found$numpy)),
-    paste0("  Keras       ", or_missing(found$keras)),
-    paste0(
-      "  backend     ",
-      found$backend,
-      " ",
-      or_missing(found$backend_version)
-    ),
-    if (!is.null(found$problem)) c("", advise(found))
-  )
-}
-
-or_missing <- function(version, path = NULL) {
-  if (is.null(version)) {
-    return("not found")
-  }
-  if (is.null(path)) version else paste0(version, ", ", path)
-}
-
-advise <- function(found) {
-  missing <- c(
-    if (is.null(found$keras)) "keras",
-    if (is.null(found$backend_version)) found$backend
-  )
-  todo <- if (is.null(found$python)) {
-    c(
-      "Python was not found. Either name one that has Keras, before Python starts:",
-      '  Sys.setenv(RETICULATE_PYTHON = "path/to/python")',
-      "or let reticulate make an environment with it:",
-      paste0(
-        '  reticulate::virtualenv_create("r-keras", packages = c("keras", "',
-        found$backend,
-        '"))'
-      )
-    )
-  } else if (length(missing) > 0) {
-    c(
-      "Install what is missing into this Python, then start R anew:",
-      paste0(
-        "  ",
-        found$python,
-        " -m pip install ",
-        paste(missing, collapse = " ")
-      ),
-      "To use another backend, set KERAS_BACKEND to tensorflow, jax or torch",
-      "before Keras is loaded."
-    )
-  } else {
-    "Keras is installed, but could not be loaded. Update it, or choose another Python."
-  }
-  c("Python said:", paste0("  ", strsplit(found$problem, "\n")[[1]]), "", todo)
 }
 
 # Whether examples and the vignette have what they need. Never installs anything:
@@ -155,4 +117,51 @@ can_run_examples <- function() {
     return(FALSE)
   }
   is.null(start_python()) && is.null(try_module())
+}
+
+# Report -----------------------------------------------------------------------
+
+format_sitrep <- function(found) {
+  state <- if (is.null(found[["problem"]])) "ready" else "not ready"
+  python <- if (!is.null(found[["python"]])) {
+    paste0(found[["python_version"]], ", ", where_python(found))
+  }
+  line <- function(label, text) {
+    paste0("  ", formatC(label, width = -12), text %||% "not found")
+  }
+  c(
+    paste0("kerasattention ", found[["package"]], ": ", state),
+    line("R", found[["r"]]),
+    line("reticulate", found[["reticulate"]]),
+    if (!is.null(found[["keras3"]])) line("keras3 (R)", found[["keras3"]]),
+    line("Python", python),
+    line("NumPy", found[["numpy"]]),
+    line("Keras", found[["keras"]]),
+    line(
+      "backend",
+      paste(found[["backend"]], found[["backend_version"]] %||% "not found")
+    ),
+    if (!is.null(found[["devices"]])) line("devices", found[["devices"]]),
+    if (!is.null(found[["problem"]])) format_problem(found)
+  )
+}
+
+format_problem <- function(found) {
+  advice <- advise(found)
+  c(
+    "",
+    advice$found,
+    paste0("  ", strsplit(found[["problem"]], "\n")[[1]]),
+    "",
+    advice$todo
+  )
+}
+
+where_python <- function(found) {
+  paste0(
+    found[["python"]],
+    if (!is.null(found[["chosen_by"]])) {
+      paste0(", chosen by ", sub(" function$", "", found[["chosen_by"]]))
+    }
+  )
 }

@@ -1,7 +1,7 @@
 # Nothing here starts Python or touches the environment: the hooks run when
 # someone else has loaded Keras or our module.
 .onLoad <- function(libname, pkgname) {
-  reticulate::py_require(c("keras>=3.12", "numpy"))
+  require_python()
   when_loaded("keras", on_keras_load)
   when_loaded("kerasattention", on_module_load)
   register_as_array()

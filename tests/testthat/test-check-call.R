@@ -123,3 +123,30 @@ test_that("sizes that a symbolic tensor leaves open match any", {
     check(positions = matrix(1, 2, 7), inputs = x)
   })
 })
+
+test_that("a mask that says TRUE for padding, or for hidden, is questioned", {
+  lengths <- c(7, 4)
+  padding <- outer(lengths, 1:7, `<`)
+  expect_snapshot({
+    check(value_mask = padding)
+    check(
+      inputs = list(query = numbers(2, 7, 5)),
+      attention_mask = upper.tri(diag(7))
+    )
+  })
+  expect_warning(
+    check(value_mask = padding + 0),
+    class = "kerasattention_warning"
+  )
+})
+
+test_that("masks that are right are not questioned", {
+  x <- list(query = numbers(2, 7, 5))
+  right <- outer(c(7, 4), 1:7, `>=`)
+  expect_silent(check(value_mask = right))
+  expect_silent(check(value_mask = right[, 7:1]))
+  expect_silent(check(value_mask = rbind(right[2, ], FALSE)))
+  expect_silent(check(value_mask = matrix(FALSE, 2, 7)))
+  expect_silent(check(inputs = x, attention_mask = upper.tri(diag(7), TRUE)))
+  expect_silent(check(inputs = x, attention_mask = lower.tri(diag(7))))
+})

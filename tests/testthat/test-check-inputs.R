@@ -5,6 +5,7 @@ test_that("an object that nothing can be applied to is refused, with the way out
     f(64)
     f(1:7)
     f(mtcars)
+    f(c(numbers(2, 3, 5), numbers(2, 3, 5)))
     f(mean)
     f(array(c(1, NA), c(1, 2, 1)))
     f(array(NA, c(1, 2, 1)))

@@ -34,8 +34,13 @@ test_that("a layer prints one line that says what it is", {
   expect_invisible(print(layer))
   expect_identical(
     format(layer),
-    "<MultiHeadAttention \"a\": 5 heads, size 13>"
+    "<MultiHeadAttention \"a\": 5 heads, size 13; not built>"
   )
+  layer(x)
+  # Kernels and biases of query, key and value (11 to 5 x 13), and of the output back.
+  parameters <- 3 * (11 * 65 + 65) + 65 * 11 + 11
+  expect_match(format(layer), "; 3,066 parameters>$")
+  expect_equal(parameters, 3066)
 })
 
 test_that("a layer that is called checks and names what it was given", {

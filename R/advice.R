@@ -1,0 +1,142 @@
+# What stands in the way of Keras, and the line to type: for errors at the first use of
+# a layer and for attention_sitrep(). `found` is what find_installation() gives; `[[` takes
+# what it names and nothing that begins like it.
+
+# What inst/python asks for.
+oldest_keras <- "3.12"
+
+advise <- function(found) {
+  if (is.null(found[["python"]])) {
+    advise_python(found)
+  } else if (is.null(found[["keras"]])) {
+    advise_keras(found)
+  } else if (is_too_old(found[["keras"]])) {
+    advise_old_keras(found)
+  } else if (!found[["backend"]] %in% backends) {
+    advise_unknown_backend(found)
+  } else if (is.null(found[["backend_version"]])) {
+    advise_backend(found)
+  } else {
+    list(
+      found = paste(
+        "Keras",
+        found[["keras"]],
+        "could not be loaded in",
+        in_python(found)
+      ),
+      todo = install_line(found, c("keras", found[["backend"]]), upgrade = TRUE)
+    )
+  }
+}
+
+is_too_old <- function(keras) {
+  release <- sub("[^0-9.].*$", "", keras)
+  utils::compareVersion(release, oldest_keras) < 0
+}
+
+advise_python <- function(found) {
+  packages <- paste0("c(\"keras\", \"", found[["backend"]], "\")")
+  list(
+    found = "Python was not found.",
+    todo = c(
+      "Name one that has Keras, in a new session:",
+      "  Sys.setenv(RETICULATE_PYTHON = \"path/to/python\")",
+      "or let reticulate make one:",
+      paste0(
+        "  reticulate::virtualenv_create(\"r-reticulate\", packages = ",
+        packages,
+        ")"
+      )
+    )
+  )
+}
+
+advise_keras <- function(found) {
+  missing <- c(
+    "keras",
+    if (is.null(found[["backend_version"]])) found[["backend"]]
+  )
+  list(
+    found = paste("Keras was not found in", in_python(found)),
+    todo = c(install_line(found, missing), choose_line)
+  )
+}
+
+advise_old_keras <- function(found) {
+  list(
+    found = paste0(
+      "Keras ",
+      found[["keras"]],
+      " is too old, ",
+      oldest_keras,
+      " or newer is needed, in ",
+      in_python(found)
+    ),
+    todo = c(install_line(found, "keras", upgrade = TRUE), choose_line)
+  )
+}
+
+advise_unknown_backend <- function(found) {
+  list(
+    found = paste0(
+      "KERAS_BACKEND must be tensorflow, jax or torch, not \"",
+      found[["backend"]],
+      "\"."
+    ),
+    todo = backend_line(c(found[["installed_backends"]], "tensorflow")[[1]])
+  )
+}
+
+advise_backend <- function(found) {
+  others <- found[["installed_backends"]]
+  list(
+    found = paste0(
+      "The backend \"",
+      found[["backend"]],
+      "\" was not found in ",
+      in_python(found)
+    ),
+    todo = c(
+      install_line(found, found[["backend"]]),
+      if (length(others) > 0) {
+        c("or use what is there:", backend_line(others[[1]])[[2]])
+      }
+    )
+  )
+}
+
+in_python <- function(found) {
+  paste0("Python ", found[["python_version"]], " (", where_python(found), ").")
+}
+
+choose_line <- c(
+  "or choose another Python, in a new session:",
+  "  reticulate::use_virtualenv(\"path/to/environment\")"
+)
+
+backend_line <- function(backend) {
+  c(
+    "In a new session:",
+    paste0("  Sys.setenv(KERAS_BACKEND = \"", backend, "\")")
+  )
+}
+
+# An environment of py_require() has no pip.
+install_line <- function(found, packages, upgrade = FALSE) {
+  if (isTRUE(found[["managed"]])) {
+    line <- paste0("  reticulate::py_require(", deparse1(packages), ")")
+    return(c("In a new session:", line))
+  }
+  python <- found[["python"]]
+  if (grepl(" ", python, fixed = TRUE)) {
+    python <- paste0("\"", python, "\"")
+  }
+  options <- if (upgrade) "--upgrade"
+  c(
+    "In a terminal, then start R anew:",
+    paste(
+      c(paste0("  ", python), "-m pip install", options, packages),
+      collapse = " "
+    )
+  )
+}

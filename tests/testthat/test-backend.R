@@ -1,0 +1,48 @@
+test_that("reticulate is asked for Keras and one backend, and keras3 is left to choose", {
+  ours <- c("keras>=3.12", "numpy")
+  expect_equal(python_requirements("tensorflow", "base"), c(ours, "tensorflow"))
+  expect_equal(python_requirements("jax", "base"), c(ours, "jax"))
+  expect_equal(python_requirements("torch", c("base", "keras3")), ours)
+  expect_equal(python_requirements("unknown", "base"), ours)
+})
+
+test_that("the backend is that of KERAS_BACKEND, of Keras's file, or tensorflow", {
+  home <- withr::local_tempdir()
+  withr::local_envvar(KERAS_HOME = home, KERAS_BACKEND = "")
+  expect_equal(wanted_backend(), "tensorflow")
+  file <- file.path(home, "keras.json")
+  writeLines(
+    c("{", "  \"epsilon\": 1e-07,", "  \"backend\": \"jax\"", "}"),
+    file
+  )
+  expect_equal(wanted_backend(), "jax")
+  withr::local_envvar(KERAS_BACKEND = "torch")
+  expect_equal(wanted_backend(), "torch")
+  writeLines("{}", file)
+  withr::local_envvar(KERAS_BACKEND = "")
+  expect_equal(wanted_backend(), "tensorflow")
+})
+
+test_that("a backend chosen after the package was loaded takes the place of the first", {
+  output <- run_r(
+    c(
+      "suppressMessages(library(kerasattention))",
+      "writeLines(reticulate::py_require()$packages)",
+      "writeLines('then')",
+      "Sys.setenv(KERAS_BACKEND = 'jax')",
+      "kerasattention:::update_requirements()",
+      "writeLines(reticulate::py_require()$packages)",
+      "print(reticulate::py_available())"
+    ),
+    env = c(
+      "KERAS_BACKEND=",
+      paste0("KERAS_HOME=", shQuote(withr::local_tempdir()))
+    )
+  )
+  then <- which(output == "then")
+  expect_true(all(c("keras>=3.12", "numpy", "tensorflow") %in% output[1:then]))
+  after <- output[then:length(output)]
+  expect_true(all(c("keras>=3.12", "numpy", "jax") %in% after))
+  expect_false("tensorflow" %in% after)
+  expect_equal(utils::tail(output, 1), "[1] FALSE")
+})

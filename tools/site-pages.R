@@ -1,0 +1,135 @@
+# What tools/site.R does to the pages that pkgdown has made, and checks in them.
+
+pages_of <- function(folder) {
+  list.files(folder, "\\.html$", recursive = TRUE, full.names = TRUE)
+}
+
+edit_page <- function(path, edit) {
+  page <- xml2::read_html(path, encoding = "UTF-8")
+  edit(page)
+  xml2::write_html(page, path, format = FALSE)
+}
+
+# Debian's rmarkdown adds a copy of MathJax by its path on this machine, and pkgdown
+# one from the network; no page has a formula. Its templates leave the logo without words.
+repair_pages <- function(folder) {
+  for (path in pages_of(folder)) {
+    edit_page(path, function(page) {
+      scripts <- xml2::xml_find_all(page, "//script[contains(@src, 'athjax')]")
+      xml2::xml_remove(scripts)
+      logo <- xml2::xml_find_all(page, "//img[contains(@class, 'logo')]")
+      xml2::xml_set_attr(
+        logo,
+        "alt",
+        "The package's logo: a causal attention map"
+      )
+    })
+  }
+}
+
+# The index of articles: a card for each, with the first figure of the article.
+add_pictures <- function(folder) {
+  edit_page(file.path(folder, "index.html"), function(page) {
+    for (title in xml2::xml_find_all(page, "//main//dl/dt")) {
+      make_card(title, folder)
+    }
+  })
+}
+
+make_card <- function(title, folder) {
+  href <- xml2::xml_attr(xml2::xml_find_first(title, ".//a"), "href")
+  description <- xml2::xml_find_first(title, "following-sibling::dd[1]")
+  card <- xml2::xml_add_sibling(
+    title,
+    "div",
+    class = "article-card",
+    .where = "before"
+  )
+  add_picture(card, href, folder)
+  xml2::xml_add_child(card, title)
+  xml2::xml_add_child(card, description)
+  xml2::xml_remove(list(title, description))
+}
+
+add_picture <- function(card, href, folder) {
+  article <- xml2::read_html(file.path(folder, href))
+  figure <- xml2::xml_find_first(
+    article,
+    "//main//img[contains(@src, '_files/')]"
+  )
+  if (inherits(figure, "xml_missing")) {
+    warning("The article ", href, " has no figure.")
+    return(invisible())
+  }
+  link <- xml2::xml_add_child(card, "a", href = href, class = "article-picture")
+  source <- file.path(dirname(href), xml2::xml_attr(figure, "src"))
+  alt <- xml2::xml_attr(figure, "alt")
+  xml2::xml_add_child(link, "img", src = sub("^\\./", "", source), alt = alt)
+}
+
+# Everything that is wrong, a line each.
+check_pages <- function(folder) {
+  paths <- normalizePath(pages_of(folder), winslash = "/")
+  pages <- lapply(paths, xml2::read_html, encoding = "UTF-8")
+  names(pages) <- paths
+  found <- lapply(paths, function(path) {
+    where <- sub(normalizePath(folder, winslash = "/"), "", path, fixed = TRUE)
+    about <- c(
+      check_links(path, pages),
+      check_images(pages[[path]]),
+      check_output(pages[[path]])
+    )
+    if (length(about) > 0) paste0(where, ": ", about)
+  })
+  unlist(found)
+}
+
+check_links <- function(path, pages) {
+  nodes <- xml2::xml_find_all(pages[[path]], "//*[@href or @src]")
+  links <- c(xml2::xml_attr(nodes, "href"), xml2::xml_attr(nodes, "src"))
+  links <- unique(links[
+    !is.na(links) & !grepl("^(https?:|mailto:|data:|//)", links)
+  ])
+  broken <- !vapply(links, link_works, NA, path = path, pages = pages)
+  if (any(broken)) paste("broken link", links[broken])
+}
+
+# A file that is there and, with #name, a place in it that is there.
+link_works <- function(link, path, pages) {
+  parts <- strsplit(link, "#", fixed = TRUE)[[1]]
+  file <- sub("\\?.*$", "", utils::URLdecode(parts[1]))
+  target <- if (nzchar(file)) file.path(dirname(path), file) else path
+  if (dir.exists(target)) {
+    target <- file.path(target, "index.html")
+  }
+  if (!file.exists(target)) {
+    return(FALSE)
+  }
+  page <- pages[[normalizePath(target, winslash = "/")]]
+  name <- if (length(parts) > 1) utils::URLdecode(parts[2]) else ""
+  is.null(page) || !nzchar(name) || name %in% places_in(page)
+}
+
+places_in <- function(page) {
+  c(
+    xml2::xml_attr(xml2::xml_find_all(page, "//*[@id]"), "id"),
+    xml2::xml_attr(xml2::xml_find_all(page, "//a[@name]"), "name")
+  )
+}
+
+check_images <- function(page) {
+  images <- xml2::xml_find_all(page, "//img")
+  alt <- xml2::xml_attr(images, "alt")
+  silent <- is.na(alt) | !nzchar(trimws(alt))
+  if (any(silent)) {
+    paste("image without alt text", xml2::xml_attr(images[silent], "src"))
+  }
+}
+
+# Warnings of code that has run, and paths of the machine that ran it.
+check_output <- function(page) {
+  output <- xml2::xml_text(xml2::xml_find_all(page, "//main//pre"))
+  lines <- unlist(strsplit(output, "\n"))
+  warnings <- grep("^#> Warning", lines, value = TRUE)
+  if (length(warnings) > 0) paste("output:", warnings)
+}
