@@ -10,20 +10,62 @@ edit_page <- function(path, edit) {
   xml2::write_html(page, path, format = FALSE)
 }
 
-# Debian's rmarkdown adds a copy of MathJax by its path on this machine, and pkgdown
-# one from the network; no page has a formula. Its templates leave the logo without words.
 repair_pages <- function(folder) {
   for (path in pages_of(folder)) {
     edit_page(path, function(page) {
-      scripts <- xml2::xml_find_all(page, "//script[contains(@src, 'athjax')]")
-      xml2::xml_remove(scripts)
-      logo <- xml2::xml_find_all(page, "//img[contains(@class, 'logo')]")
-      xml2::xml_set_attr(
-        logo,
-        "alt",
-        "The package's logo: a causal attention map"
-      )
+      remove_mathjax(page)
+      name_logo(page)
+      fill_contents(page)
     })
+  }
+}
+
+# Debian's rmarkdown adds a copy of MathJax by its path on this machine, and pkgdown
+# one from the network; no page has a formula.
+remove_mathjax <- function(page) {
+  xml2::xml_remove(xml2::xml_find_all(
+    page,
+    "//script[contains(@src, 'athjax')]"
+  ))
+}
+
+# The templates leave it without words.
+name_logo <- function(page) {
+  logo <- xml2::xml_find_all(page, "//img[contains(@class, 'logo')]")
+  xml2::xml_set_attr(logo, "alt", "The package's logo: a causal attention map")
+}
+
+# "On this page" is filled here, so that it is there without the network as well; see
+# pkgdown/extra.js.
+fill_contents <- function(page) {
+  contents <- xml2::xml_find_first(page, "//nav[@id='toc'][not(ul)]")
+  headings <- xml2::xml_find_all(
+    page,
+    "//main//h2[@id or ../@id][not(@data-toc-skip)]"
+  )
+  if (inherits(contents, "xml_missing")) {
+    return(invisible())
+  }
+  if (length(headings) < 2) {
+    return(xml2::xml_remove(contents))
+  }
+  list <- xml2::xml_add_child(
+    contents,
+    "ul",
+    class = "nav navbar-nav flex-column"
+  )
+  for (heading in headings) {
+    parent <- xml2::xml_attr(xml2::xml_parent(heading), "id")
+    id <- xml2::xml_attr(heading, "id", default = parent)
+    item <- xml2::xml_add_child(list, "li")
+    title <- trimws(xml2::xml_text(heading))
+    xml2::xml_add_child(
+      item,
+      "a",
+      title,
+      href = paste0("#", id),
+      class = "nav-link"
+    )
   }
 }
 
