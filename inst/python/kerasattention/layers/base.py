@@ -57,8 +57,9 @@ class AttentionLayer(keras.layers.Layer):
 
     def __init__(
         self,
-        *,
         heads: Heads,
+        /,
+        *,
         dropout: float,
         use_bias: bool,
         output_shape: tuple[int, ...] | None,
@@ -330,8 +331,12 @@ class AttentionLayer(keras.layers.Layer):
         could not be told from two.
         """
         given = dict(zip(_CALL_ARGUMENTS, args, strict=False)) | kwargs
-        query, value, key = (given.get(name) for name in ("query", "value", "key"))
-        if query is not None and value is query and (key is None or key is query):
+        query, value, key = (
+            checks.one_tensor(name, given.get(name)) for name in ("query", "value", "key")
+        )
+        if query is None:
+            raise ValueError("`query` is required: a tensor (batch, length, features).")
+        if value is query and (key is None or key is query):
             rest = {k: v for k, v in given.items() if k not in ("query", "value", "key")}
             return super().__call__(query, **rest)
         return super().__call__(*args, **kwargs)
@@ -643,10 +648,13 @@ class AttentionLayer(keras.layers.Layer):
         tensors = (inputs.query, inputs.value, inputs.key)
         for name, mask, x in zip(_PADDINGS, paddings, tensors, strict=True):
             given[name] = None if mask is get_keras_mask(x) else mask
+        for name, x in zip(("query", "value", "key"), tensors, strict=True):
+            checks.floats(name, x)
         if all(x is None for x in given.values()):
             return
         received = {name: shapes.shape_of(name, x) for name, x in given.items()}
         shapes.check_call(CallShapes(query, value, key, **received), self._fold, self._heads.query)
+        checks.bias(attention_bias)
         for name in ("segment_ids", "positions"):
             checks.integers(name, given[name])
         if segment_ids is not None and not inputs.self_attention:

@@ -76,6 +76,35 @@ def seed(value: Any) -> int | None:
     return value
 
 
+def one_tensor(name: str, value: Any) -> Any:
+    """Refuses several tensors where one belongs."""
+    if isinstance(value, (list, tuple)):
+        raise ValueError(
+            f"`{name}` must be one tensor; query, value and key are arguments of their own: "
+            f"`layer(query, value, key)`. Received: {name} as a {type(value).__name__} "
+            f"of {len(value)}"
+        )
+    return value
+
+
+def floats(name: str, value: Any) -> None:
+    """Refuses an input of anything but floating-point numbers."""
+    dtype = keras.backend.standardize_dtype(value.dtype)
+    if not keras.backend.is_float_dtype(dtype):
+        raise ValueError(
+            f"`{name}` must be floating-point numbers. Received: {name} of dtype {dtype}"
+        )
+
+
+def bias(value: Any) -> None:
+    """Refuses a mask where a bias belongs: added as 0 and 1 it would hide nothing."""
+    if value is not None and keras.backend.standardize_dtype(value.dtype) == "bool":
+        raise ValueError(
+            "`attention_bias` is added to the logits and must be numbers; `attention_mask` "
+            "says what to attend. Received: attention_bias of dtype bool"
+        )
+
+
 def integers(name: str, value: Any) -> None:
     """Refuses a tensor of anything but integers; None passes."""
     if value is None:

@@ -101,8 +101,14 @@ class GroupedQueryAttention(AttentionLayer):
         checks.positive_integer("num_query_heads", num_query_heads)
         checks.positive_integer("num_key_value_heads", num_key_value_heads)
         checks.divisible_heads(num_query_heads, num_key_value_heads)
+        for name in ("output_shape", "attention_axes"):
+            if name in kwargs:
+                raise ValueError(
+                    f"`{name}` is an argument of `MultiHeadAttention` only. "
+                    f"Received: {name}={kwargs[name]!r}"
+                )
         super().__init__(
-            heads=Heads(num_query_heads, num_key_value_heads, head_dim, head_dim),
+            Heads(num_query_heads, num_key_value_heads, head_dim, head_dim),
             dropout=dropout,
             use_bias=use_bias,
             output_shape=None,

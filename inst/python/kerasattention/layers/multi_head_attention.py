@@ -103,7 +103,7 @@ class MultiHeadAttention(AttentionLayer):
         checks.positive_integer("key_dim", key_dim)
         checks.optional_positive_integer("value_dim", value_dim)
         super().__init__(
-            heads=Heads(num_heads, num_heads, key_dim, value_dim or key_dim),
+            Heads(num_heads, num_heads, key_dim, value_dim or key_dim),
             dropout=dropout,
             use_bias=use_bias,
             output_shape=checks.optional_integers("output_shape", output_shape, least=1),
