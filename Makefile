@@ -25,8 +25,10 @@ setup-peers: ## also what the benchmarks compare with
 demo: setup ## train a transformer on real text from R, about two minutes; KERAS_BACKEND=jax ...
 	@$(IN) Rscript inst/examples/demo.R
 
+# The shell reads the question from a variable: quotes, stars and `?` in it stay as they are.
+demo-llm: export QUESTION := $(ARGS)
 demo-llm: setup ## a chat model from R; ARGS="your question"
-	@$(IN) Rscript inst/examples/smollm2.R $(ARGS)
+	@$(IN) Rscript inst/examples/smollm2.R "$$QUESTION"
 
 test: setup ## all three suites: Python on each backend, R, and both in one process
 	@tools/test.sh
