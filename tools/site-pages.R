@@ -15,6 +15,7 @@ repair_pages <- function(folder) {
     edit_page(path, function(page) {
       remove_mathjax(page)
       name_logo(page)
+      name_examples(page)
       fill_contents(page)
     })
   }
@@ -33,6 +34,18 @@ remove_mathjax <- function(page) {
 name_logo <- function(page) {
   logo <- xml2::xml_find_all(page, "//img[contains(@class, 'logo')]")
   xml2::xml_set_attr(logo, "alt", "The package's logo: a causal attention map")
+}
+
+# The pictures of examples have no words either: the code that drew them says most.
+name_examples <- function(page) {
+  for (picture in xml2::xml_find_all(
+    page,
+    "//span[contains(@class, 'r-plt')]/img"
+  )) {
+    code <- xml2::xml_find_first(picture, "preceding::span[@class='r-in'][1]")
+    code <- trimws(gsub("\\s+", " ", xml2::xml_text(code)))
+    xml2::xml_set_attr(picture, "alt", paste("Picture drawn by", code))
+  }
 }
 
 # "On this page" is filled here, so that it is there without the network as well; see
@@ -90,7 +103,8 @@ make_card <- function(title, folder) {
   add_picture(card, href, folder)
   xml2::xml_add_child(card, title)
   xml2::xml_add_child(card, description)
-  xml2::xml_remove(list(title, description))
+  xml2::xml_remove(title)
+  xml2::xml_remove(description)
 }
 
 add_picture <- function(card, href, folder) {
