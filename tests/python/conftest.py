@@ -17,6 +17,12 @@ if not HAS_KERAS:
         )
     # pytest ends with status 5, "no tests collected".
     collect_ignore_glob = ["test_*.py"]
+else:
+    import keras
+
+    # What is written for one backend is not collected on the others.
+    backends = {"tensorflow", "jax", "torch"} - {keras.config.backend()}
+    collect_ignore_glob = [f"test_*_{backend}.py" for backend in backends]
 
 
 def pytest_report_header():

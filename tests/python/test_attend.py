@@ -64,29 +64,6 @@ def test_compiled_functions_give_the_same(name, jit_compile):
         np.testing.assert_allclose(to_numpy(attend(**inputs)), given.expected[0], **CLOSE)
 
 
-def run_with_unknown_sizes(given, way):
-    """Output and gradients in a TensorFlow graph that knows neither batch nor lengths."""
-    import tensorflow as tf
-
-    inputs = {name: tensor(x) for name, x in given.trainable().items()}
-    names = list(inputs)
-    signature = [
-        tf.TensorSpec([None, None, *x.shape[2:]]) if name in ("query", "key", "value") else x
-        for name, x in inputs.items()
-    ]
-
-    @tf.function(input_signature=signature)
-    def run_it(*values):
-        with tf.GradientTape() as tape:
-            tape.watch(values)
-            output = given.attend(**dict(zip(names, values, strict=True)), implementation=way)
-            loss = tf.reduce_sum(output * tensor(given.upstream))
-        return output, tape.gradient(loss, values)
-
-    output, gradients = run_it(*inputs.values())
-    return to_numpy(output), dict(zip(names, map(to_numpy, gradients), strict=True))
-
-
 HAND_WORKED = {
     "plain": ({}, 10 / 6 + 40 / 6 + 180 / 6),
     "sink": ({"sink": [np.log(4.0)]}, 1 + 4 + 18),

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from backends import BACKEND
 from kerasattention.attend import choice
 from problems import PROBLEMS, problem
 from test_attend import check
@@ -51,16 +50,13 @@ SAMPLES = [
     "sink, empty rows",
 ]
 TABLE = PROBLEMS | {f"long, {name}": given for name, given in LONGER.items()}
-only_jax = pytest.mark.skipif(BACKEND != "jax", reason="the loops are written in JAX")
 
 
-@only_jax
 @pytest.mark.parametrize("name", TABLE)
 def test_tiles(name, tiles):
     check(TABLE[name], implementation="blocked")
 
 
-@only_jax
 @pytest.mark.parametrize("name", SAMPLES)
 def test_sample_by_sample(name, tiles, monkeypatch):
     monkeypatch.setattr(tiles, "TILE_LOGITS", 1)

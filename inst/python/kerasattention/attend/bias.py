@@ -68,6 +68,14 @@ class TensorBias:
         here = slice_axis(slice_axis(total, 2, rows), 3, columns)
         return ops.slice_update(total, (0, 0, *starts), here + gradient)
 
+    def rows_gradient(self, gradient: Tensor, columns: Span) -> Tensor:
+        """The gradient of a block's rows of the bias, (B|1, N|1, t, S|1)."""
+        gradient = self._sum_to_axes(gradient)
+        if self.bias.shape[3] == 1:
+            return gradient
+        around = (columns.start, ops.shape(self.bias)[3] - columns.stop)
+        return ops.pad(gradient, [(0, 0), (0, 0), (0, 0), around])
+
     def _sum_to_axes(self, gradient: Tensor) -> Tensor:
         broadcast = [axis for axis in range(4) if self.bias.shape[axis] == 1]
         return ops.sum(gradient, axis=broadcast, keepdims=True) if broadcast else gradient

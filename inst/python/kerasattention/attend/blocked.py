@@ -49,8 +49,13 @@ def plan_blocks(problem: Problem, size: int = BLOCK) -> list[Block]:
     return blocks
 
 
-def blocked_attention(problem: Problem, size: int = BLOCK) -> Tensor:
-    """(B, K, G, T, Hv); T and S must be known."""
+def blocked_attention(problem: Problem, size: int | None = None) -> Tensor:
+    """(B, K, G, T, Hv); T and S must be known, except on TensorFlow."""
+    if keras.backend.backend() == "tensorflow":
+        from kerasattention.attend import blocked_tensorflow
+
+        return blocked_tensorflow.blocked_attention(problem, size)
+    size = BLOCK if size is None else size
     if _on_cpu_of_jax():
         from kerasattention.attend.tiled_jax import tiled_attention
 

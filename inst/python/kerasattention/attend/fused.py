@@ -1,5 +1,7 @@
 """The fused way: a backend's own kernel, where one honours what is asked for."""
 
+from types import ModuleType
+
 import keras
 
 from kerasattention.attend.problem import Problem
@@ -8,12 +10,10 @@ from kerasattention.attend.tensors import Tensor
 
 def prevents_fused(problem: Problem) -> str | None:
     """What keeps this problem from a kernel of the backend: an argument's name, or None."""
-    backend = keras.backend.backend()
-    if backend == "torch":
-        from kerasattention.attend import fused_torch
-
-        return fused_torch.prevents(problem)
-    return f"the backend ({backend} has no kernel here)"
+    kernels = _kernels()
+    if kernels is None:
+        return f"the backend ({keras.backend.backend()} has no kernel)"
+    return kernels.prevents(problem)
 
 
 def fused_attention(problem: Problem) -> Tensor:
@@ -28,6 +28,17 @@ def fused_attention(problem: Problem) -> Tensor:
             '`implementation="fused"` computes attention with a kernel of the backend, '
             f'and none honours {reason}. Use `implementation="blocked"` or None.'
         )
-    from kerasattention.attend import fused_torch
+    return _kernels().fused_attention(problem)
 
-    return fused_torch.fused_attention(problem)
+
+def _kernels() -> ModuleType | None:
+    backend = keras.backend.backend()
+    if backend == "torch":
+        from kerasattention.attend import fused_torch
+
+        return fused_torch
+    if backend == "jax":
+        from kerasattention.attend import fused_jax
+
+        return fused_jax
+    return None

@@ -106,7 +106,7 @@ class Span(NamedTuple):
 def slice_axis(x: Tensor, axis: int, span: Span) -> Tensor:
     """The span of an axis, or x itself where that axis broadcasts."""
     length = x.shape[axis]
-    if length == 1 or (is_static(span.start) and span == (0, length)):
+    if length == 1 or (is_static(*span) and span == (0, length)):
         return x
     if is_static(span.start):
         index = [slice(None)] * len(x.shape)

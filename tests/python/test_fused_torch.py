@@ -1,11 +1,11 @@
-"""A backend's own kernels against the float64 reference, and what keeps a problem from them."""
+"""The kernels of torch against the float64 reference, and what keeps a problem from them."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
-from backends import BACKEND, tensor, to_numpy, value_and_gradients
+from backends import tensor, to_numpy, value_and_gradients
 from kerasattention import scaled_dot_product_attention
 from kerasattention.attend import pieces
 from kerasattention.attend.dispatch import make_problem
@@ -13,10 +13,6 @@ from kerasattention.attend.visibility import Visibility
 from problems import PROBLEMS, problem
 
 CLOSE = {"rtol": 1e-5, "atol": 5e-6}
-
-pytestmark = pytest.mark.skipif(
-    BACKEND != "torch", reason="on a CPU only torch has kernels of its own"
-)
 
 # What no kernel does, by the argument that the error must name.
 PREVENTED = {

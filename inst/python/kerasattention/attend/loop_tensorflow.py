@@ -1,0 +1,255 @@
+"""The blocked way on TensorFlow as a loop: for lengths that a graph does not know.
+
+`fit()` on batches of varying length traces with T and S unknown. The loop walks over
+blocks of a fixed number of queries, the last one filled up. Its backward pass is a loop of
+its own, never one that TensorFlow derives, which would keep every block's weights.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+from keras import ops
+from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias, add_block_gradient
+from kerasattention.attend.block_tensorflow import (
+    Block,
+    Gradients,
+    block_gradients,
+    block_output,
+)
+from kerasattention.attend.gradient import Named, with_gradient
+from kerasattention.attend.problem import Problem
+from kerasattention.attend.tensors import Span, Tensor, is_static, slice_axis
+from kerasattention.attend.visibility import Visibility
+
+# Logits of a head that are computed as one block: the most that the plain way is chosen for.
+MOST_LOGITS = 512 * 512
+
+
+def looped_attention(problem: Problem, size: int) -> Tensor:
+    """(B, K, G, T, Hv) of a scaled problem, whatever is known of its lengths."""
+    length, keys = ops.shape(problem.query)[3], ops.shape(problem.key)[2]
+    count = (length + size - 1) // size
+    missing = count * size - length
+    walk = Walk(size, count, is_compiled_by_xla())
+    # Not within the function with a gradient of its own: TensorFlow drops the gradient of
+    # what is filled in.
+    problem = _fill_rows(problem, missing)
+    whole = Block(Span(0, length), Span(0, keys))
+
+    def forward(named: Named) -> tuple[Tensor, Tensor]:
+        given = problem.with_tensors(named)
+        output = _if_short(
+            whole,
+            lambda: _fill(block_output(given, whole), 3, missing),
+            lambda: _forward(given, walk),
+        )
+        return output, tf.zeros(())
+
+    def backward(named: Named, output: Tensor, _: Tensor, upstream: Tensor) -> Named:
+        given = problem.with_tensors(named)
+        upstream = tf.cast(upstream, problem.accumulator)
+        return _if_short(
+            whole,
+            lambda: _backward_as_one(given, whole, output, upstream),
+            lambda: _backward(given, walk, output, upstream),
+        )
+
+    output = with_gradient(forward, backward, problem.tensors(), problem.differentiable())
+    return output[:, :, :, :length]
+
+
+def _if_short(whole: Block, as_one: Callable[[], Any], looped: Callable[[], Any]) -> Any:
+    """One or the other, where the graph is run: one block is faster where it stays in cache.
+
+    Not a choice of two functions with gradients: XLA compiles no gradient of such a choice.
+    """
+    length, keys = whole.rows.size, whole.columns.size
+    if is_static(length, keys):
+        return as_one() if length * keys <= MOST_LOGITS else looped()
+    # In 64 bits: lengths whose product passes 2**31 are those that must not be one block.
+    logits = tf.cast(length, tf.int64) * tf.cast(keys, tf.int64)
+    return tf.cond(logits <= MOST_LOGITS, as_one, looped)
+
+
+def is_compiled_by_xla() -> bool:
+    """Whether XLA will compile what is traced now, as in `fit()` with `jit_compile=True`."""
+    return not tf.executing_eagerly() and GraphOrParentsInXlaContext(
+        tf.compat.v1.get_default_graph()
+    )
+
+
+# Which blocks -------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Walk:
+    """The blocks of a loop.
+
+    Attributes:
+        size: Queries of a block.
+        count: How many blocks; may be a tensor.
+        compiled: Whether by XLA, for which no size may depend on the block.
+    """
+
+    size: int
+    count: Tensor | int
+    compiled: bool
+
+    def block(self, problem: Problem, index: Tensor) -> Block:
+        """The block of an index that is a tensor."""
+        visibility = problem.visibility
+        rows = Span(index * self.size, self.size)
+        keys = ops.shape(problem.key)[2]
+        if visibility.query_positions is not None or visibility.key_positions is not None:
+            return Block(rows, Span(0, keys))
+        if self.compiled:
+            return Block(rows, self._columns_of_one_size(visibility, rows, keys))
+        return Block(rows, _visible_columns(visibility, rows, keys))
+
+    def _columns_of_one_size(self, visibility: Visibility, rows: Span, keys: Tensor | int) -> Span:
+        if visibility.window is None:
+            return Span(0, keys)
+        before = visibility.window - 1
+        width = before + self.size + (0 if visibility.causal else before)
+        width = min(width, keys) if is_static(keys) else tf.minimum(width, keys)
+        first = rows.start + visibility.offset - before
+        return Span(tf.clip_by_value(first, 0, keys - width), width)
+
+
+def _visible_columns(visibility: Visibility, rows: Span, keys: Tensor | int) -> Span:
+    """The keys outside of which these queries see nothing: one at least, for a softmax."""
+    first, last = tf.zeros((), tf.int32), tf.convert_to_tensor(keys, tf.int32)
+    if visibility.window is not None:
+        first = rows.start + visibility.offset - visibility.window + 1
+        last = rows.stop + visibility.offset + visibility.window - 1
+    if visibility.causal:
+        last = rows.stop + visibility.offset
+    first = tf.clip_by_value(first, 0, keys - 1)
+    return Span(first, tf.clip_by_value(last, first + 1, keys) - first)
+
+
+def _fill_rows(problem: Problem, count: Tensor | int) -> Problem:
+    """The problem with so many more queries, which see nothing or nobody asks for."""
+
+    def fill(x: Tensor | None, axis: int) -> Tensor | None:
+        broadcasts = x is None or x.shape[axis] == 1
+        return x if broadcasts else _fill(x, axis, count)
+
+    def fill_bias(bias: BlockBias | None) -> BlockBias | None:
+        if isinstance(bias, SumOfBiases):
+            return SumOfBiases(tuple(fill_bias(part) for part in bias.biases))
+        return TensorBias(fill(bias.bias, 2)) if isinstance(bias, TensorBias) else bias
+
+    given = problem.visibility
+    positions = given.query_positions
+    axis_of_positions = 0 if positions is None else len(positions.shape) - 1
+    visibility = dataclasses.replace(
+        given,
+        query_positions=fill(positions, axis_of_positions),
+        query_segments=fill(given.query_segments, 1),
+        query_mask=None,
+        mask=fill(given.mask, 2),
+    )
+    query = _fill(problem.query, 3, count)
+    return dataclasses.replace(
+        problem, query=query, visibility=visibility, bias=fill_bias(problem.bias)
+    )
+
+
+def _fill(x: Tensor, axis: int, count: Tensor | int) -> Tensor:
+    """So many zeros behind an axis."""
+    paddings = [(0, 0)] * len(x.shape)
+    paddings[axis] = (0, count)
+    return tf.pad(x, paddings)
+
+
+# Forward and backward -----------------------------------------------------------------------
+
+
+def _forward(problem: Problem, walk: Walk) -> Tensor:
+    outputs = tf.TensorArray(problem.accumulator, size=walk.count)
+
+    def step(index: Tensor, outputs: tf.TensorArray) -> tuple[Tensor, tf.TensorArray]:
+        output = block_output(problem, walk.block(problem, index))
+        return index + 1, outputs.write(index, output)
+
+    _, outputs = _loop(walk, step, outputs)
+    return _join_rows(outputs, problem.query, problem.value.shape[-1])
+
+
+def _backward(problem: Problem, walk: Walk, output: Tensor, upstream: Tensor) -> Named:
+    def step(
+        index: Tensor, queries: tf.TensorArray, totals: Named
+    ) -> tuple[Tensor, tf.TensorArray, Named]:
+        block = walk.block(problem, index)
+        part = [slice_axis(x, 3, block.rows) for x in (output, upstream)]
+        found = block_gradients(problem, block, *part)
+        return index + 1, queries.write(index, found.query), _add(problem, totals, found, block)
+
+    queries = tf.TensorArray(problem.accumulator, size=walk.count)
+    _, queries, totals = _loop(walk, step, queries, _no_gradients(problem))
+    return {"query": _join_rows(queries, problem.query, problem.query.shape[-1]), **totals}
+
+
+def _backward_as_one(problem: Problem, whole: Block, output: Tensor, upstream: Tensor) -> Named:
+    part = [slice_axis(x, 3, whole.rows) for x in (output, upstream)]
+    found = block_gradients(problem, whole, *part)
+    query = _fill(found.query, 3, ops.shape(problem.query)[3] - whole.rows.size)
+    return {"query": query, **_add(problem, _no_gradients(problem), found, whole)}
+
+
+def _no_gradients(problem: Problem) -> Named:
+    """Zeros for every tensor but the query."""
+    tensors = problem.tensors()
+    names = [name for name in problem.differentiable() if name != "query"]
+    return {name: tf.zeros(tf.shape(tensors[name]), problem.accumulator) for name in names}
+
+
+def _add(problem: Problem, totals: Named, found: Gradients, block: Block) -> Named:
+    """The gradients so far and those of one more block."""
+    totals = totals | {
+        "key": _add_columns(totals["key"], found.key, block.columns),
+        "value": _add_columns(totals["value"], found.value, block.columns),
+    }
+    if found.sink is not None:
+        totals["sink"] = totals["sink"] + found.sink
+    if found.logits is None:
+        return totals
+    prefix = "bias/"
+    of_bias = {
+        name.removeprefix(prefix): total
+        for name, total in totals.items()
+        if name.startswith(prefix)
+    }
+    added = add_block_gradient(
+        problem.bias, of_bias, found.logits, problem.visibility, block.rows, block.columns
+    )
+    return totals | {prefix + name: total for name, total in added.items()}
+
+
+def _loop(walk: Walk, step: Callable[..., tuple], *state: Any) -> tuple:
+    return tf.while_loop(
+        lambda index, *_: index < walk.count,
+        step,
+        (tf.zeros((), tf.int32), *state),
+        parallel_iterations=1,
+    )
+
+
+def _join_rows(blocks: tf.TensorArray, query: Tensor, size: int) -> Tensor:
+    """Blocks (B, K, G, t, X) as one (B, K, G, T, X)."""
+    x = tf.transpose(blocks.stack(), (1, 2, 3, 0, 4, 5))
+    batch, kv_heads, groups, length = ops.shape(query)[:4]
+    return tf.reshape(x, (batch, kv_heads, groups, length, size))
+
+
+def _add_columns(total: Tensor, part: Tensor, columns: Span) -> Tensor:
+    """Adds (B, K, s, X) in its place of (B, K, S, X)."""
+    if is_static(columns.start):
+        return total + part
+    here = slice_axis(total, 2, columns)
+    return ops.slice_update(total, (0, 0, columns.start, 0), here + part)

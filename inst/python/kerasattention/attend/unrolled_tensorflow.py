@@ -1,0 +1,410 @@
+"""The blocked way on TensorFlow where lengths are known: blocks laid out one by one.
+
+Blocks of a window are all alike, so they are folded into the batch and computed some
+million logits at once: a graph of few, large operations for any length.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import tensorflow as tf
+from keras import ops
+
+from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias
+from kerasattention.attend.block_tensorflow import (
+    Block,
+    Gradients,
+    block_gradients,
+    block_output,
+    hidden_by_position,
+)
+from kerasattention.attend.gradient import Named, with_gradient
+from kerasattention.attend.problem import Problem
+from kerasattention.attend.tensors import Span, Tensor, slice_axis
+from kerasattention.attend.visibility import Visibility
+
+# Logits of all heads and samples that one run of blocks of a window may have.
+RUN_LOGITS = 2**22
+
+
+class Piece(NamedTuple):
+    """Queries and their keys, `count` times, each `rows.size` further on."""
+
+    rows: Span
+    columns: Span
+    count: int = 1
+
+    @property
+    def all_rows(self) -> Span:
+        return Span(self.rows.start, self.rows.size * self.count)
+
+    @property
+    def all_columns(self) -> Span:
+        return Span(self.columns.start, self.columns.size + self.rows.size * (self.count - 1))
+
+
+def unrolled_attention(problem: Problem, pieces: list[Piece]) -> Tensor:
+    """(B, K, G, T, Hv) of a scaled problem."""
+
+    def forward(named: Named) -> tuple[Tensor, Tensor]:
+        given = problem.with_tensors(named)
+        masks = PositionMasks(pieces)
+        outputs: list[Tensor] = []
+        for piece in pieces:
+            # One block after the other: a graph would start them all, and hold them all.
+            with tf.control_dependencies(outputs[-1:]):
+                outputs.append(_piece_output(given, piece, masks))
+        return tf.concat(outputs, axis=3), tf.zeros(())
+
+    def backward(named: Named, output: Tensor, _: Tensor, upstream: Tensor) -> Named:
+        given = problem.with_tensors(named)
+        return _backward(given, pieces, output, tf.cast(upstream, problem.accumulator))
+
+    return with_gradient(forward, backward, problem.tensors(), problem.differentiable())
+
+
+# Which pieces -----------------------------------------------------------------------------
+
+
+def plan_pieces(problem: Problem, size: int) -> list[Piece]:
+    """Pieces that cover every query once; a piece may have no keys."""
+    length, keys = problem.query.shape[3], problem.key.shape[2]
+    pieces = []
+    start = 0
+    while start < length:
+        run = _run(problem, start, size)
+        if run is None:
+            rows = Span(start, min(size, length - start))
+            run = Piece(rows, problem.visibility.key_range(rows, keys))
+        pieces.append(run)
+        start = run.all_rows.stop
+    return pieces
+
+
+def _run(problem: Problem, start: int, size: int) -> Piece | None:
+    """As many blocks from `start` on as one run can take, all with keys on both sides."""
+    visibility = problem.visibility
+    if not _may_fold(problem):
+        return None
+    length, keys = problem.query.shape[3], problem.key.shape[2]
+    before = -(-(visibility.window - 1) // size) * size
+    behind = 0 if visibility.causal else before
+    first = start + visibility.offset - before
+    width = before + size + behind
+    room = min((length - start) // size, (keys - first - width) // size + 1)
+    batch, kv_heads, groups = problem.query.shape[:3]
+    logits = (batch or 1) * kv_heads * groups * size * width
+    count = min(room, max(1, RUN_LOGITS // logits))
+    if first < 0 or count < 2:
+        return None
+    return Piece(Span(start, size), Span(first, width), count)
+
+
+def _may_fold(problem: Problem) -> bool:
+    """Whether blocks of a window differ in nothing that a batch cannot hold."""
+    visibility = problem.visibility
+    return (
+        visibility.window is not None
+        and visibility.positions_are_indices
+        and visibility.mask is None
+        and problem.bias is None
+        and problem.rate == 0.0
+    )
+
+
+class PositionMasks:
+    """What causal rule and window hide: computed once for each kind of block, then cut.
+
+    All blocks whose last queries and last keys are as far apart see a part of one mask.
+    """
+
+    def __init__(self, pieces: list[Piece]) -> None:
+        self._made: dict[tuple[int, int], Tensor | None] = {}
+        self._widths: dict[tuple[int, int], int] = {}
+        for piece in pieces:
+            width = self._widths.get(self._kind(piece), 0)
+            self._widths[self._kind(piece)] = max(width, piece.columns.size)
+
+    def of_piece(self, problem: Problem, piece: Piece) -> Tensor | None:
+        """Of the first of the piece's blocks, which is that of them all."""
+        rows, columns = piece.rows, piece.columns
+        if not problem.visibility.hides_by_position(rows, columns):
+            return None
+        if not problem.visibility.positions_are_indices:
+            return hidden_by_position(problem, rows, columns)
+        kind = self._kind(piece)
+        width = self._widths[kind]
+        if kind not in self._made:
+            widest = Span(columns.stop - width, width)
+            self._made[kind] = hidden_by_position(problem, rows, widest)
+        return self._made[kind][..., width - columns.size :]
+
+    @staticmethod
+    def _kind(piece: Piece) -> tuple[int, int]:
+        return piece.rows.size, piece.columns.stop - piece.rows.stop
+
+
+# Forward and backward ---------------------------------------------------------------------
+
+
+def _piece_output(problem: Problem, piece: Piece, masks: PositionMasks) -> Tensor:
+    if piece.columns.size == 0:
+        rows = tf.zeros_like(slice_axis(problem.query, 3, piece.rows)[..., :1])
+        return tf.repeat(tf.cast(rows, problem.accumulator), problem.value.shape[-1], axis=-1)
+    output = block_output(*_block(problem, piece, masks))
+    return output if piece.count == 1 else _unfold_rows(output, piece)
+
+
+def _block(problem: Problem, piece: Piece, masks: PositionMasks) -> tuple[Problem, Block]:
+    """The piece as one block of a problem: this one, or one with more samples."""
+    hidden = masks.of_piece(problem, piece)
+    if piece.count == 1:
+        return problem, Block(piece.rows, piece.columns, hidden)
+    folded = _fold(problem, piece)
+    return folded, Block(folded.rows(), folded.columns(), hidden)
+
+
+def _backward(problem: Problem, pieces: list[Piece], output: Tensor, upstream: Tensor) -> Named:
+    masks = PositionMasks(pieces)
+    queries: list[Tensor] = []
+    keys, values = SpanSum(problem.key), SpanSum(problem.value)
+    bias = BiasSum(problem.bias)
+    sinks: list[Tensor] = []
+    # From the last to the first: the keys that are left behind have their whole sum.
+    for index, piece in reversed(list(enumerate(pieces))):
+        part = [slice_axis(x, 3, piece.all_rows) for x in (output, upstream)]
+        if piece.columns.size == 0:
+            queries.append(tf.zeros_like(slice_axis(problem.query, 3, piece.all_rows)))
+            bias.skip(piece.rows)
+            continue
+        with tf.control_dependencies([*queries[-1:], *keys.latest(), *values.latest()]):
+            given, block = _block(problem, piece, masks)
+            if piece.count > 1:
+                part = [_fold_rows(x, piece) for x in part]
+            found = _unfolded(block_gradients(given, block, *part), piece)
+            queries.append(found.query)
+            still_to_come = max((p.all_columns.stop for p in pieces[:index]), default=0)
+            keys.add(found.key, piece.all_columns, still_to_come)
+            values.add(found.value, piece.all_columns, still_to_come)
+            sinks += [] if found.sink is None else [found.sink]
+            if found.logits is not None:
+                bias.add(found.logits, problem.visibility, piece.rows, piece.columns)
+    named = {
+        "query": tf.concat(queries[::-1], axis=3),
+        "key": keys.total(),
+        "value": values.total(),
+        **{f"bias/{name}": total for name, total in bias.totals().items()},
+    }
+    return named | ({"sink": _sum(sinks, problem.sink)} if problem.sink is not None else {})
+
+
+def _sum(parts: list[Tensor], like: Tensor) -> Tensor:
+    return tf.add_n(parts) if parts else tf.zeros_like(like)
+
+
+def _unfolded(found: Gradients, piece: Piece) -> Gradients:
+    if piece.count == 1:
+        return found
+    return found._replace(
+        query=_unfold_rows(found.query, piece),
+        key=_unfold_columns(found.key, piece),
+        value=_unfold_columns(found.value, piece),
+    )
+
+
+class SpanSum:
+    """Sums gradients of spans of keys, whose places overlap, into (B, K, S, X).
+
+    What no later span reaches is set aside, so that each addition takes a span alone.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._done: list[Tensor] = []
+        self._sum: Tensor | None = None
+        self._start = like.shape[2]
+
+    def latest(self) -> list[Tensor]:
+        return [] if self._sum is None else [self._sum]
+
+    def add(self, part: Tensor, columns: Span, still_to_come: int) -> None:
+        """Adds a part; later ones end before or at `still_to_come`."""
+        start, stop = columns.start, columns.stop
+        if self._sum is None:
+            # Nobody saw the keys behind the last span.
+            self._done.append(self._zeros(self._like.shape[2] - stop))
+            self._sum, self._start = part, start
+        else:
+            self._join(part, start, stop)
+        self._set_aside(max(still_to_come, self._start))
+
+    def total(self) -> Tensor:
+        if self._sum is not None:
+            self._done.append(self._sum)
+        self._done.append(self._zeros(self._start))
+        return tf.concat([x for x in reversed(self._done) if x.shape[2] != 0], axis=2)
+
+    def _join(self, part: Tensor, start: int, stop: int) -> None:
+        old_stop = self._start + self._sum.shape[2]
+        if stop < self._start:
+            part = tf.concat([part, self._zeros(self._start - stop)], axis=2)
+            stop = self._start
+        low, high = min(start, self._start), max(stop, old_stop)
+        middle = Span(max(start, self._start), min(stop, old_stop) - max(start, self._start))
+        pieces = []
+        for bounds in (
+            Span(low, middle.start - low),
+            middle,
+            Span(middle.stop, high - middle.stop),
+        ):
+            if bounds.size > 0:
+                within = [
+                    slice_axis(x, 2, Span(bounds.start - first, bounds.size))
+                    for x, first in ((part, start), (self._sum, self._start))
+                    if first <= bounds.start and bounds.stop <= first + x.shape[2]
+                ]
+                pieces.append(within[0] if len(within) == 1 else within[0] + within[1])
+        self._sum, self._start = tf.concat(pieces, axis=2), low
+
+    def _set_aside(self, bound: int) -> None:
+        size = bound - self._start
+        if size < self._sum.shape[2]:
+            self._done.append(self._sum[:, :, size:])
+            self._sum = self._sum[:, :, :size]
+
+    def _zeros(self, size: int) -> Tensor:
+        batch, kv_heads, _, width = ops.shape(self._like)
+        return tf.zeros((batch, kv_heads, size, width), self._like.dtype)
+
+
+class BiasSum:
+    """Gradients of a bias over blocks of queries, given from the last block to the first.
+
+    Those of a bias held as a tensor are laid end to end where it has queries of its own.
+    """
+
+    def __init__(self, bias: BlockBias | None) -> None:
+        self._bias = bias
+        self._parts: list[BiasSum] = []
+        self._rows: list[Tensor] = []
+        self._totals: Named = {}
+        if isinstance(bias, SumOfBiases):
+            self._parts = [BiasSum(part) for part in bias.biases]
+
+    def add(self, gradient: Tensor, visibility: Visibility, rows: Span, columns: Span) -> None:
+        """Adds the gradient of a block's logits, (B, N, t, s)."""
+        for part in self._parts:
+            part.add(gradient, visibility, rows, columns)
+        if self._has_rows():
+            part = self._bias.rows_gradient(gradient, columns)
+            self._rows.append(tf.cast(part, self._bias.bias.dtype))
+        elif not self._parts:
+            found = self._bias.block_gradient(gradient, visibility, rows, columns)
+            for name, part in found.items():
+                self._totals[name] = self._totals[name] + part if name in self._totals else part
+
+    def skip(self, rows: Span) -> None:
+        """Takes note of queries without keys."""
+        for part in self._parts:
+            part.skip(rows)
+        if self._has_rows():
+            self._rows.append(tf.zeros_like(slice_axis(self._bias.bias, 2, rows)))
+
+    def totals(self) -> Named:
+        if self._parts:
+            return {
+                f"{index}/{name}": total
+                for index, part in enumerate(self._parts)
+                for name, total in part.totals().items()
+            }
+        if self._has_rows():
+            return {"attention_bias": tf.concat(self._rows[::-1], axis=2)}
+        return self._totals
+
+    def _has_rows(self) -> bool:
+        return isinstance(self._bias, TensorBias) and self._bias.bias.shape[2] != 1
+
+
+# Folding blocks of a window into the batch --------------------------------------------------
+
+
+def _fold(problem: Problem, piece: Piece) -> Problem:
+    """A problem of B * count samples with the queries and keys of one block each."""
+    visibility = problem.visibility
+    columns = piece.all_columns
+
+    def of_keys(x: Tensor | None) -> Tensor | None:
+        return None if x is None else _fold_tokens(slice_axis(x, 1, columns), piece.columns, piece)
+
+    def of_queries(x: Tensor | None) -> Tensor | None:
+        if x is None:
+            return None
+        return _fold_tokens(slice_axis(x, 1, piece.all_rows), piece.rows, piece)
+
+    return dataclasses.replace(
+        problem,
+        query=_fold_rows(slice_axis(problem.query, 3, piece.all_rows), piece),
+        key=_fold_columns(slice_axis(problem.key, 2, columns), piece),
+        value=_fold_columns(slice_axis(problem.value, 2, columns), piece),
+        visibility=dataclasses.replace(
+            visibility,
+            offset=piece.rows.start + visibility.offset - piece.columns.start,
+            query_mask=None,
+            key_mask=of_keys(visibility.key_mask),
+            query_segments=of_queries(visibility.query_segments),
+            key_segments=of_keys(visibility.key_segments),
+        ),
+    )
+
+
+def _fold_rows(x: Tensor, piece: Piece) -> Tensor:
+    """(B, K, G, count * t, X) to (B * count, K, G, t, X)."""
+    batch, kv_heads, groups, _, size = ops.shape(x)
+    count, length = piece.count, piece.rows.size
+    x = tf.reshape(x, (batch, kv_heads, groups, count, length, size))
+    x = tf.transpose(x, (0, 3, 1, 2, 4, 5))
+    return tf.reshape(x, (batch * count, kv_heads, groups, length, size))
+
+
+def _unfold_rows(x: Tensor, piece: Piece) -> Tensor:
+    """The inverse of `_fold_rows`."""
+    batch, kv_heads, groups, length, size = ops.shape(x)
+    count = piece.count
+    x = tf.reshape(x, (batch // count, count, kv_heads, groups, length, size))
+    x = tf.transpose(x, (0, 2, 3, 1, 4, 5))
+    return tf.reshape(x, (batch // count, kv_heads, groups, count * length, size))
+
+
+def _fold_columns(x: Tensor, piece: Piece) -> Tensor:
+    """(B, K, all keys, X) to (B * count, K, s, X): each block's keys, which overlap."""
+    batch, kv_heads, _, size = ops.shape(x)
+    tiles = tf.reshape(x, (batch, kv_heads, -1, piece.rows.size, size))
+    tiles = tf.transpose(tiles, (0, 2, 1, 3, 4))  # (B, tiles, K, t, X)
+    shifts = range(piece.columns.size // piece.rows.size)
+    x = tf.concat([tiles[:, shift : shift + piece.count] for shift in shifts], axis=3)
+    return tf.reshape(x, (batch * piece.count, kv_heads, piece.columns.size, size))
+
+
+def _unfold_columns(x: Tensor, piece: Piece) -> Tensor:
+    """Sums (B * count, K, s, X) where keys overlap, to (B, K, all keys, X)."""
+    batch, kv_heads, width, size = ops.shape(x)
+    length, count = piece.rows.size, piece.count
+    batch = batch // count
+    x = tf.reshape(x, (batch, count, kv_heads, width, size))
+    shifts = width // length
+    tiles = []
+    for shift in range(shifts):
+        tile = x[:, :, :, shift * length : (shift + 1) * length]
+        around = (shift, shifts - 1 - shift)
+        tiles.append(tf.pad(tile, [(0, 0), around, (0, 0), (0, 0), (0, 0)]))
+    x = tf.transpose(tf.add_n(tiles), (0, 2, 1, 3, 4))
+    return tf.reshape(x, (batch, kv_heads, (count + shifts - 1) * length, size))
+
+
+def _fold_tokens(x: Tensor, span: Span, piece: Piece) -> Tensor:
+    """(B, all tokens) to (B * count, t or s)."""
+    batch = ops.shape(x)[0]
+    tiles = tf.reshape(x, (batch, -1, piece.rows.size))
+    shifts = range(span.size // piece.rows.size)
+    x = tf.concat([tiles[:, shift : shift + piece.count] for shift in shifts], axis=2)
+    return tf.reshape(x, (batch * piece.count, span.size))

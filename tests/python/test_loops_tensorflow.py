@@ -1,0 +1,126 @@
+"""TensorFlow's graphs that do not know batch and lengths, compiled by XLA and not."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from backends import tensor, to_numpy
+from kerasattention import scaled_dot_product_attention
+from kerasattention.attend import choice, loop_tensorflow
+from problems import PROBLEMS, SMALL_BLOCK, K, N, block_size, problem
+
+CLOSE = {"rtol": 1e-5, "atol": 5e-6}
+
+
+def unknown_shape(name, shape):
+    """None for batch and lengths; heads and sizes are known, and what is one."""
+    if name == "sink":
+        return shape
+    letters = {2: "TS", 3: "BTS", 4: "BNTS"}[len(shape)] if name == "bias" else "BTNH"
+    known = [letter in "NH" or size == 1 for letter, size in zip(letters, shape, strict=True)]
+    return [size if is_known else None for is_known, size in zip(known, shape, strict=True)]
+
+
+def run_with_unknown_sizes(given, way="blocked", jit_compile=False):
+    """Output and gradients in a graph that knows neither batch nor lengths."""
+    inputs = {name: tensor(x) for name, x in given.trainable().items()}
+    names = list(inputs)
+    signature = [tf.TensorSpec(unknown_shape(name, x.shape)) for name, x in inputs.items()]
+
+    @tf.function(input_signature=signature, jit_compile=jit_compile)
+    def run(*values):
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            output = given.attend(**dict(zip(names, values, strict=True)), implementation=way)
+            loss = tf.reduce_sum(output * tensor(given.upstream))
+        return output, tape.gradient(loss, values)
+
+    output, gradients = run(*inputs.values())
+    return to_numpy(output), dict(zip(names, map(to_numpy, gradients), strict=True))
+
+
+def check(given, **options):
+    output, gradients = run_with_unknown_sizes(given, **options)
+    np.testing.assert_allclose(output, given.expected[0], **CLOSE)
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(
+            gradient, given.expected_gradients[name], **CLOSE, err_msg=f"d {name}"
+        )
+
+
+@pytest.fixture
+def always_loop(monkeypatch):
+    monkeypatch.setattr(loop_tensorflow, "MOST_LOGITS", 0)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_graphs_without_sizes(name, always_loop):
+    with block_size(SMALL_BLOCK):
+        check(PROBLEMS[name])
+
+
+# XLA takes a second for each: one of each kind of work that its blocks of one size do.
+COMPILED = [
+    "causal, more queries than keys",
+    "window",
+    "window, more queries than keys",
+    "window, causal, offset",
+    "positions of each sample",
+    "segments, causal",
+    "bias (B, N, T, S), causal",
+    "bias of heads, window",
+    "sink, empty rows",
+    "all at once",
+]
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_graphs_without_sizes(name, always_loop):
+    with block_size(SMALL_BLOCK):
+        check(PROBLEMS[name], jit_compile=True)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("most_logits", [13 * 17 - 1, 13 * 17])
+def test_one_block_gives_what_the_loop_gives(most_logits, jit_compile, monkeypatch):
+    monkeypatch.setattr(loop_tensorflow, "MOST_LOGITS", most_logits)
+    check(PROBLEMS["all at once"], way=None, jit_compile=jit_compile)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_one_trace_computes_short_inputs_as_one_block(jit_compile, monkeypatch):
+    """A loop that gives nothing but ones says by its output where it was taken."""
+
+    def loop(problem, walk):
+        return tf.ones_like(problem.query)
+
+    monkeypatch.setattr(loop_tensorflow, "MOST_LOGITS", 5 * 5)
+    monkeypatch.setattr(loop_tensorflow, "_forward", loop)
+    signature = [tf.TensorSpec([None, None, heads, 7]) for heads in (N, K, K)]
+    attend = tf.function(
+        scaled_dot_product_attention, input_signature=signature, jit_compile=jit_compile
+    )
+    for length in (3, 5, 6):
+        given = problem(T=length, S=length, Hv=7)
+        output = attend(*(tensor(x) for x in (given.query, given.key, given.value)))
+        expected = given.expected[0] if length < 6 else 1.0
+        np.testing.assert_allclose(to_numpy(output), expected, **CLOSE)
+    assert attend.experimental_get_tracing_count() == 1
+
+
+def test_few_queries_need_no_blocks(monkeypatch):
+    """A step of decoding: a graph that knows T = 1 does not ask how many keys there are."""
+    monkeypatch.delitem(choice.WAYS, "blocked")
+    given = problem(T=1)
+    keys = [tf.TensorSpec([None, None, K, x.shape[-1]]) for x in (given.key, given.value)]
+    signature = [tf.TensorSpec([None, 1, N, given.query.shape[-1]]), *keys]
+    attend = tf.function(scaled_dot_product_attention, input_signature=signature)
+    output = attend(*(tensor(x) for x in (given.query, given.key, given.value)))
+    np.testing.assert_allclose(to_numpy(output), given.expected[0], **CLOSE)
+
+
+def test_there_is_no_kernel():
+    given = PROBLEMS["causal"]
+    inputs = [tensor(x) for x in (given.query, given.key, given.value)]
+    with pytest.raises(ValueError, match=r"none honours the backend \(tensorflow has no kernel"):
+        scaled_dot_product_attention(*inputs, causal=True, implementation="fused")

@@ -1,0 +1,83 @@
+"""Functional models of inputs whose length is not known until a batch comes."""
+
+import keras
+import numpy as np
+import pytest
+
+import kerasattention
+from backends import BACKEND, to_numpy
+from kerasattention.attend import choice
+
+FEATURES = 6
+LENGTHS = (5, 11)
+
+OPTIONS = {
+    "window, causal": {"sliding_window": 3, "use_causal_mask": True},
+    "dropout, window": {"dropout": 0.25, "seed": 7, "sliding_window": 4},
+    "sink, cap, relative positions": {
+        "attention_sink": True,
+        "logit_soft_cap": 2.0,
+        "position": kerasattention.RelativePosition(num_buckets=8, max_distance=12),
+    },
+}
+
+
+@pytest.fixture(params=["as chosen", "blocks of 3"])
+def way(request, monkeypatch):
+    """The sizes of a test are the plain way's, so the blocked way is made to take them, too."""
+    if request.param == "as chosen":
+        return
+    blocked = choice.WAYS["blocked"]
+    monkeypatch.setattr(choice, "PLAIN_LOGITS", 0)
+    monkeypatch.setattr(choice, "FEW_QUERIES", 0)
+    monkeypatch.setitem(choice.WAYS, "blocked", lambda problem: blocked(problem, size=3))
+    if BACKEND == "tensorflow":
+        monkeypatch.setattr("kerasattention.attend.loop_tensorflow.MOST_LOGITS", 0)
+
+
+def make_model(length, **options):
+    """Embedded tokens, of which 0 is padding, through a layer; the mask goes along."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((length,), dtype="int32")
+    x = keras.layers.Embedding(13, FEATURES, mask_zero=True)(inputs)
+    x = kerasattention.GroupQueryAttention(5, 4, 2, name="attention", **options)(x)
+    return keras.Model(inputs, keras.layers.Dense(2)(x))
+
+
+def batch(length):
+    rng = np.random.default_rng(length)
+    tokens = rng.integers(1, 13, (3, length))
+    tokens[1, length - 2 :] = 0
+    return tokens, rng.normal(size=(3, length, 2)).astype("float32")
+
+
+def train(model, length, jit_compile):
+    """The losses of two steps of `fit()`, and what the model then gives."""
+    tokens, targets = batch(length)
+    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=jit_compile)
+    # Dropout depends on the place of a sample in the batch.
+    history = model.fit(tokens, targets, batch_size=3, epochs=2, shuffle=False, verbose=0)
+    return history.history["loss"], to_numpy(model(tokens))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("jit_compile", [False, True] if BACKEND == "tensorflow" else ["auto"])
+def test_fit_gives_what_a_model_of_known_length_gives(name, jit_compile, way):
+    length = LENGTHS[1]
+    model, known = (make_model(given, **OPTIONS[name]) for given in (None, length))
+    known.set_weights(model.get_weights())
+    loss, output = train(model, length, jit_compile)
+    expected_loss, expected = train(known, length, False)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-4)
+    np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_one_model_takes_batches_of_any_length(way):
+    options = OPTIONS["window, causal"]
+    model = make_model(None, **options)
+    for length in LENGTHS:
+        tokens, _ = batch(length)
+        known = make_model(length, **options)
+        known.set_weights(model.get_weights())
+        expected = to_numpy(known(tokens))
+        np.testing.assert_allclose(model.predict(tokens, verbose=0), expected, atol=1e-5)
