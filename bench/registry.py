@@ -15,7 +15,7 @@ KERAS, OURS = "Keras", "kerasattention"
 class Settings:
     """How thoroughly to measure."""
 
-    seconds: float = 10.0
+    seconds: float = 6.0
     rounds: tuple[int, int] = (5, 40)
     quick: bool = False
 

@@ -2,6 +2,7 @@
 
 Every case runs in a fresh process per backend (memory: one for each figure). Results are kept in
 bench/results/BACKEND.json, the tables and the plot are made from them; `--quick` only prints.
+`--resume` goes on with a run that was interrupted.
 """
 
 import argparse
@@ -35,6 +36,8 @@ def main() -> int:
         for case in cases.values()
         if backend in case.backends and (not options.case or case.name in options.case)
     ]
+    if options.resume:
+        chosen = [(backend, case) for backend, case in chosen if not is_done(backend, case)]
     failed = 0
     for number, (backend, case) in enumerate(chosen, 1):
         started = time.perf_counter()
@@ -57,6 +60,9 @@ def parse(cases: dict[str, Case]) -> argparse.Namespace:
     parser.add_argument("--case", action="append", choices=list(cases), metavar="NAME")
     parser.add_argument("--backend", action="append", choices=BACKENDS)
     parser.add_argument("--quick", action="store_true", help="few rounds, nothing is written")
+    parser.add_argument(
+        "--resume", action="store_true", help="leave out what has a result of today"
+    )
     parser.add_argument("--list", action="store_true", help="show the names of the cases")
     parser.add_argument("--gpu", action="store_true", help="the part on a GPU too")
     parser.add_argument("--report", action="store_true", help="write tables and plot again")
@@ -102,18 +108,27 @@ def run_process(case: Case, backend: str, part: str, quick: bool) -> dict:
 def keep(backend: str, case: Case, result: dict) -> None:
     """Puts one result among those kept, with its date and versions."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{backend}.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
+    kept = kept_results(backend)
     kept[case.name] = result | report.circumstances(backend)
-    path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    text = json.dumps(kept, indent=1, sort_keys=True) + "\n"
+    (RESULTS / f"{backend}.json").write_text(text)
+
+
+def kept_results(backend: str) -> dict[str, dict]:
+    path = RESULTS / f"{backend}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def is_done(backend: str, case: Case) -> bool:
+    """Whether there is a result of today, of these versions and this machine."""
+    result = kept_results(backend).get(case.name, {"error": "none"})
+    now = report.circumstances(backend)
+    return "error" not in result and all(result[key] == now[key] for key in now)
 
 
 def write_reports(cases: dict[str, Case]) -> int:
-    results = {}
-    for backend in BACKENDS:
-        path = RESULTS / f"{backend}.json"
-        if path.exists():
-            results[backend] = json.loads(path.read_text())
+    results = {backend: kept_results(backend) for backend in BACKENDS}
+    results = {backend: kept for backend, kept in results.items() if kept}
     for backend, kept in results.items():
         (RESULTS / f"{backend}.md").write_text(report.markdown(cases, backend, kept))
     plot.draw(cases, results, RESULTS / "length.png")

@@ -15,7 +15,7 @@ def memory_case(length, gradient=False, training=True, **options):
         x = inputs(length)
         make = gradient_step if gradient else forward
         run = make(layer, x, use_causal_mask=True)
-        times = timed(run, 1 if settings.quick else 3)
+        times = timed(run, 1 if settings.quick or length > 8192 else 3)
         return {"memory": memory.peak(), "times": {part: summary(times)}}
 
     return measure
@@ -62,23 +62,17 @@ FIGURES = [
 # Beyond 8192 steps Keras's layer wants more memory than a laptop has.
 CURVE = [
     Case(
-        f"curve-{length}",
-        f"forward, T = {length}",
+        f"curve-{length}{suffix}",
+        f"forward, T = {length}{name}",
         "curve",
-        memory_case(length),
+        memory_case(length, **options),
         parts=(KERAS, OURS) if length <= 8192 else (OURS,),
     )
-    for length in (1024, 2048, 4096, 8192, 16384, 32768)
-]
-WINDOW_CURVE = [
-    Case(
-        f"curve-{length}-window",
-        f"forward, T = {length}, window 256",
-        "curve",
-        memory_case(length, sliding_window=256),
-        parts=(KERAS, OURS) if length <= 8192 else (OURS,),
+    for suffix, name, options, lengths in (
+        ("", "", {}, (1024, 2048, 4096, 8192, 16384)),
+        ("-window", ", window 256", {"sliding_window": 256}, (1024, 4096, 8192, 16384, 32768)),
     )
-    for length in (1024, 2048, 4096, 8192, 16384, 32768)
+    for length in lengths
 ]
 
-CASES = FIGURES + CURVE + WINDOW_CURVE
+CASES = FIGURES + CURVE

@@ -24,7 +24,7 @@ from kerasattention.attend.tensors import Span, Tensor, slice_axis
 from kerasattention.attend.visibility import Visibility
 
 # Logits of all heads and samples that one run of blocks of a window may have.
-RUN_LOGITS = 2**22
+RUN_LOGITS = 2**21
 
 
 class Piece(NamedTuple):
@@ -84,7 +84,7 @@ def plan_pieces(problem: Problem, size: int) -> list[Piece]:
 def _run(problem: Problem, start: int, size: int) -> Piece | None:
     """As many blocks from `start` on as one run can take, all with keys on both sides."""
     visibility = problem.visibility
-    if not _may_fold(problem):
+    if not may_fold(problem):
         return None
     length, keys = problem.query.shape[3], problem.key.shape[2]
     before = -(-(visibility.window - 1) // size) * size
@@ -100,7 +100,7 @@ def _run(problem: Problem, start: int, size: int) -> Piece | None:
     return Piece(Span(start, size), Span(first, width), count)
 
 
-def _may_fold(problem: Problem) -> bool:
+def may_fold(problem: Problem) -> bool:
     """Whether blocks of a window differ in nothing that a batch cannot hold."""
     visibility = problem.visibility
     return (

@@ -1,0 +1,56 @@
+"""Blocks of a window that TensorFlow folds into the batch, against the float64 reference."""
+
+import numpy as np
+import pytest
+
+from backends import tensor
+from kerasattention.attend import unrolled_tensorflow
+from kerasattention.attend.dispatch import make_problem
+from kerasattention.attend.visibility import Visibility
+from problems import block_size, problem
+from test_attend import check
+
+SIZE = 3
+
+
+def long(**options):
+    return problem(T=61, S=61, visibility=options)
+
+
+SEGMENTS = np.sort(np.random.default_rng(7).integers(0, 4, (2, 61)))
+WINDOWS = {
+    "causal": long(causal=True, window=7),
+    "narrower than a block": long(causal=True, window=2),
+    "two-sided": long(window=5),
+    "from an offset": problem(T=37, S=61, visibility={"causal": True, "window": 7, "offset": 23}),
+    "more queries than keys": problem(T=61, S=29, visibility={"window": 4}),
+    "padding": long(causal=True, window=7, key_mask=np.arange(61) < np.array([[61], [23]])),
+    "segments": long(causal=True, window=7, query_segments=SEGMENTS, key_segments=SEGMENTS),
+    "sink": problem(
+        T=61,
+        S=61,
+        sink=np.random.default_rng(1).normal(size=15),
+        visibility={"causal": True, "window": 7},
+    ),
+    "cap": problem(T=61, S=61, cap=1.3, scale=1.0, visibility={"window": 7}),
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+@pytest.mark.parametrize("logits", [2**12, 2**20])
+def test_runs_of_blocks(name, logits, monkeypatch):
+    """In several runs, and in as few as can be."""
+    monkeypatch.setattr(unrolled_tensorflow, "RUN_LOGITS", logits)
+    with block_size(SIZE):
+        check(WINDOWS[name], implementation="blocked")
+
+
+def test_a_run_covers_most_of_a_window():
+    """Else the test above would prove nothing about runs."""
+    given = WINDOWS["causal"]
+    query, key, value = (tensor(x) for x in (given.query, given.key, given.value))
+    problem = make_problem(query, key, value, Visibility(**given.visibility))
+    planned = unrolled_tensorflow.plan_pieces(problem, SIZE)
+    assert max(piece.count for piece in planned) >= 15
+    covered = [row for piece in planned for row in range(piece.all_rows.start, piece.all_rows.stop)]
+    assert covered == list(range(61))
