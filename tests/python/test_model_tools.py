@@ -1,4 +1,4 @@
-"""Tools for whole models: maps, rollout, importance, pruning, conversion, LoRA, checkpoints."""
+"""Tools for whole models: maps, rollout, importance, pruning, LoRA, checkpoints."""
 
 import keras
 import numpy as np
@@ -6,7 +6,12 @@ import pytest
 
 import kerasattention
 from backends import to_numpy
-from kerasattention import GroupQueryAttention, MultiHeadAttention
+from kerasattention import (
+    AlibiPosition,
+    GroupQueryAttention,
+    MultiHeadAttention,
+    RelativePosition,
+)
 
 VOCABULARY, T, D, CLASSES = 13, 7, 22, 3
 KERAS_MHA = keras.layers.MultiHeadAttention
@@ -213,6 +218,52 @@ def test_pruning_keeps_sinks_gates_and_norms(data):
     )
 
 
+@pytest.mark.parametrize("kind", ["alibi", "relative"])
+def test_pruning_keeps_the_biases_of_the_heads_that_stay(kind, data):
+    random = np.random.default_rng(4)
+
+    def make(name):
+        position = AlibiPosition() if kind == "alibi" else RelativePosition(6, 5)
+        return MultiHeadAttention(5, 4, position=position, use_causal_mask=True, name=name)
+
+    model = classifier(make)
+    if kind == "relative":
+        for index in (0, 1):
+            table = model.get_layer(f"attention_{index}").position.table
+            table.assign(random.normal(size=table.shape))
+    removed = {"attention_0": [0, 3], "attention_1": [2]}
+    pruned = kerasattention.prune_heads(model, removed)
+    expected = kerasattention.convert_attention(model)
+    zero_heads(expected, removed)
+    outputs = [m.predict(data[0], verbose=0) for m in (pruned, expected)]
+    np.testing.assert_allclose(*outputs, atol=1e-6)
+    # Again, from what is left: heads 1, 2, 4 become 1, 4.
+    twice = kerasattention.prune_heads(pruned, {"attention_0": [1]})
+    zero_heads(expected, {"attention_0": [2]})
+    outputs = [m.predict(data[0], verbose=0) for m in (twice, expected)]
+    np.testing.assert_allclose(*outputs, atol=1e-6)
+
+
+def test_layers_that_share_a_table_lose_the_same_heads(data, tmp_path):
+    shared = RelativePosition(6, 5)
+    model = classifier(lambda name: MultiHeadAttention(5, 4, position=shared, name=name))
+    shared.table.assign(np.random.default_rng(4).normal(size=shared.table.shape))
+    with pytest.raises(ValueError, match="'attention_0' and 'attention_1' share the table"):
+        kerasattention.prune_heads(model, {"attention_0": [1]})
+    with pytest.raises(ValueError, match="Remove the same heads of both"):
+        kerasattention.prune_heads(model, {"attention_0": [1], "attention_1": [2]})
+    removed = {"attention_0": [1], "attention_1": [1]}
+    pruned = kerasattention.prune_heads(model, removed)
+    positions = [pruned.get_layer(name).position for name in removed]
+    assert positions[0] is positions[1]
+    zero_heads(model, removed)
+    expected = model.predict(data[0], verbose=0)
+    np.testing.assert_allclose(pruned.predict(data[0], verbose=0), expected, atol=1e-6)
+    pruned.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded.predict(data[0], verbose=0), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("removed", "message"),
     [
@@ -239,87 +290,6 @@ def test_least_important_heads():
         "attention_1": [],
     }
     assert kerasattention.least_important(model, importance, 0.34)["attention_0"] == [1, 2, 3, 5]
-
-
-# Conversion ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("make", [keras_mha, keras_gqa])
-def test_conversion_keeps_the_outputs(make, data):
-    # One layer: in a second one Keras's would miss the mask that it took off its input.
-    model = classifier(make, depth=1, pooled=False)
-    copy = kerasattention.convert_attention(model)
-    assert isinstance(copy.get_layer("attention_0"), (MultiHeadAttention, GroupQueryAttention))
-    assert isinstance(model.get_layer("attention_0"), KERAS_LAYERS)
-    seen = data[0] != 0
-    np.testing.assert_allclose(
-        copy.predict(data[0], verbose=0)[seen], model.predict(data[0], verbose=0)[seen], atol=1e-5
-    )
-    assert copy.compiled
-
-
-def test_conversion_of_nested_and_sequential_models(data):
-    inner = keras.Sequential([keras.Input((T, D)), mha(name="inside"), keras.layers.Dense(D)])
-    outer = keras.Sequential(
-        [keras.Input((T,)), keras.layers.Embedding(VOCABULARY, D), inner, gqa(name="outside")]
-    )
-    copy = kerasattention.convert_attention(outer)
-    np.testing.assert_allclose(
-        copy.predict(data[0], verbose=0), outer.predict(data[0], verbose=0), atol=1e-6
-    )
-    assert copy.layers[1] is not inner
-
-
-@pytest.mark.parametrize("make", [keras_gqa, gqa])
-def test_merged_heads(make, data):
-    model = classifier(make)
-    for method, pick in (("mean", lambda x: x.mean(-2)), ("first", lambda x: x[..., 0, :])):
-        copy = kerasattention.convert_attention(model, 1, method)
-        for name in ("key", "value"):
-            old = getattr(model.get_layer("attention_0"), f"_{name}_dense")
-            new = copy.get_layer("attention_0").projection(name)
-            for part in ("kernel", "bias"):
-                np.testing.assert_allclose(
-                    np.squeeze(to_numpy(getattr(new, part)), -2),
-                    pick(to_numpy(getattr(old, part))),
-                    rtol=1e-6,
-                )
-
-
-def test_merging_equal_heads_changes_nothing(data):
-    model = classifier(lambda name: GroupQueryAttention(3, 6, 6, name=name))
-    for layer in (model.get_layer("attention_0"), model.get_layer("attention_1")):
-        for dense in (layer.projection("key"), layer.projection("value")):
-            kernel = to_numpy(dense.kernel)
-            dense.kernel.assign(np.repeat(kernel[:, ::3], 3, axis=1))
-    copy = kerasattention.convert_attention(model, 2)
-    np.testing.assert_allclose(
-        copy.predict(data[0], verbose=0), model.predict(data[0], verbose=0), atol=1e-6
-    )
-
-
-def test_random_heads_come_from_the_seed():
-    model = classifier(mha)
-    a, b, c = (
-        to_numpy(
-            kerasattention.convert_attention(model, 1, "random", seed)
-            .get_layer("attention_0")
-            .projection("key")
-            .kernel
-        )
-        for seed in (1, 1, 2)
-    )
-    np.testing.assert_array_equal(a, b)
-    assert np.abs(a - c).max() > 0.1
-
-
-def test_conversion_refuses():
-    with pytest.raises(ValueError, match=r"\[1, 5\].*Received: 2"):
-        kerasattention.convert_attention(classifier(mha), 2)
-    with pytest.raises(ValueError, match="value_dim=7"):
-        kerasattention.convert_attention(classifier(lambda name: MultiHeadAttention(4, 3, 7)), 2)
-    with pytest.raises(ValueError, match="median"):
-        kerasattention.convert_attention(classifier(mha), 1, "median")
 
 
 # LoRA ------------------------------------------------------------------------------

@@ -17,7 +17,9 @@ numbers <- function(..., seed = 1) {
   withr::with_seed(seed, array(stats::rnorm(prod(...)), c(...)))
 }
 
-input <- function(...) keras()$Input(shape = list(...))
+input <- function(..., dtype = NULL) {
+  keras()$Input(shape = list(...), dtype = dtype)
+}
 
 expect_close <- function(actual, expected, tolerance = 1e-5) {
   expect_equal(dim(as.array(actual)), dim(as.array(expected)))

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -197,9 +197,16 @@ class AttentionLayer(keras.layers.Layer):
 
     # Changing heads ------------------------------------------------------------
 
-    def with_heads(self, query: int, key_value: int) -> "AttentionLayer":
-        """An unbuilt layer of this one's options with other numbers of heads."""
-        return type(self).from_config({**self.get_config(), **self._head_config(query, key_value)})
+    def with_heads(self, query: Sequence[int], key_value: Sequence[int]) -> "AttentionLayer":
+        """An unbuilt layer of this one's options with some of its heads."""
+        config = {**self.get_config(), **self._head_config(len(query), len(key_value))}
+        if self._position is not None:
+            position = self._position.keep_heads(query, self._heads.query)
+            if position is not self._position:
+                config["position"] = position
+            else:  # built again, for fewer heads
+                config["position"].pop("build_config", None)
+        return type(self).from_config(config)
 
     def _head_config(self, query: int, key_value: int) -> dict[str, int]:
         """The entries of the config that count heads."""
@@ -223,7 +230,10 @@ class AttentionLayer(keras.layers.Layer):
                 return (None if is_output else 0), of_query.get(dense.name, False)
             if dense.kernel is variable:
                 return (0 if is_output else 1), of_query.get(dense.name, False)
-        return (0, True) if variable is getattr(self, "sink", None) else (None, False)
+        if variable is getattr(self, "sink", None):
+            return 0, True
+        axis = None if self._position is None else self._position.head_axis(variable)
+        return axis, axis is not None
 
     # Building ------------------------------------------------------------------
 
@@ -319,6 +329,7 @@ class AttentionLayer(keras.layers.Layer):
         norm = keras.layers.RMSNormalization(
             axis=-1, epsilon=1e-6, name=name, dtype=self._policy_of(name)
         )
+        norm.supports_masking = True  # as the projections
         norm.build((None, None, None, self._heads.size))
         return norm
 

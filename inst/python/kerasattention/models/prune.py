@@ -28,7 +28,7 @@ def prune_heads(model: keras.Model, heads: Mapping[str, Sequence[int]]) -> keras
 
     Raises:
         ValueError: An unknown layer or head, all heads of a layer, groups that
-            would differ in size.
+            would differ in size, other heads in layers that share a position's table.
     """
     model = with_our_layers(model)
     layers = {layer.name: layer for layer in choose_layers(model)}
@@ -43,6 +43,7 @@ def prune_heads(model: keras.Model, heads: Mapping[str, Sequence[int]]) -> keras
         for name, removed in heads.items()
         if len(removed) > 0
     }
+    _check_shared_positions(layers, plans)
 
     def exchange(layer: keras.layers.Layer) -> tuple[AttentionLayer, list[Any]] | None:
         if not isinstance(layer, AttentionLayer) or layer.name not in plans:
@@ -50,6 +51,21 @@ def prune_heads(model: keras.Model, heads: Mapping[str, Sequence[int]]) -> keras
         return plans[layer.name].apply(layer)
 
     return replace_layers(model, exchange)
+
+
+def _check_shared_positions(layers: dict[str, AttentionLayer], plans: dict[str, "_Kept"]) -> None:
+    """Layers that share a table have the same heads, before and after."""
+    owners: dict[int, str] = {}
+    for name, layer in layers.items():
+        if not isinstance(layer.position, keras.layers.Layer):
+            continue
+        first = owners.setdefault(id(layer.position), name)
+        kept = [plans[each].query if each in plans else None for each in (first, name)]
+        if kept[0] != kept[1]:
+            raise ValueError(
+                f"Layers {first!r} and {name!r} share the table of one position, which has a "
+                "column for each head. Remove the same heads of both."
+            )
 
 
 def least_important(
@@ -133,7 +149,7 @@ class _Kept:
         return cls(kept, sorted(sizes))
 
     def apply(self, layer: AttentionLayer) -> tuple[AttentionLayer, list[Any]]:
-        smaller = layer.with_heads(len(self.query), len(self.key_value))
+        smaller = layer.with_heads(self.query, self.key_value)
         arrays = [self._select(variable, layer) for variable in layer.weights]
         return smaller, arrays
 

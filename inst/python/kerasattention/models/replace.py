@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+from keras.src.saving.serialization_lib import ObjectSharingScope
 
 Arrays = list[Any]
 
@@ -40,9 +41,11 @@ def replace_layers(
         arrays.append(exchanged)
         return exchanged[0]
 
-    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
-    if not copy.built and model.built:
-        copy.build(model.input_shape)
+    # Layers that share a position's table share it in the copy too.
+    with ObjectSharingScope():
+        copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+        if not copy.built and model.built:
+            copy.build(model.input_shape)
     for layer, weights in arrays:
         if weights:
             layer.set_weights(weights)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,10 +22,41 @@ class AlibiPosition(Position):
     slope * |d|, each head with a slope of its own: the geometric sequence of the
     paper for N a power of two, and for any other N the authors' way of filling up.
     Without a causal mask keys on both sides are penalised alike.
+
+    Args:
+        slopes: One per query head; by default those of the paper. A layer some of
+            whose heads were removed keeps the slopes of the others.
+
+    Raises:
+        ValueError: Slopes that are not positive numbers.
     """
 
+    def __init__(self, slopes: Sequence[float] | None = None) -> None:
+        if slopes is not None:
+            slopes = tuple(slopes)
+            if not slopes or not all(_is_slope(slope) for slope in slopes):
+                raise ValueError(
+                    "`slopes` must be `None` or positive numbers, one per query head. "
+                    f"Received: slopes={slopes!r}"
+                )
+        self.slopes = slopes
+
+    def prepare(self, num_query_heads: int, head_size: int) -> None:
+        if self.slopes is not None and len(self.slopes) != num_query_heads:
+            raise ValueError(
+                f"`slopes` must have one number for each of {num_query_heads} query heads. "
+                f"Received: {len(self.slopes)} of them"
+            )
+
     def block_bias(self, num_query_heads: int, causal: bool) -> "AlibiBias":
-        return AlibiBias(alibi_slopes(num_query_heads))
+        return AlibiBias(self.slopes or alibi_slopes(num_query_heads))
+
+    def keep_heads(self, kept: Sequence[int], num_query_heads: int) -> "AlibiPosition":
+        slopes = self.slopes or alibi_slopes(num_query_heads)
+        return AlibiPosition([slopes[head] for head in kept])
+
+    def get_config(self) -> dict[str, Any]:
+        return {} if self.slopes is None else {"slopes": list(self.slopes)}
 
 
 def alibi_slopes(num_heads: int) -> tuple[float, ...]:
@@ -38,6 +71,10 @@ def alibi_slopes(num_heads: int) -> tuple[float, ...]:
 
 def _geometric(count: int) -> list[float]:
     return [2.0 ** (-8.0 * (index + 1) / count) for index in range(count)]
+
+
+def _is_slope(x: Any) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and 0 < x < math.inf
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What a layer needs of a kind of position: turned queries and keys, or a bias."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from kerasattention.attend.bias import BlockBias
@@ -30,6 +31,14 @@ class Position:
 
     def block_bias(self, num_query_heads: int, causal: bool) -> BlockBias | None:
         """The bias of the logits, if this kind has one."""
+        return None
+
+    def keep_heads(self, kept: Sequence[int], num_query_heads: int) -> "Position":
+        """The position of a layer that keeps some of its N query heads."""
+        return self
+
+    def head_axis(self, variable: Any) -> int | None:
+        """Which axis counts query heads, of a variable that this kind has."""
         return None
 
     def get_config(self) -> dict[str, Any]:

@@ -84,6 +84,9 @@ class RelativePosition(keras.layers.Layer, Position):
         buckets = distance_buckets(self.num_buckets, self.max_distance, bidirectional=not causal)
         return BucketBias(ops.convert_to_tensor(self.table), tuple(buckets.tolist()))
 
+    def head_axis(self, variable: Any) -> int | None:
+        return 1 if variable is getattr(self, "table", None) else None
+
     def call(self, distances: Tensor) -> Tensor:
         """The bias of distances (key position less query position), both sides: (..., N)."""
         bias = self.block_bias(self.num_heads, causal=False)

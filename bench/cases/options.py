@@ -1,0 +1,124 @@
+"""What the layers' options cost: memory at a great length, and time of the forward pass."""
+
+from measure import compare
+from registry import BACKENDS, OURS, Case, Floor, Settings
+
+LENGTH = 16384
+
+
+def attend(length, options, call):
+    """A layer of the report's sizes with the options, its input, and a function that runs it."""
+    import numpy as np
+    from keras import ops
+
+    import kerasattention as ka
+    from cases._layers import D, H, K, N
+    from runners import forward
+
+    positions = {
+        "rotary": ka.RotaryPosition,
+        "alibi": ka.AlibiPosition,
+        "relative": ka.RelativePosition,
+        None: lambda: None,
+    }
+    options = {**options, "position": positions[options.get("position")]()}
+    if "value_dim" in options:
+        layer = ka.MultiHeadAttention(N, H, **options)
+    else:
+        layer = ka.GroupQueryAttention(H, N, K, **options)
+    layer.build((1, length, D), (1, length, D))
+    # Two segments; positions that begin anew in the second; a bias that keys alone decide.
+    steps = np.arange(length, dtype="int32")[None]
+    given = {
+        "segment_ids": 1 + (steps >= length // 2),
+        "positions": steps % (length // 2),
+        "attention_bias": np.sin(steps[:, None, None]).astype("float32"),
+    }
+    call = {name: ops.convert_to_tensor(given[name]) for name in call}
+    return lambda x: forward(layer, x, use_causal_mask=True, **call)
+
+
+def memory_case(options, call):
+    def measure(settings: Settings, part: str) -> dict:
+        import time
+
+        from cases._layers import inputs
+        from measure import MemoryAboveIdle, summary
+        from runners import settle
+
+        run_on = attend(LENGTH, options, call)
+        settle()
+        memory = MemoryAboveIdle()
+        run = run_on(inputs(LENGTH))
+        started = time.perf_counter()
+        run()  # once: its time counts for little here
+        times = [time.perf_counter() - started]
+        return {"memory": memory.peak(), "times": {part: summary(times)}}
+
+    return measure
+
+
+def rotary_case(length):
+    def measure(settings: Settings) -> dict:
+        from cases._layers import inputs
+
+        x = inputs(length)
+        runs = {
+            "no position": attend(length, {}, ())(x),
+            OURS: attend(length, {"position": "rotary"}, ())(x),
+        }
+        result = compare(runs, settings, 0.0)
+        del result["difference"]
+        return result
+
+    return measure
+
+
+OPTIONS = {
+    "rotary": ({"position": "rotary"}, ()),
+    "rotary, positions given": ({"position": "rotary"}, ("positions",)),
+    "ALiBi": ({"position": "alibi"}, ()),
+    "ALiBi, positions given": ({"position": "alibi"}, ("positions",)),
+    "relative": ({"position": "relative"}, ()),
+    "relative, positions given": ({"position": "relative"}, ("positions",)),
+    "qk_norm": ({"qk_norm": True}, ()),
+    "logit_soft_cap": ({"logit_soft_cap": 50.0}, ()),
+    "attention_sink": ({"attention_sink": True}, ()),
+    "use_gate": ({"use_gate": True}, ()),
+    "value_dim": ({"value_dim": 48}, ()),
+    "attention_bias": ({}, ("attention_bias",)),
+    "segment_ids": ({}, ("segment_ids",)),
+    "all, window 256": (
+        {
+            "position": "rotary",
+            "sliding_window": 256,
+            "qk_norm": True,
+            "logit_soft_cap": 50.0,
+            "attention_sink": True,
+            "use_gate": True,
+        },
+        ("attention_bias", "segment_ids", "positions"),
+    ),
+}
+
+CASES = [
+    Case(
+        "memory-option-" + name.lower().replace(",", "").replace(" ", "-"),
+        f"forward, T = {LENGTH}, {name}",
+        "memory",
+        memory_case(options, call),
+        floors={backend: Floor("memory", most=0.8) for backend in BACKENDS},
+        parts=(OURS,),
+    )
+    for name, (options, call) in OPTIONS.items()
+]
+CASES += [
+    Case(
+        "rotary-4096",
+        "forward, T = 4096, rotary positions against none",
+        "options",
+        rotary_case(4096),
+        # At most 10% more.
+        floors={backend: Floor("ratio", least=1 / 1.1) for backend in BACKENDS},
+    )
+]
