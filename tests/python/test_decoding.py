@@ -87,10 +87,34 @@ def with_position(options):
     return options
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_every_option_of_the_layers_decodes_as_the_full_pass(name):
-    make = lambda: attending(**with_position(OPTIONS[name]))  # noqa: E731
-    assert_decodes(model_of(lambda x: make()(make()(x))))
+# Layers upon each other are compiled together, which takes less time than one by one.
+STACKS = {
+    "positions": ("rotary", "rotary yarn", "alibi", "relative"),
+    "windows": (
+        *("window", "window wider than the prompt", "window and rotary"),
+        *("window and alibi", "window and relative"),
+    ),
+    "logits": ("gate", "qk norm", "soft cap", "sink", "no bias"),
+    "ways": ("plain", "dropout", "plain path", "never hold scores", "all"),
+}
+
+
+def test_every_option_is_in_a_stack():
+    assert sorted(sum(STACKS.values(), ())) == sorted(OPTIONS)
+
+
+def stacked(names):
+    def body(x):
+        for name in names:
+            x = attending(**with_position(OPTIONS[name]))(x)
+        return x
+
+    return model_of(body)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_every_option_of_the_layers_decodes_as_the_full_pass(stack):
+    assert_decodes(stacked(STACKS[stack]))
 
 
 def test_multi_head_attention_with_another_value_size_and_output_decodes():
@@ -128,19 +152,8 @@ def test_several_tokens_at_once_after_others(window):
     assert_same(decoder.step(tokens[:, 10:11]), expected[:, 10])
 
 
-RAGGED = {
-    "plain": {},
-    "rotary": {"position": "rotary"},
-    "alibi": {"position": "alibi"},
-    "relative": {"position": "relative"},
-    "window": {"sliding_window": 3},
-}
-
-
-@pytest.mark.parametrize("name", RAGGED)
-def test_prompts_of_different_lengths_do_as_each_alone(name):
-    make = lambda: attending(**with_position(RAGGED[name]))  # noqa: E731
-    model = model_of(lambda x: make()(make()(x)))
+def test_prompts_of_different_lengths_do_as_each_alone():
+    model = stacked(("plain", "rotary", "alibi", "relative", "window"))
     tokens = draw_tokens()
     rows = [list(tokens[0, :7]), list(tokens[1, :3]), list(tokens[2, :1])]
     decoder = ka.IncrementalDecoder(model, ROWS, MAX_LENGTH)

@@ -70,6 +70,11 @@ class IncrementalDecoder:
         return self._length
 
     @property
+    def padding(self) -> Tensor | None:
+        """(B): how many tokens at the start of each row are padding; None if none is."""
+        return self._padding
+
+    @property
     def unlimited(self) -> bool:
         """Whether rows may be longer than `max_length`: all caches roll."""
         own = [spec for spec in self.plan.specs if not spec.cross]

@@ -105,7 +105,8 @@ def continue_prompts(
     kind, numbers = sampler.kind, sampler.numbers()
     decoder.reset()
     logits = decoder.prefill(prompts, inputs)
-    last = choose_tokens(as_logits(decoder.plan, logits), kind, numbers, decoder.length)
+    logits = as_logits(decoder.plan, logits)
+    last = choose_tokens(logits, kind, numbers, decoder.length, decoder.padding)
     stop_tokens = ops.convert_to_tensor(stop, dtype="int32")
     finished = ops.any(ops.equal(last[:, None], stop_tokens[None]), axis=1)
     parts = [ops.convert_to_numpy(last)[:, None]]

@@ -163,7 +163,8 @@ class Runner:
             index, arrays, tokens, finished, made = state
             at = start + index
             logits, arrays = after(arrays, crossed, lent, tokens[:, None], at, None, padding)
-            chosen = choose_tokens(as_logits(self.plan, logits), kind, numbers, at + 1)
+            logits = as_logits(self.plan, logits)
+            chosen = choose_tokens(logits, kind, numbers, at + 1, padding)
             chosen = jnp.where(finished, tokens, chosen)
             finished = finished | jnp.any(chosen[:, None] == stop[None], axis=1)
             made = jax.lax.dynamic_update_slice(made, chosen[:, None], (0, index))

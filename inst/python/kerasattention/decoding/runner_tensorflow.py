@@ -118,7 +118,8 @@ class Runner:
         def one(index: Tensor, tokens: Tensor, finished: Tensor, made: Tensor) -> Any:
             at = start + index
             logits = self._run_after(crossed, lent, tokens[:, None], at, None, padding)
-            chosen = choose_tokens(as_logits(self.plan, logits), kind, numbers, at + 1)
+            logits = as_logits(self.plan, logits)
+            chosen = choose_tokens(logits, kind, numbers, at + 1, padding)
             chosen = tf.where(finished, tokens, chosen)
             stopped = tf.reduce_any(chosen[:, None] == stop[None], axis=1)
             here = tf.range(room) == index

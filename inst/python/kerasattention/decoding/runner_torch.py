@@ -75,7 +75,8 @@ class Runner:
             if stop.numel() and bool(finished.all()):
                 return made, finished, index
             logits = self._one(tokens[:, None], start + index, padding)
-            chosen = choose_tokens(as_logits(self.plan, logits), kind, numbers, start + index + 1)
+            logits = as_logits(self.plan, logits)
+            chosen = choose_tokens(logits, kind, numbers, start + index + 1, padding)
             tokens = torch.where(finished, tokens, chosen)
             finished = finished | (tokens[:, None] == stop[None]).any(dim=1)
             made[:, index] = tokens

@@ -2,7 +2,7 @@
 
 Random numbers are a hash of (seed, row, position, token), so the same seed gives
 the same tokens on every backend, whether the loop runs in Python or compiled,
-and whatever the number of tokens asked for.
+whatever the number of tokens asked for and however long the other prompts are.
 """
 
 import dataclasses
@@ -63,7 +63,11 @@ class Sampler:
 
 
 def choose_tokens(
-    logits: Tensor, kind: tuple[bool, int | None, bool], numbers: tuple[Any, Any, Any], at: Any
+    logits: Tensor,
+    kind: tuple[bool, int | None, bool],
+    numbers: tuple[Any, Any, Any],
+    at: Any,
+    padding: Tensor | None = None,
 ) -> Tensor:
     """The next token of each row.
 
@@ -71,7 +75,8 @@ def choose_tokens(
         logits: (B, V).
         kind: Of a `Sampler`.
         numbers: Of a `Sampler`.
-        at: Index of the tokens in their sequences.
+        at: Index of the tokens in the rows.
+        padding: None, or (B): how much of a row is padding, which counts for nothing.
 
     Returns:
         (B) int32.
@@ -82,10 +87,11 @@ def choose_tokens(
     if greedy:
         return ops.cast(ops.argmax(logits, axis=-1), "int32")
     logits = logits / temperature
+    at = at if padding is None else (at - padding)[:, None]
     if top_k is not None and top_k < logits.shape[-1]:
         return _choose_among(logits, top_k, top_p if nucleus else None, seed, at)
     if nucleus:
-        logits = ops.where(logits >= nucleus_limit(logits, top_p), logits, float("-inf"))
+        logits = ops.where(in_nucleus(logits, top_p), logits, float("-inf"))
     noise = gumbel_noise(seed, at, ops.shape(logits)[0], ops.arange(logits.shape[-1]))
     return ops.cast(ops.argmax(logits + noise, axis=-1), "int32")
 
@@ -107,8 +113,8 @@ def _within(values: Tensor, top_p: Any) -> Tensor:
     return before < top_p
 
 
-def nucleus_limit(logits: Tensor, top_p: Any) -> Tensor:
-    """(B, 1): the least logit of the smallest set that has the probability.
+def in_nucleus(logits: Tensor, top_p: Any) -> Tensor:
+    """(B, V): which tokens are in the smallest set that has the probability.
 
     By bisection: sorting a large vocabulary takes longer than a small model's step.
     """
@@ -124,14 +130,22 @@ def nucleus_limit(logits: Tensor, top_p: Any) -> Tensor:
         mass = ops.sum(ops.where(shifted >= middle, weights, 0.0), axis=-1, keepdims=True)
         enough = mass >= wanted
         low, high = ops.where(enough, middle, low), ops.where(enough, high, middle)
-    return low + peak
+    # Not `logits >= low + peak`: rounding could leave the last one out.
+    return shifted >= low
 
 
 _BISECTIONS = 30
 
 
 def gumbel_noise(seed: Any, at: Any, rows: Any, tokens: Tensor) -> Tensor:
-    """(B, V): the largest of logits plus this noise is a draw of their softmax."""
+    """(B, V): the largest of logits plus this noise is a draw of their softmax.
+
+    Args:
+        seed: Integer scalar.
+        at: Position of the tokens, () or (B, 1).
+        rows: B.
+        tokens: (V), or (B, V) of each row.
+    """
     row = ops.arange(rows, dtype="int32")[:, None]
     tokens = ops.cast(tokens, "int32")
     tokens = tokens if len(tokens.shape) == 2 else tokens[None]
