@@ -14,6 +14,8 @@ TITLES = {
     "time": "Time: Keras's layer against ours, the same weights",
     "memory": "Memory above the idle process",
     "limit": "Against the limit of the machine",
+    "decoding": "Generation with a key/value cache",
+    "options": "Options",
     "peers": "Other libraries",
     "curve": "Over length",
 }

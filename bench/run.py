@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import plot
+import plot_decoding
 import report
 from registry import BACKENDS, Case, all_cases
 
@@ -132,7 +133,8 @@ def write_reports(cases: dict[str, Case]) -> int:
     for backend, kept in results.items():
         (RESULTS / f"{backend}.md").write_text(report.markdown(cases, backend, kept))
     plot.draw(cases, results, RESULTS / "length.png")
-    print("Tables and plot are in bench/results.")
+    plot_decoding.draw(results, RESULTS / "decoding.png")
+    print("Tables and plots are in bench/results.")
     return 0
 
 
