@@ -145,3 +145,23 @@ test_that("a model of R pipes trains, is saved and read in a new session", {
     )
   )
 })
+
+# Keras imports TensorFlow, where it is installed, to write a config: seconds, and a
+# gigabyte of memory.
+test_that("calling and printing a layer loads no other backend", {
+  skip_on_cran()
+  skip_without_keras()
+  skip_if(is.null(backend_version("jax")), "JAX is not installed")
+  output <- run_r(
+    c(
+      "suppressMessages(library(kerasattention))",
+      "layer <- layer_group_query_attention(head_dim = 2, num_query_heads = 2, num_key_value_heads = 1)",
+      "y <- layer(array(1, c(2, 3, 5)))",
+      "print(layer)",
+      "print('tensorflow' %in% names(reticulate::import('sys')$modules))"
+    ),
+    env = "KERAS_BACKEND=jax"
+  )
+  expect_match(output[[length(output) - 1]], "<GroupQueryAttention")
+  expect_equal(utils::tail(output, 1), "[1] FALSE")
+})
