@@ -233,7 +233,12 @@ plot_text <- function(x, query, call) {
       title = paste0("What \"", x$tokens[[query]], "\" (", query, ") attends")
     ) +
     ggplot2::theme_void(base_size = 11) +
-    ggplot2::theme(plot.margin = ggplot2::margin(8, 8, 8, 8))
+    ggplot2::theme(
+      plot.margin = ggplot2::margin(8, 8, 8, 8),
+      plot.title = ggplot2::element_text(margin = ggplot2::margin(b = 8)),
+      strip.text = ggplot2::element_text(margin = ggplot2::margin(4, 0, 4, 0)),
+      legend.key.height = ggplot2::unit(0.8, "lines")
+    )
 }
 
 # Words in lines of about 40 letters, each as wide as its letters.
