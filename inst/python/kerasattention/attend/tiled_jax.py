@@ -40,6 +40,8 @@ Named = dict[str, Tensor]
 # Logits of a tile, over all heads and samples: 1 to 4 MB.
 TILE_LOGITS = 2**20
 COLUMNS = 256
+# Tiles as wide as a window are rounded up: gradients took a sixth less with 320 columns than 319.
+COLUMN_STEP = 32
 
 
 class Tile(NamedTuple):
@@ -76,7 +78,7 @@ def choose_tile(problem: Problem, size: int) -> Tile:
     columns = min(COLUMNS, keys)
     widest = _widest_range(problem, rows)
     if widest is not None and widest <= 4 * COLUMNS:
-        columns = min(widest, keys)
+        columns = min(-(-widest // COLUMN_STEP) * COLUMN_STEP, keys)
     by_sample = batch > 1 and batch * kv_heads * groups * rows * columns > TILE_LOGITS
     return Tile(max(rows, 1), max(columns, 1), by_sample and not _has_trained_bias(problem))
 
