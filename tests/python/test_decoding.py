@@ -473,3 +473,15 @@ def test_bad_calls_name_the_argument_and_the_value():
         decoder.prefill(draw_tokens(3, 5))
     with pytest.raises(ValueError, match=r"`tokens` must have shape \(3,\).*\(2,\)"):
         decoder.step([1, 2])
+
+
+def test_a_conversation_that_grows_is_given_room_to():
+    from kerasattention.decoding.generate import decoder_for
+
+    model = model_of(attending())
+    first = decoder_for(model, 2, 60, None)
+    second = decoder_for(model, 2, 70, None)
+    assert (first.max_length, second.max_length) == (64, 128)
+    assert decoder_for(model, 2, 120, None) is second
+    assert decoder_for(model, 2, 300, None).max_length == 320
+    assert decoder_for(model, 2, 40, None).max_length == 64

@@ -145,8 +145,12 @@ def make_decoder(
     model: keras.Model, rows: int, length: int, token_input: str | int | None
 ) -> IncrementalDecoder:
     kept = _decoders.setdefault(model, {})
+    last = kept.get((rows, token_input))
+    # A conversation grows turn by turn: room for twice as much compiles less often.
+    grows = last is not None and last.max_length < length
+    wanted = max(length, 2 * last.max_length) if grows else length
     try:
-        decoder = IncrementalDecoder(model, rows, -(-length // 64) * 64, token_input=token_input)
+        decoder = IncrementalDecoder(model, rows, -(-wanted // 64) * 64, token_input=token_input)
     except ValueError:
         decoder = IncrementalDecoder(model, rows, length, token_input=token_input)
     kept.pop((rows, token_input), None)

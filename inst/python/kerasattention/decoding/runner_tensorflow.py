@@ -7,12 +7,22 @@ import tensorflow as tf
 from keras.src.backend import get_keras_mask, set_keras_mask
 
 from kerasattention.attend.tensors import Tensor
-from kerasattention.decoding.cache import CacheContext, Moment
-from kerasattention.decoding.memory import VariableMemory
+from kerasattention.decoding.cache import CacheContext, Memory, Moment
+from kerasattention.decoding.memory import ArrayMemory, VariableMemory
 from kerasattention.decoding.plan import Plan, as_logits, run_each, run_once
 from kerasattention.decoding.sampling import choose_tokens
 
 Lent = dict[int, tuple[Tensor, Tensor | None]]
+
+# XLA reads the weights for one token up to twice as fast as TensorFlow's own operations, but
+# compiles for some seconds. Models with fewer parameters are done before that.
+XLA_PARAMETERS = 5_000_000
+# What XLA says of an operation that it does not know.
+_UNCOMPILED = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.UnimplementedError,
+    tf.errors.NotFoundError,
+)
 
 
 class Runner:
@@ -33,6 +43,11 @@ class Runner:
         self._prompt = tf.function(self._run_prompt)
         self._after = tf.function(self._run_after)
         self._loop = tf.function(self._run_loop)
+        self._compiled_loop = tf.function(self._run_compiled_loop, jit_compile=True)
+        layers = model._flatten_layers()
+        self._compiles = model.count_params() >= XLA_PARAMETERS and all(
+            layer.supports_jit for layer in layers
+        )
         self.reset()
 
     def reset(self) -> None:
@@ -62,8 +77,7 @@ class Runner:
         stop: Tensor,
     ) -> tuple[Tensor, Tensor, int]:
         """Up to `steps` tokens (B, room) from the last one, who is finished, how many."""
-        numbers = tuple(tf.constant(x) for x in numbers)
-        made, finished, count = self._loop(
+        given = (
             kind,
             room,
             self.crossed,
@@ -74,9 +88,18 @@ class Runner:
             padding,
             finished,
             stop,
-            numbers,
+            tuple(tf.constant(x) for x in numbers),
         )
+        made, finished, count = self._run_fastest(given)
         return made, finished, int(count)
+
+    def _run_fastest(self, given: tuple[Any, ...]) -> Any:
+        if self._compiles:
+            try:
+                return self._compiled_loop(*given)
+            except _UNCOMPILED:  # it says so before anything runs
+                self._compiles = False
+        return self._loop(*given)
 
     def _run_prompt(self, inputs: dict[int, Tensor], count: Tensor, padding: Tensor | None) -> Any:
         plan, crossed = self.plan, {}
@@ -94,8 +117,9 @@ class Runner:
         start: Tensor,
         count: Tensor | None,
         padding: Tensor | None,
+        memory: Memory | None = None,
     ) -> Tensor:
-        context = self._context(Moment(start, count, False, padding), crossed, tokens)
+        context = self._context(Moment(start, count, False, padding), crossed, tokens, memory)
         return run_each(self.plan, context, tokens, _with_masks(lent), self.max_length)
 
     def _run_loop(
@@ -112,28 +136,81 @@ class Runner:
         stop: Tensor,
         numbers: Any,
     ) -> Any:
-        def wanted(index: Tensor, tokens: Tensor, finished: Tensor, made: Tensor) -> Tensor:
+        def after(tokens: Tensor, at: Tensor, arrays: Any) -> Any:
+            return self._run_after(crossed, lent, tokens, at, None, padding), arrays
+
+        body = (kind, room, tokens, start, steps, padding, finished, stop, numbers)
+        made, finished, count, _ = self._repeat(after, (), *body)
+        return made, finished, count
+
+    def _run_compiled_loop(
+        self,
+        kind: Any,
+        room: int,
+        crossed: Any,
+        lent: Lent,
+        tokens: Tensor,
+        start: Tensor,
+        steps: Tensor,
+        padding: Tensor | None,
+        finished: Tensor,
+        stop: Tensor,
+        numbers: Any,
+    ) -> Any:
+        """The same with the caches as the loop's state: XLA changes those in place."""
+
+        def after(tokens: Tensor, at: Tensor, arrays: Any) -> Any:
+            memory = ArrayMemory(arrays)
+            logits = self._run_after(crossed, lent, tokens, at, None, padding, memory)
+            return logits, memory.arrays
+
+        held = [{name: x.value() for name, x in call.items()} for call in self.memory.variables]
+        body = (kind, room, tokens, start, steps, padding, finished, stop, numbers)
+        made, finished, count, held = self._repeat(after, held, *body)
+        for call, arrays in enumerate(held):
+            for name, x in arrays.items():
+                self.memory.replace(call, name, x)
+        return made, finished, count
+
+    def _repeat(
+        self,
+        after: Any,
+        arrays: Any,
+        kind: Any,
+        room: int,
+        tokens: Tensor,
+        start: Tensor,
+        steps: Tensor,
+        padding: Tensor | None,
+        finished: Tensor,
+        stop: Tensor,
+        numbers: Any,
+    ) -> Any:
+        def wanted(index: Tensor, tokens: Tensor, finished: Tensor, made: Tensor, _: Any) -> Tensor:
             return tf.logical_and(index < steps, tf.logical_not(tf.reduce_all(finished)))
 
-        def one(index: Tensor, tokens: Tensor, finished: Tensor, made: Tensor) -> Any:
+        def one(index: Tensor, tokens: Tensor, finished: Tensor, made: Tensor, arrays: Any) -> Any:
             at = start + index
-            logits = self._run_after(crossed, lent, tokens[:, None], at, None, padding)
+            logits, arrays = after(tokens[:, None], at, arrays)
             logits = as_logits(self.plan, logits)
             chosen = choose_tokens(logits, kind, numbers, at + 1, padding)
             chosen = tf.where(finished, tokens, chosen)
             stopped = tf.reduce_any(chosen[:, None] == stop[None], axis=1)
             here = tf.range(room) == index
             made = tf.where(here[None], chosen[:, None], made)
-            return index + 1, chosen, tf.logical_or(finished, stopped), made
+            return index + 1, chosen, tf.logical_or(finished, stopped), made, arrays
 
-        state = (tf.constant(0), tokens, finished, tf.zeros((self.batch, room), "int32"))
-        count, _, finished, made = tf.while_loop(wanted, one, state, parallel_iterations=1)
-        return made, finished, count
+        made = tf.zeros((self.batch, room), "int32")
+        state = (tf.constant(0), tokens, finished, made, arrays)
+        count, _, finished, made, arrays = tf.while_loop(wanted, one, state, parallel_iterations=1)
+        return made, finished, count, arrays
 
-    def _context(self, moment: Moment, crossed: Any, tokens: Tensor) -> CacheContext:
+    def _context(
+        self, moment: Moment, crossed: Any, tokens: Tensor, memory: Memory | None = None
+    ) -> CacheContext:
         return CacheContext(
             self.plan.specs,
-            self.memory,
+            self.memory if memory is None else memory,
             moment,
             crossed,
             length=tokens.shape[1],

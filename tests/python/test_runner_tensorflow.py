@@ -1,0 +1,75 @@
+"""Loops compiled by XLA on TensorFlow: the same tokens as those of TensorFlow's operations."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import kerasattention as ka
+from backends import BACKEND
+from decoding_models import attending, draw_tokens, model_of
+from kerasattention.decoding.decoder import IncrementalDecoder
+from kerasattention.decoding.generate import decoder_for
+
+pytestmark = pytest.mark.skipif(BACKEND != "tensorflow", reason="XLA is asked for on TensorFlow")
+
+MODELS = {
+    "rotary": {"position": ka.RotaryPosition()},
+    "rolling": {"sliding_window": 3, "attention_sink": True},
+}
+CALLS = {
+    "greedy": {},
+    "drawn": {"temperature": 0.8, "top_k": 7, "top_p": 0.9, "seed": 11},
+    "stopped": {"stop_token": list(range(0, 29, 2))},
+}
+
+
+def compiles(model, rows, length):
+    decoder = decoder_for(model, rows, length, None)
+    assert isinstance(decoder, IncrementalDecoder)
+    return decoder._runner._compiles
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("name", MODELS)
+def test_compiled_loops_make_the_same_tokens(name, call, monkeypatch):
+    from kerasattention.decoding import runner_tensorflow
+
+    model = model_of(attending(**MODELS[name]))
+    ragged = [[3, 5, 7, 2], [11], [13, 17]]
+    for prompts in (draw_tokens(length=5), ragged):
+        expected = ka.generate(model, prompts, 6, **CALLS[call])
+        with monkeypatch.context() as patch:
+            patch.setattr(runner_tensorflow, "XLA_PARAMETERS", 0)
+            twin = keras.models.clone_model(model)
+            twin.set_weights(model.get_weights())
+            made = ka.generate(twin, prompts, 6, **CALLS[call])
+            assert compiles(twin, 3, 11)
+        assert not compiles(model, 3, 11)
+        for a, b in zip(made, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+class Written(layers.Layer):
+    """An operation that XLA does not know."""
+
+    def call(self, x):
+        import tensorflow as tf
+
+        return x + 0.0 * tf.strings.to_number(tf.as_string(ops.cast(x, "int32")))
+
+
+def test_what_xla_does_not_know_runs_without_it(monkeypatch):
+    from kerasattention.decoding import runner_tensorflow
+
+    def body(x):
+        return Written()(attending()(x))
+
+    tokens = draw_tokens(length=5)
+    first = model_of(body)
+    expected = ka.generate(first, tokens, 4)
+    monkeypatch.setattr(runner_tensorflow, "XLA_PARAMETERS", 0)
+    model = model_of(body)
+    model.set_weights(first.get_weights())
+    np.testing.assert_array_equal(ka.generate(model, tokens, 4), expected)
+    assert not compiles(model, 3, 9)
