@@ -17,6 +17,7 @@ TITLES = {
     "decoding": "Generation with a key/value cache",
     "options": "Options",
     "peers": "Other libraries",
+    "models": "A published model",
     "curve": "Over length",
 }
 
