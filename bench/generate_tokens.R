@@ -20,14 +20,20 @@ reticulate::py_run_string(paste(
 python <- reticulate::import_main(convert = FALSE)
 prompt <- rep(7L, 32)
 clock <- function() as.numeric(Sys.time())
-total <- vapply(seq_len(rounds + 1), function(i) {
-  started <- clock()
-  generate_tokens(python$model, prompt, max_new_tokens = 256)
-  clock() - started
-}, 0)[-1]
+total <- vapply(
+  seq_len(rounds + 1),
+  function(i) {
+    started <- clock()
+    generate_tokens(python$model, prompt, max_new_tokens = 256)
+    clock() - started
+  },
+  0
+)[-1]
 inside <- unlist(reticulate::py_to_r(python$spent))[-1]
 share <- median((total - inside) / total)
-numbers <- function(x) paste0("[", paste(format(x, digits = 8), collapse = ", "), "]")
+numbers <- function(x) {
+  paste0("[", paste(format(x, digits = 8), collapse = ", "), "]")
+}
 cat(sprintf(
   '\n{"generate_tokens()": %s, "Python\'s part": %s, "share": %.6f}\n',
   numbers(total),

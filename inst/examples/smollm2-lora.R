@@ -50,9 +50,13 @@ compile <- function(model) {
 words_before <- continuation()
 enable_lora(model, rank = 8)
 compile(model)
-trained <- sum(vapply(model$trainable_weights, function(w) {
-  length(as.array(w))
-}, 0L))
+trained <- sum(vapply(
+  model$trainable_weights,
+  function(w) {
+    length(as.array(w))
+  },
+  0L
+))
 cli::cli_inform(
   "{prettyNum(trained, ',')} of {prettyNum(model$count_params(), ',')} parameters are trained, on {length(ids)} tokens."
 )
