@@ -164,6 +164,92 @@ test_that("load_projections() takes torch's matrices", {
   })
 })
 
+test_that("load_projections() changes nothing if anything does not fit", {
+  skip_without_keras()
+  layer <- layer_group_query_attention(
+    head_dim = 4,
+    num_query_heads = 6,
+    num_key_value_heads = 2,
+    use_bias = FALSE
+  )
+  layer(array(0, c(1, 5, 14)))
+  before <- layer$get_weights()
+  parts <- list(
+    query = numbers(24, 14),
+    key = numbers(8, 14),
+    value = numbers(8, 14)
+  )
+  load <- function(...) do.call(load_projections, c(list(layer), parts, ...))
+  expect_snapshot(error = TRUE, {
+    load(output = list(numbers(24, 14)))
+  })
+  expect_snapshot(error = TRUE, {
+    load(output = list(list(numbers(14, 24), numeric(14))))
+  })
+  expect_snapshot(error = TRUE, {
+    load(output = list(numbers(14, 24)), sink = list(numeric(6)))
+  })
+  expect_equal(layer$get_weights(), before)
+})
+
+test_that("load_projections() undoes the permutation of llama.cpp", {
+  skip_without_keras()
+  plain <- layer_group_query_attention(
+    head_dim = 6,
+    num_query_heads = 4,
+    num_key_value_heads = 2,
+    use_bias = FALSE
+  )
+  plain(array(0, c(1, 5, 7)))
+  loaded <- function(permute, ...) {
+    load_projections(
+      plain,
+      query = permute(numbers(24, 7), 4),
+      key = permute(numbers(12, 7, seed = 2), 2),
+      value = numbers(12, 7, seed = 3),
+      output = numbers(7, 24, seed = 4),
+      ...
+    )
+    plain$get_weights()
+  }
+  # Of each head the rows 1, 4, 2, 5, 3, 6: the two that turn together side by side.
+  side_by_side <- function(rows, heads) {
+    rows[outer(c(1, 4, 2, 5, 3, 6), 6 * (seq_len(heads) - 1), `+`), ]
+  }
+  expected <- loaded(function(rows, heads) rows)
+  expect_equal(loaded(side_by_side, undo_permutation = TRUE), expected)
+  expect_false(isTRUE(all.equal(loaded(side_by_side), expected)))
+})
+
+test_that("a model with LoRA freezes the rest, saves and reloads", {
+  model <- two_layers()
+  x <- samples()
+  before <- model$predict(x, verbose = 0L)
+  enable_lora(model, rank = 2)
+  expect_equal(model$predict(x, verbose = 0L), before, tolerance = 1e-5)
+  frozen <- function() lapply(model$non_trainable_weights, as.array)
+  as_they_were <- frozen()
+  keras <- reticulate::import("keras")
+  model$compile(optimizer = keras$optimizers$SGD(0.5), loss = "mse")
+  loss <- model$evaluate(x, samples(), verbose = 0L)
+  model$fit(x, samples(), epochs = 3L, verbose = 0L)
+  expect_lt(model$evaluate(x, samples(), verbose = 0L), loss)
+  weights <- function(values) values[lengths(values) > 1] # not the counters of seeds
+  expect_equal(weights(frozen()), weights(as_they_were))
+  after <- model$predict(x, verbose = 0L)
+
+  folder <- withr::local_tempdir()
+  model$save(file.path(folder, "model.keras"))
+  loaded <- keras$models$load_model(file.path(folder, "model.keras"))
+  expect_equal(loaded$predict(x, verbose = 0L), after, tolerance = 1e-5)
+
+  # Weights are saved with what was learned in them: a model without factors takes them.
+  model$save_weights(file.path(folder, "model.weights.h5"))
+  plain <- two_layers()
+  plain$load_weights(file.path(folder, "model.weights.h5"))
+  expect_equal(plain$predict(x, verbose = 0L), after, tolerance = 1e-5)
+})
+
 test_that("enable_lora() trains the factors alone", {
   model <- two_layers()
   enable_lora(model, rank = 2, projections = "query")
