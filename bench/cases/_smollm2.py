@@ -204,10 +204,11 @@ def transformers_tokens(file: File, tokens: np.ndarray, count: int) -> np.ndarra
         num_hidden_layers=sizes.blocks,
         num_attention_heads=sizes.heads,
         num_key_value_heads=sizes.key_value_heads,
-        rope_theta=sizes.theta,
+        rope_parameters={"rope_type": "default", "rope_theta": sizes.theta},
         rms_norm_eps=sizes.epsilon,
         max_position_embeddings=8192,
         tie_word_embeddings=True,
+        eos_token_id=None,  # so that no token ends it
     )
     model = LlamaForCausalLM(config).eval()
     model.load_state_dict(torch_weights(file), strict=False)
@@ -215,7 +216,6 @@ def transformers_tokens(file: File, tokens: np.ndarray, count: int) -> np.ndarra
         made = model.generate(
             torch.as_tensor(tokens, dtype=torch.long),
             attention_mask=torch.ones(tokens.shape, dtype=torch.long),
-            min_new_tokens=count,
             max_new_tokens=count,
             do_sample=False,
             pad_token_id=0,
@@ -248,4 +248,4 @@ def torch_weights(file: File):
             "post_attention_layernorm": block["ffn_norm"],
         }
         state |= {f"{start}{name}.weight": array for name, array in named.items()}
-    return {name: torch.as_tensor(np.ascontiguousarray(array)) for name, array in state.items()}
+    return {name: torch.tensor(array) for name, array in state.items()}

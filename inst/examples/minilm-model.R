@@ -42,10 +42,7 @@ layer_bert_block <- function(object, config, name) {
   x <- normed_sum(object, attended, "attention")
   wide <- keras$layers$Dense(
     config$hidden,
-    activation = reticulate::import("functools")$partial(
-      keras$activations$gelu,
-      approximate = FALSE
-    ),
+    activation = "gelu",
     name = paste0(name, "_mlp_up")
   )
   narrow <- keras$layers$Dense(
