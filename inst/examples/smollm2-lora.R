@@ -66,7 +66,7 @@ set.seed(1)
 order <- unlist(replicate(ceiling(steps * batch_size / rows), sample(rows)))
 order <- order[seq_len(steps * batch_size)]
 started <- Sys.time()
-model$fit(
+history <- model$fit(
   x[order, ],
   y[order, ],
   batch_size = batch_size,
