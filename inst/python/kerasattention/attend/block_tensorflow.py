@@ -158,6 +158,8 @@ def _weights(problem: Problem, block: Block) -> Weights:
         logits = stack_groups(unstack_groups(logits, problem.groups) + addend)
     if problem.sink is None and not may_be_empty(problem, block.rows):
         return Weights(tf.nn.softmax(logits), None, None, capped)
+    if problem.sink is None and problem.bias is None and addend is not None:
+        return Weights(tf.nn.softmax(logits), _seen(problem, addend, query), None, capped)
     peak = tf.reduce_max(logits, axis=-1, keepdims=True)
     empty = peak < 0.1 * _HIDDEN
     if _has_infinities(problem):
@@ -171,6 +173,18 @@ def _weights(problem: Problem, block: Block) -> Weights:
     log_sum = peak - tf.math.log(tf.reduce_max(weights, axis=-1, keepdims=True))
     above = stack_groups(unstack_groups(log_sum, problem.groups) - sink_logits(problem))
     return Weights(weights, tf.sigmoid(above), tf.sigmoid(-above), capped)
+
+
+def _seen(problem: Problem, addend: Tensor, query: Tensor) -> Tensor:
+    """(B, K, G * t, 1): 0 for a query without keys, else 1.
+
+    From the masks alone, mostly one for all heads. A maximum of the logits would be another
+    pass over them, and hold them beside the weights.
+    """
+    seen = tf.reduce_max(addend, axis=-1, keepdims=True) > 0.1 * _HIDDEN
+    rows = unstack_groups(query[..., :1], problem.groups)
+    seen = tf.broadcast_to(tf.cast(seen, problem.accumulator), tf.shape(rows))
+    return stack_groups(seen)
 
 
 def _addend(problem: Problem, block: Block) -> Tensor | None:
