@@ -2,9 +2,17 @@
 # someone else has loaded Keras or our module.
 .onLoad <- function(libname, pkgname) {
   require_python()
+  when_python_starts(on_python_start)
   when_loaded("keras", on_keras_load)
   when_loaded("kerasattention", on_module_load)
   register_as_array()
+}
+
+when_python_starts <- function(hook) {
+  setHook("reticulate.onPyInit", function(...) hook())
+  if (reticulate::py_available()) {
+    hook()
+  }
 }
 
 # reticulate runs the hooks of this name after the Python module's import.
