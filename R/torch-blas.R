@@ -1,7 +1,6 @@
 # torch for Python brings a fast BLAS in its own library. Where R has loaded another one
 # before (Debian's reference BLAS, say), Linux's linker hands torch the functions of R's,
-# and training was seven times slower in R than in Python. Loaded so that its own
-# functions come first, torch is as fast in R as it is in Python.
+# which are slow. Loaded so that its own functions come first, torch uses those.
 
 torch_with_its_own_blas <- "
 import ctypes, importlib.util, os, sys
@@ -13,15 +12,23 @@ if spec is not None:
 "
 
 # Python has been started, by whomever; torch has most likely not been loaded yet.
-on_python_start <- function() {
-  if (Sys.info()[["sysname"]] != "Linux" || wanted_backend() != "torch") {
+on_python_start <- function(backend = wanted_backend(), code = torch_with_its_own_blas) {
+  if (Sys.info()[["sysname"]] != "Linux" || backend != "torch") {
     return(invisible())
   }
-  # Where this fails torch loads as it always did, only slower; an error in here would
-  # look like one of Python's start.
-  tryCatch(
-    reticulate::py_run_string(torch_with_its_own_blas, local = TRUE),
-    error = function(cnd) NULL
+  # Where this fails torch loads as it always did, only slower.
+  rlang::try_fetch(
+    reticulate::py_run_string(code, local = TRUE),
+    error = function(cnd) {
+      cli::cli_warn(
+        c(
+          "torch may be slow in this session: its own BLAS could not be loaded first.",
+          "i" = "Training and generation give the same results."
+        ),
+        parent = cnd,
+        class = "kerasattention_warning"
+      )
+    }
   )
   invisible()
 }

@@ -1,22 +1,38 @@
-test_that("torch is loaded with its own functions first, and only where Keras runs on it", {
-  # In a new process, where Python has not been started and nothing of torch is loaded.
-  skip_if_not(Sys.info()[["sysname"]] == "Linux", "the linker is Linux's")
-  code <- paste(
-    "suppressMessages(library(kerasattention))",
+skip_if_not(Sys.info()[["sysname"]] == "Linux", "the linker is Linux's")
+
+# In a new process, where Python has not been started and nothing of torch is loaded.
+run_afresh <- function(backend, code, env = character()) {
+  withr::local_envvar(KERAS_BACKEND = backend, env)
+  code <- paste(c("suppressMessages(library(kerasattention))", code), collapse = "; ")
+  rscript <- file.path(R.home("bin"), "Rscript")
+  system2(rscript, c("-e", shQuote(code)), stdout = TRUE, stderr = FALSE)
+}
+
+test_that("torch in R multiplies by its own BLAS, not by R's", {
+  folder <- withr::local_tempdir()
+  # The linker itself says where it found each function.
+  linker <- c(LD_DEBUG = "bindings", LD_DEBUG_OUTPUT = file.path(folder, "linker"))
+  code <- c("x <- reticulate::import('torch')$ones(300L, 300L)", "cat(x$matmul(x)$sum()$item())")
+  expect_identical(run_afresh("torch", code, linker), "2.7e+07")
+  said <- unlist(lapply(list.files(folder, full.names = TRUE), readLines))
+  found <- grep("binding file \\S*libtorch_cpu.so .*`sgemm_'", said, value = TRUE)
+  expect_length(found, 1)
+  expect_match(found, "to \\S*libtorch_cpu.so")
+})
+
+test_that("torch is not loaded where Keras runs on another backend", {
+  code <- c(
     "os <- reticulate::import('os')",
-    "maps <- readLines('/proc/self/maps')",
-    "cat(any(grepl('libtorch_cpu', maps)))",
-    sep = "; "
+    "cat(any(grepl('libtorch_cpu', readLines('/proc/self/maps'))))"
   )
-  loaded <- function(backend) {
-    withr::local_envvar(KERAS_BACKEND = backend)
-    system2(
-      file.path(R.home("bin"), "Rscript"),
-      c("-e", shQuote(code)),
-      stdout = TRUE,
-      stderr = FALSE
-    )
-  }
-  expect_identical(loaded("torch"), "TRUE")
-  expect_identical(loaded("jax"), "FALSE")
+  expect_identical(run_afresh("torch", code), "TRUE")
+  expect_identical(run_afresh("jax", code), "FALSE")
+})
+
+test_that("torch that cannot be loaded first is loaded as ever, with a warning", {
+  expect_warning(
+    on_python_start("torch", "raise OSError('no such library')"),
+    "may be slow",
+    class = "kerasattention_warning"
+  )
 })
