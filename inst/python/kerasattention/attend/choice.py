@@ -55,7 +55,7 @@ TABLE = (
     Choice(
         "fused",
         _has_kernel,
-        "on a CPU 110 ms for a causal T = 4096, where the blocked way takes 197",
+        "a kernel that never holds the logits; faster than the blocked way, and is given no copies",
         backends=("torch",),
     ),
     Choice(

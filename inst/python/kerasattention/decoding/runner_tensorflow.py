@@ -1,6 +1,6 @@
 """Running a plan on TensorFlow: functions that write caches held in variables."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -14,8 +14,8 @@ from kerasattention.decoding.sampling import choose_tokens
 
 Lent = dict[int, tuple[Tensor, Tensor | None]]
 
-# XLA reads the weights for one token up to twice as fast as TensorFlow's own operations, but
-# compiles for some seconds. Models with fewer parameters are done before that.
+# XLA reads the weights for one token faster than TensorFlow's own operations, but compiles for
+# some seconds. Models with fewer parameters are done before that.
 XLA_PARAMETERS = 5_000_000
 # What XLA says of an operation that it does not know.
 _UNCOMPILED = (
@@ -23,6 +23,32 @@ _UNCOMPILED = (
     tf.errors.UnimplementedError,
     tf.errors.NotFoundError,
 )
+
+
+class Loop(NamedTuple):
+    """What a loop over new tokens begins with.
+
+    Attributes:
+        kind: How tokens are chosen; a loop is traced for each kind.
+        room: Columns of the result.
+        tokens: (B), the last one of each row.
+        start: Index of those.
+        steps: How many tokens to make at most.
+        padding: None or (B), how many indices at the start of each row are padding.
+        finished: (B), the rows that make no more tokens.
+        stop: Tokens that finish a row.
+        numbers: Temperature and the like, of this kind.
+    """
+
+    kind: Any
+    room: int
+    tokens: Tensor
+    start: Tensor
+    steps: Tensor
+    padding: Tensor | None
+    finished: Tensor
+    stop: Tensor
+    numbers: tuple[Tensor, ...]
 
 
 class Runner:
@@ -77,11 +103,9 @@ class Runner:
         stop: Tensor,
     ) -> tuple[Tensor, Tensor, int]:
         """Up to `steps` tokens (B, room) from the last one, who is finished, how many."""
-        given = (
+        begin = Loop(
             kind,
             room,
-            self.crossed,
-            self.lent,
             tokens,
             tf.constant(start),
             tf.constant(steps),
@@ -90,16 +114,16 @@ class Runner:
             stop,
             tuple(tf.constant(x) for x in numbers),
         )
-        made, finished, count = self._run_fastest(given)
+        made, finished, count = self._run_fastest(begin)
         return made, finished, int(count)
 
-    def _run_fastest(self, given: tuple[Any, ...]) -> Any:
+    def _run_fastest(self, begin: Loop) -> Any:
         if self._compiles:
             try:
-                return self._compiled_loop(*given)
+                return self._compiled_loop(begin, self.crossed, self.lent)
             except _UNCOMPILED:  # it says so before anything runs
                 self._compiles = False
-        return self._loop(*given)
+        return self._loop(begin, self.crossed, self.lent)
 
     def _run_prompt(self, inputs: dict[int, Tensor], count: Tensor, padding: Tensor | None) -> Any:
         plan, crossed = self.plan, {}
@@ -122,86 +146,47 @@ class Runner:
         context = self._context(Moment(start, count, False, padding), crossed, tokens, memory)
         return run_each(self.plan, context, tokens, _with_masks(lent), self.max_length)
 
-    def _run_loop(
-        self,
-        kind: Any,
-        room: int,
-        crossed: Any,
-        lent: Lent,
-        tokens: Tensor,
-        start: Tensor,
-        steps: Tensor,
-        padding: Tensor | None,
-        finished: Tensor,
-        stop: Tensor,
-        numbers: Any,
-    ) -> Any:
+    def _run_loop(self, begin: Loop, crossed: Any, lent: Lent) -> Any:
         def after(tokens: Tensor, at: Tensor, arrays: Any) -> Any:
-            return self._run_after(crossed, lent, tokens, at, None, padding), arrays
+            return self._run_after(crossed, lent, tokens, at, None, begin.padding), arrays
 
-        body = (kind, room, tokens, start, steps, padding, finished, stop, numbers)
-        made, finished, count, _ = self._repeat(after, (), *body)
+        made, finished, count, _ = self._repeat(begin, after, ())
         return made, finished, count
 
-    def _run_compiled_loop(
-        self,
-        kind: Any,
-        room: int,
-        crossed: Any,
-        lent: Lent,
-        tokens: Tensor,
-        start: Tensor,
-        steps: Tensor,
-        padding: Tensor | None,
-        finished: Tensor,
-        stop: Tensor,
-        numbers: Any,
-    ) -> Any:
+    def _run_compiled_loop(self, begin: Loop, crossed: Any, lent: Lent) -> Any:
         """The same with the caches as the loop's state: XLA changes those in place."""
 
         def after(tokens: Tensor, at: Tensor, arrays: Any) -> Any:
             memory = ArrayMemory(arrays)
-            logits = self._run_after(crossed, lent, tokens, at, None, padding, memory)
+            logits = self._run_after(crossed, lent, tokens, at, None, begin.padding, memory)
             return logits, memory.arrays
 
         held = [{name: x.value() for name, x in call.items()} for call in self.memory.variables]
-        body = (kind, room, tokens, start, steps, padding, finished, stop, numbers)
-        made, finished, count, held = self._repeat(after, held, *body)
+        made, finished, count, held = self._repeat(begin, after, held)
         for call, arrays in enumerate(held):
             for name, x in arrays.items():
                 self.memory.replace(call, name, x)
         return made, finished, count
 
-    def _repeat(
-        self,
-        after: Any,
-        arrays: Any,
-        kind: Any,
-        room: int,
-        tokens: Tensor,
-        start: Tensor,
-        steps: Tensor,
-        padding: Tensor | None,
-        finished: Tensor,
-        stop: Tensor,
-        numbers: Any,
-    ) -> Any:
+    def _repeat(self, begin: Loop, after: Any, arrays: Any) -> Any:
+        """The loop: `after` gives logits and arrays from tokens (B, 1), their index and arrays."""
+
         def wanted(index: Tensor, tokens: Tensor, finished: Tensor, made: Tensor, _: Any) -> Tensor:
-            return tf.logical_and(index < steps, tf.logical_not(tf.reduce_all(finished)))
+            return tf.logical_and(index < begin.steps, tf.logical_not(tf.reduce_all(finished)))
 
         def one(index: Tensor, tokens: Tensor, finished: Tensor, made: Tensor, arrays: Any) -> Any:
-            at = start + index
+            at = begin.start + index
             logits, arrays = after(tokens[:, None], at, arrays)
             logits = as_logits(self.plan, logits)
-            chosen = choose_tokens(logits, kind, numbers, at + 1, padding)
+            chosen = choose_tokens(logits, begin.kind, begin.numbers, at + 1, begin.padding)
             chosen = tf.where(finished, tokens, chosen)
-            stopped = tf.reduce_any(chosen[:, None] == stop[None], axis=1)
-            here = tf.range(room) == index
+            stopped = tf.reduce_any(chosen[:, None] == begin.stop[None], axis=1)
+            here = tf.range(begin.room) == index
             made = tf.where(here[None], chosen[:, None], made)
             return index + 1, chosen, tf.logical_or(finished, stopped), made, arrays
 
-        made = tf.zeros((self.batch, room), "int32")
-        state = (tf.constant(0), tokens, finished, made, arrays)
+        made = tf.zeros((self.batch, begin.room), "int32")
+        state = (tf.constant(0), begin.tokens, begin.finished, made, arrays)
         count, _, finished, made, arrays = tf.while_loop(wanted, one, state, parallel_iterations=1)
         return made, finished, count, arrays
 

@@ -73,14 +73,8 @@ def load_projections(
 
 
 def _projections(layer: AttentionLayer) -> dict[str, Any]:
-    dense = {
-        "query": layer.projection("query"),
-        "key": layer.projection("key"),
-        "value": layer.projection("value"),
-    }
-    return dense | (
-        {"gate": layer.projection("gate")} if layer.projection("gate") is not None else {}
-    )
+    dense = {name: layer.projection(name) for name in ("query", "key", "value", "gate")}
+    return {name: x for name, x in dense.items() if x is not None}
 
 
 def _input_projection(
