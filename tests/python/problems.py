@@ -282,3 +282,25 @@ def block_size(size):
         yield
     finally:
         choice.WAYS["blocked"] = saved
+
+
+# Lengths of several tiles, for ways that walk over keys too.
+
+
+def visible(**options):
+    return problem(T=61, S=61, visibility=options)
+
+
+_LONGER = {
+    "causal": visible(causal=True),
+    "causal, from an offset": problem(T=37, S=61, visibility={"causal": True, "offset": 23}),
+    "window wider than a tile": visible(causal=True, window=23),
+    "two-sided window wider than a tile": visible(window=23),
+    "narrow window": visible(causal=True, window=3),
+    "whole tiles": problem(T=30, S=35),
+    "more queries than keys, window": problem(T=61, S=17, visibility={"window": 4}),
+    "padding, window": visible(
+        causal=True, window=23, key_mask=np.arange(61) < np.array([[61], [7]])
+    ),
+}
+TILED = PROBLEMS | {f"long, {name}": given for name, given in _LONGER.items()}

@@ -7,6 +7,7 @@ given as an array. Positions that bias the logits bring their own.
 import dataclasses
 from typing import Protocol
 
+import keras
 from keras import ops
 
 from kerasattention.attend.tensors import Span, Tensor, slice_axis
@@ -66,6 +67,9 @@ class TensorBias:
             0 if one else span.start for one, span in zip(whole, (rows, columns), strict=True)
         ]
         here = slice_axis(slice_axis(total, 2, rows), 3, columns)
+        if keras.backend.backend() == "torch":
+            here += gradient  # a view: an update would copy all of it for each block
+            return total
         return ops.slice_update(total, (0, 0, *starts), here + gradient)
 
     def rows_gradient(self, gradient: Tensor, columns: Span) -> Tensor:

@@ -56,6 +56,10 @@ def blocked_attention(problem: Problem, size: int | None = None) -> Tensor:
 
         return blocked_tensorflow.blocked_attention(problem, size)
     size = BLOCK if size is None else size
+    if keras.backend.backend() == "torch":
+        from kerasattention.attend import tiled_torch
+
+        return tiled_torch.tiled_attention(problem, size)
     if _on_cpu_of_jax():
         from kerasattention.attend.tiled_jax import tiled_attention
 
