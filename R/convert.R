@@ -34,7 +34,15 @@ as_tensor <- function(x, dtype = "float32") as_numpy(x, dtype)
 
 as_mask <- function(x) as_numpy(x, "bool")
 
-as_ids <- function(x) as_numpy(x, "int32")
+# R's integers are int32 already: no NumPy function needs to be called.
+as_ids <- function(x) {
+  if (is_python(x) || is.null(x)) {
+    return(x)
+  }
+  x <- array(unname(x), dim_of(x))
+  storage.mode(x) <- "integer"
+  reticulate::r_to_py(x)
+}
 
 as_numpy <- function(x, dtype) {
   if (is_python(x) || is.null(x)) {

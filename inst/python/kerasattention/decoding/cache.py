@@ -1,8 +1,9 @@
 """The key/value caches of attention layers, and the context that lends them.
 
-Values lie as (B, K, S, H), keys so too or, on JAX, as (B, K, H, S): the layouts in
-which few queries are multiplied with all keys of a head fastest. A layer sees both
-as (B, S, K, H). A self-attention has
+Values lie as (B, K, S, H), keys so too or, on JAX, as (B, K, H, S): the layouts in which few
+queries are multiplied with all keys of a head fastest. B or K of 1 is left out: XLA drops such
+an axis in its products, and then copies a cache that has it. A layer sees both as
+(B, S, K, H). A self-attention has
 S = `max_length` slots, or W with a sliding window of W: the key of position p
 lies in slot p modulo W then. A cross-attention keeps what it computed for the
 prompt.
@@ -59,8 +60,8 @@ class CacheSpec:
             return {}
         slots = self.slots(max_length)
         arrays = {
-            "key": (_key_shape(batch, self.kv_heads, slots, self.key_size), self.dtype),
-            "value": ((batch, self.kv_heads, slots, self.value_size), self.dtype),
+            "key": (_shape("key", batch, self.kv_heads, slots, self.key_size), self.dtype),
+            "value": (_shape("value", batch, self.kv_heads, slots, self.value_size), self.dtype),
         }
         return arrays | ({"mask": ((batch, slots), "bool")} if self.masked else {})
 
@@ -101,7 +102,7 @@ class CacheContext(AttentionContext):
     Args:
         specs: What each call keeps.
         memory: The arrays.
-        crossed: Keys and values of cross-attention calls, (B, K, S, H); filled
+        crossed: Keys and values of cross-attention calls as in a cache; filled
             while `moment` is fresh.
         length: Number of tokens in the run, t.
         max_length: Number of slots without a window.
@@ -136,7 +137,7 @@ class CacheContext(AttentionContext):
             self.crossed[self._call] = (_stored("key", key), _stored("value", value))
             return key, value
         key, value = self.crossed[self._call]
-        return _given("key", key), _given("value", value)
+        return self._given("key", key), self._given("value", value)
 
     def place(
         self, layer: AttentionLayer, visibility: Visibility, self_attention: bool
@@ -182,7 +183,13 @@ class CacheContext(AttentionContext):
             key_mask=held.get("mask"),
             mask=self._mask(spec, positions),
         )
-        return _given("key", held["key"]), _given("value", held["value"]), visibility
+        key, value = (self._given(name, held[name]) for name in ("key", "value"))
+        return key, value, visibility
+
+    def _given(self, name: str, x: Tensor) -> Tensor:
+        """(B, S, K, H) of what lies in a cache."""
+        x = ops.reshape(x, (-1, self.specs[self._call].kv_heads, *x.shape[-2:]))
+        return ops.transpose(x, (0, 3, 1, 2) if _AXES[name] == -1 else (0, 2, 1, 3))
 
     # A prompt into an empty cache -----------------------------------------------
 
@@ -242,7 +249,7 @@ class CacheContext(AttentionContext):
             axis = _AXES[name]
             old = self.memory.read(self._call, name)
             seen[name] = ops.concatenate([old, x], axis=axis)
-            is_new = ops.reshape(latest >= moment.start, [-1] + [1] * (len(x.shape) - axis - 1))
+            is_new = ops.reshape(latest >= moment.start, [-1] + [1] * (-1 - axis))
             taken = ops.where(is_new, ops.take(x, source, axis=axis), old)
             self.memory.replace(self._call, name, taken)
         fresh = ops.arange(self.length, dtype="int32") + moment.start
@@ -287,7 +294,8 @@ class CacheContext(AttentionContext):
 
 # XLA on CPU reads a key in half the time where the sum over H is not the last axis.
 _KEYS_LAST = keras.backend.backend() == "jax"
-_AXES = {"key": 3 if _KEYS_LAST else 2, "value": 2, "mask": 1}
+# Where the slots are.
+_AXES = {"key": -1 if _KEYS_LAST else -2, "value": -2, "mask": -1}
 
 
 def latest_positions(slots: int, last: Any) -> Tensor:
@@ -296,15 +304,16 @@ def latest_positions(slots: int, last: Any) -> Tensor:
     return last - (last - slot) % slots
 
 
-def _key_shape(batch: int, kv_heads: int, slots: int, size: int) -> tuple[int, ...]:
-    return (batch, kv_heads, size, slots) if _KEYS_LAST else (batch, kv_heads, slots, size)
+def _shape(name: str, batch: int, kv_heads: int, slots: int, size: int) -> tuple[int, ...]:
+    last = (size, slots) if _AXES[name] == -1 else (slots, size)
+    return (*_without_ones(batch, kv_heads), *last)
 
 
 def _stored(name: str, x: Tensor) -> Tensor:
     """(B, S, K, H) as it lies in a cache."""
-    return ops.transpose(x, (0, 2, 3, 1) if _AXES[name] == 3 else (0, 2, 1, 3))
+    x = ops.transpose(x, (0, 2, 3, 1) if _AXES[name] == -1 else (0, 2, 1, 3))
+    return ops.reshape(x, (*_without_ones(*x.shape[:2]), *x.shape[2:]))
 
 
-def _given(name: str, x: Tensor) -> Tensor:
-    """(B, S, K, H) of what lies in a cache."""
-    return ops.transpose(x, (0, 3, 1, 2) if _AXES[name] == 3 else (0, 2, 1, 3))
+def _without_ones(*sizes: int) -> tuple[int, ...]:
+    return tuple(size for size in sizes if size != 1)
