@@ -41,6 +41,37 @@ def test_steps_are_recorded(name):
     np.testing.assert_allclose(made, expected(model, tokens), atol=2e-5)
 
 
+def products(decoder):
+    """Names of the products that a recording computes."""
+    nodes = decoder._runner._recorded._module.graph.nodes
+    names = [str(node.target) for node in nodes]
+    return [name for name in ("aten._int_mm.default", "aten.mm.default") if name in names]
+
+
+def test_int8_is_multiplied_as_int8():
+    model, tokens = model_of(attending(position=ka.RotaryPosition())), draw_tokens()
+    model.quantize("int8")
+    decoder, made = steps(model, tokens)
+    assert products(decoder) == ["aten._int_mm.default"]
+    # A rounding of an activation may fall to the other side.
+    np.testing.assert_allclose(made, expected(model, tokens), atol=0.05)
+    np.testing.assert_allclose(np.median(np.abs(made - expected(model, tokens))), 0, atol=1e-5)
+
+
+def test_a_changed_int8_weight_is_seen():
+    model, tokens = model_of(attending(position=ka.RotaryPosition())), draw_tokens()
+    model.quantize("int8")
+    decoder, _ = steps(model, tokens)
+    before = decoder._runner._recorded
+    dense = next(x for x in model.layers if isinstance(x, layers.Dense))
+    dense._kernel.assign(-dense._kernel)
+    decoder.reset()
+    decoder.prefill(tokens[:, :2])
+    made = np.stack([numpy(decoder.step(tokens[:, i])) for i in range(2, tokens.shape[1])])
+    assert decoder._runner._recorded is not before
+    np.testing.assert_allclose(np.median(np.abs(made - expected(model, tokens))), 0, atol=1e-5)
+
+
 class Guarded(layers.Layer):
     """Looks into its input."""
 

@@ -16,6 +16,8 @@ pytestmark = pytest.mark.skipif(BACKEND != "tensorflow", reason="XLA is asked fo
 MODELS = {
     "rotary": {"position": ka.RotaryPosition()},
     "rolling": {"sliding_window": 3, "attention_sink": True},
+    "gated, norms": {"use_gate": True, "qk_norm": True},
+    "no bias": {"use_bias": False},
 }
 CALLS = {
     "greedy": {},
@@ -48,6 +50,32 @@ def test_compiled_loops_make_the_same_tokens(name, call, monkeypatch):
         assert not compiles(model, 3, 11)
         for a, b in zip(made, expected, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+CHANGES = {
+    "int8": lambda model: model.quantize("int8"),
+    "lora": lambda model: ka.enable_lora(model, rank=2),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_compiled_loops_call_projections_that_are_no_plain_product(change, monkeypatch):
+    from kerasattention.decoding import runner_tensorflow
+
+    def made():
+        keras.utils.set_random_seed(3)
+        model = model_of(attending(position=ka.RotaryPosition()))
+        CHANGES[change](model)
+        for weight in model.trainable_weights:  # factors of zeros change nothing
+            weight.assign(weight + 0.1 * keras.random.normal(weight.shape, seed=7))
+        return model
+
+    prompts = draw_tokens(length=5)
+    expected = ka.generate(made(), prompts, 6)
+    monkeypatch.setattr(runner_tensorflow, "XLA_PARAMETERS", 0)
+    model = made()
+    np.testing.assert_array_equal(ka.generate(model, prompts, 6), expected)
+    assert compiles(model, 3, 11)
 
 
 class Written(layers.Layer):

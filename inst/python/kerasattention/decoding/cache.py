@@ -106,6 +106,7 @@ class CacheContext(AttentionContext):
             while `moment` is fresh.
         length: Number of tokens in the run, t.
         max_length: Number of slots without a window.
+        apply: How projections are computed, if not by their own calls.
     """
 
     def __init__(
@@ -117,11 +118,16 @@ class CacheContext(AttentionContext):
         *,
         length: int,
         max_length: int,
+        apply: Callable[[Any, Tensor], Tensor] | None = None,
     ) -> None:
+        self._apply = apply
         self.specs, self.memory, self.moment, self.crossed = specs, memory, moment, crossed
         self.length, self.max_length = length, max_length
         self._call = -1
         self._shared: dict[Any, Tensor] = {}  # what all layers alike need once per run
+
+    def apply(self, dense: keras.layers.EinsumDense, x: Tensor) -> Tensor:
+        return dense(x) if self._apply is None else self._apply(dense, x)
 
     def project(
         self,

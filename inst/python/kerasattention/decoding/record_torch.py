@@ -6,14 +6,23 @@ weights, without what surrounds them.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-Step = Callable[..., torch.Tensor]
+
+class Step(Protocol):
+    """A recorded step."""
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """The result for other inputs of the same shapes."""
+
+    def is_outdated(self) -> bool:
+        """Whether a weight of which it holds a copy has been changed since."""
+
 
 _aten = torch.ops.aten
 VIEWS = {
@@ -30,10 +39,19 @@ VIEWS = {
     _aten.view.default,
     _aten._unsafe_view.default,
 }
+# Those that keep the order of the numbers.
+RESHAPES = {
+    _aten.reshape.default,
+    _aten.squeeze.dim,
+    _aten.squeeze.dims,
+    _aten.unsqueeze.default,
+    _aten.view.default,
+    _aten._unsafe_view.default,
+}
 CONSTANTS = {_aten.arange.start_step, _aten.arange.default, _aten.lift_fresh_copy.default}
 
 
-def record(step: Step, *inputs: torch.Tensor) -> Step:
+def record(step: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> Step:
     """The operations of one call, to be run on other inputs of the same shapes.
 
     Raises:
@@ -45,9 +63,28 @@ def record(step: Step, *inputs: torch.Tensor) -> Step:
     module = recorder.module(result)
     _fold_constants(module)
     _join_views(module)
+    copied = _multiply_in_int8(module)
     module.graph.eliminate_dead_code(lambda node: node.is_impure() or _writes(node))
     module.recompile()
-    return module
+    return _Recording(module, copied)
+
+
+class _Copied(NamedTuple):
+    """A weight of which a recording holds a copy, and its version when that was made."""
+
+    weight: torch.Tensor
+    version: int
+
+
+class _Recording:
+    def __init__(self, module: GraphModule, copied: list[_Copied]) -> None:
+        self._module, self._copied = module, copied
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self._module(*inputs)
+
+    def is_outdated(self) -> bool:
+        return any(weight._version != version for weight, version in self._copied)
 
 
 class _Recorder(TorchDispatchMode):
@@ -99,7 +136,7 @@ class _Recorder(TorchDispatchMode):
             return x
         if id(x) not in self._nodes:  # a weight, a cache or a number made elsewhere
             name = f"_constant_{len(self._nodes)}"
-            self.root.register_buffer(name, x.detach(), persistent=False)
+            self.root.register_buffer(name, x, persistent=False)
             self._set(x, self.graph.get_attr(name))
         return self._nodes[id(x)][0]
 
@@ -164,3 +201,55 @@ def _join_views(module: GraphModule) -> None:
 
 def _is_view(node: Any) -> bool:
     return isinstance(node, Node) and node.op == "call_function" and node.target in VIEWS
+
+
+def _multiply_in_int8(module: GraphModule) -> list[_Copied]:
+    """Products of int8 numbers as such, where Keras on a CPU casts them to int32 first.
+
+    The sums are the same whole numbers. The kernel wants a weight with the axis that is
+    summed over last: a copy of its own.
+    """
+    copied = []
+    for node in list(module.graph.nodes):
+        if node.target not in (_aten.mm.default, _aten.bmm.default):
+            continue
+        left, right = (_int8_behind(module, x) for x in node.args)
+        shape = node.args[1].meta["shape"]
+        if left is None or right is None or right.op != "get_attr":
+            continue
+        weight = getattr(module, right.target)
+        if weight.device.type != "cpu" or weight.numel() != shape[-2:].numel():
+            continue
+        if weight.is_inference():  # has no version, so nobody would see that it changed
+            continue
+        copied.append(_Copied(weight, weight._version))
+        name = f"_int8_{node.name}"
+        laid_out = weight.reshape(shape[-2:]).t().contiguous().t()
+        module.register_buffer(name, laid_out, persistent=False)
+        with module.graph.inserting_before(node):
+            rows = module.graph.call_function(_aten.reshape.default, (left, [-1, shape[-2]]))
+            product = module.graph.call_function(
+                _aten._int_mm.default, (rows, module.graph.get_attr(name))
+            )
+            whole = module.graph.call_function(
+                _aten.reshape.default, (product, list(node.meta["shape"]))
+            )
+        node.replace_all_uses_with(whole)
+        module.graph.erase_node(node)
+    return copied
+
+
+def _int8_behind(module: GraphModule, node: Node) -> Node | None:
+    """The int8 numbers that were cast to int32, and then perhaps reshaped, for a product."""
+    while node.target in RESHAPES:
+        node = node.args[0]
+    if node.target is not _aten._to_copy.default or node.kwargs.get("dtype") is not torch.int32:
+        return None
+    source = node.args[0]
+    is_cast = source.target is _aten._to_copy.default
+    dtype = (
+        source.kwargs.get("dtype")
+        if is_cast
+        else getattr(getattr(module, str(source.target), None), "dtype", None)
+    )
+    return source if dtype is torch.int8 else None

@@ -8,6 +8,7 @@ from keras.src.backend import get_keras_mask, set_keras_mask
 
 from kerasattention.attend.tensors import Tensor
 from kerasattention.decoding.cache import CacheContext, Memory, Moment
+from kerasattention.decoding.kernels_tensorflow import FlatKernels, projections_of
 from kerasattention.decoding.memory import ArrayMemory, VariableMemory
 from kerasattention.decoding.plan import Plan, as_logits, run_each, run_once
 from kerasattention.decoding.sampling import choose_tokens
@@ -65,6 +66,7 @@ class Runner:
 
     def __init__(self, plan: Plan, model: keras.Model, batch: int, max_length: int) -> None:
         self.plan, self.batch, self.max_length = plan, batch, max_length
+        self.projections = projections_of(model)
         self.memory = VariableMemory(plan.specs, batch, max_length)
         self._prompt = tf.function(self._run_prompt)
         self._after = tf.function(self._run_after)
@@ -142,8 +144,10 @@ class Runner:
         count: Tensor | None,
         padding: Tensor | None,
         memory: Memory | None = None,
+        kernels: FlatKernels | None = None,
     ) -> Tensor:
-        context = self._context(Moment(start, count, False, padding), crossed, tokens, memory)
+        moment = Moment(start, count, False, padding)
+        context = self._context(moment, crossed, tokens, memory, kernels)
         return run_each(self.plan, context, tokens, _with_masks(lent), self.max_length)
 
     def _run_loop(self, begin: Loop, crossed: Any, lent: Lent) -> Any:
@@ -155,10 +159,12 @@ class Runner:
 
     def _run_compiled_loop(self, begin: Loop, crossed: Any, lent: Lent) -> Any:
         """The same with the caches as the loop's state: XLA changes those in place."""
+        kernels = FlatKernels(self.projections)
 
         def after(tokens: Tensor, at: Tensor, arrays: Any) -> Any:
             memory = ArrayMemory(arrays)
-            logits = self._run_after(crossed, lent, tokens, at, None, begin.padding, memory)
+            padding = begin.padding
+            logits = self._run_after(crossed, lent, tokens, at, None, padding, memory, kernels)
             return logits, memory.arrays
 
         held = [{name: x.value() for name, x in call.items()} for call in self.memory.variables]
@@ -191,7 +197,12 @@ class Runner:
         return made, finished, count, arrays
 
     def _context(
-        self, moment: Moment, crossed: Any, tokens: Tensor, memory: Memory | None = None
+        self,
+        moment: Moment,
+        crossed: Any,
+        tokens: Tensor,
+        memory: Memory | None = None,
+        kernels: FlatKernels | None = None,
     ) -> CacheContext:
         return CacheContext(
             self.plan.specs,
@@ -200,6 +211,7 @@ class Runner:
             crossed,
             length=tokens.shape[1],
             max_length=self.max_length,
+            apply=None if kernels is None else kernels.apply,
         )
 
 

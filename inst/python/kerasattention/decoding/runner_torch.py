@@ -86,7 +86,8 @@ class Runner:
         at = torch.tensor(start, device=tokens.device)
         given = (tokens, at, *self._given(padding))
         kind = tuple((x.shape, x.dtype) for x in given)
-        if kind != self._kind:
+        outdated = self._recorded is not None and self._recorded.is_outdated()
+        if kind != self._kind or outdated:
             self._kind, self._steps, self._recorded = kind, 0, None
         self._steps += 1
         if self._steps == STEPS_BEFORE_RECORDING:

@@ -560,19 +560,20 @@ class AttentionLayer(keras.layers.Layer):
         )
 
     def _query_heads(self, query: Tensor) -> Tensor:
-        heads = self._query_dense(query)
+        heads = current_context().apply(self._query_dense, query)
         return self._query_norm(heads) if self._qk_norm else heads
 
     def _key_value_heads(self, inputs: Call) -> tuple[Tensor, Tensor]:
-        key, value = self._key_dense(inputs.key), self._value_dense(inputs.value)
+        apply = current_context().apply
+        key, value = apply(self._key_dense, inputs.key), apply(self._value_dense, inputs.value)
         key = self._key_norm(key) if self._qk_norm else key
         return self._fold.fold(key), self._fold.fold(value)
 
     def _project_back(self, query: Tensor, heads: Tensor) -> Tensor:
-        heads = self._fold.unfold(heads, query)
+        heads, apply = self._fold.unfold(heads, query), current_context().apply
         if self._use_gate:
-            heads = ops.multiply(heads, self._gate_dense(query))
-        return self._output_dense(heads)
+            heads = ops.multiply(heads, apply(self._gate_dense, query))
+        return apply(self._output_dense, heads)
 
     def _flash(self) -> bool | None:
         """What the layer says, or else Keras's global switch, which can only forbid."""

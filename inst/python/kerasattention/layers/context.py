@@ -10,6 +10,8 @@ import contextvars
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+import keras
+
 from kerasattention.attend.tensors import Span, Tensor
 from kerasattention.attend.visibility import Visibility
 
@@ -20,9 +22,13 @@ if TYPE_CHECKING:
 class AttentionContext:
     """Does nothing; subclasses override what they take part in.
 
-    The methods are called in this order within a layer's call, each tensor with
+    But for `apply()` the methods are called in this order within a layer's call, each tensor with
     attention axes folded: (B, T, N, H) queries, (B, S, K, H) keys.
     """
+
+    def apply(self, dense: keras.layers.EinsumDense, x: Tensor) -> Tensor:
+        """One of the layer's projections."""
+        return dense(x)
 
     def project(
         self,
