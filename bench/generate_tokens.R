@@ -1,6 +1,8 @@
 # What R adds to generation: the time of generate_tokens() less that of the Python function
 # that it calls. Prints one line of JSON.
 rounds <- as.integer(commandArgs(TRUE)[[1]])
+# R compiles a function when it has been called a few times.
+warm_up <- 5
 suppressMessages(library(kerasattention))
 reticulate::py_run_string(paste(
   "import sys, time",
@@ -21,15 +23,15 @@ python <- reticulate::import_main(convert = FALSE)
 prompt <- rep(7L, 32)
 clock <- function() as.numeric(Sys.time())
 total <- vapply(
-  seq_len(rounds + 1),
+  seq_len(rounds + warm_up),
   function(i) {
     started <- clock()
     generate_tokens(python$model, prompt, max_new_tokens = 256)
     clock() - started
   },
   0
-)[-1]
-inside <- unlist(reticulate::py_to_r(python$spent))[-1]
+)[-seq_len(warm_up)]
+inside <- unlist(reticulate::py_to_r(python$spent))[-seq_len(warm_up)]
 share <- median((total - inside) / total)
 numbers <- function(x) {
   paste0("[", paste(format(x, digits = 8), collapse = ", "), "]")

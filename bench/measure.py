@@ -1,8 +1,10 @@
 """Time and memory of this process: interleaved timings, memory above idle."""
 
 import gc
+import json
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -116,3 +118,12 @@ def timed(run: Run, rounds: int) -> list[float]:
         run()
         times.append(time.perf_counter() - before)
     return times
+
+
+def run_r(script: str, rounds: int) -> dict:
+    """What a script of this folder prints as its last line, which is JSON."""
+    command = ["Rscript", str(Path(__file__).parent / script), str(rounds)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    return json.loads(done.stdout.strip().splitlines()[-1])

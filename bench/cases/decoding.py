@@ -1,10 +1,6 @@
 """Generation with a key/value cache: what heads, length and R cost."""
 
-import json
-import subprocess
-from pathlib import Path
-
-from measure import interleaved, summary, timed
+from measure import interleaved, run_r, summary, timed
 from registry import BACKENDS, Case, Floor, Settings
 
 BATCH, CACHED, N, H, D = 8, 4096, 32, 64, 512
@@ -133,12 +129,7 @@ def _wait(logits):
 
 def share_of_r(settings: Settings) -> dict:
     """R's part of generate_tokens(): its time less that of the Python function inside."""
-    script = Path(__file__).parents[1] / "generate_tokens.R"
-    rounds = str(settings.rounds[0])
-    done = subprocess.run(["Rscript", str(script), rounds], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    found = run_r("generate_tokens.R", settings.rounds[0])
     times = {name: summary(found[name]) for name in ("generate_tokens()", "Python's part")}
     return {"times": times, "share": found["share"], "note": "256 tokens after 32"}
 
