@@ -54,6 +54,13 @@ python_path <- function() system.file("python", package = "kerasattention")
 
 # Calls a function of our module. `doing` completes "Could not ..." in its errors.
 call_python <- function(name, ..., doing, call = caller_env()) {
-  fun <- python_module(call)[[name]]
-  with_python(fun(...), doing, call)
+  with_python(python_function(name, call)(...), doing, call)
+}
+
+# Looked up once: reticulate makes a new R function of Python's each time.
+python_function <- function(name, call) {
+  if (is.null(the$functions[[name]])) {
+    the$functions[[name]] <- python_module(call)[[name]]
+  }
+  the$functions[[name]]
 }
