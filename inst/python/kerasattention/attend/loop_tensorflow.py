@@ -11,7 +11,6 @@ from typing import Any
 
 import tensorflow as tf
 from keras import ops
-from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias, add_block_gradient
 from kerasattention.attend.block_tensorflow import (
@@ -21,6 +20,7 @@ from kerasattention.attend.block_tensorflow import (
     block_output,
 )
 from kerasattention.attend.gradient import Named, with_gradient
+from kerasattention.attend.hiding_tensorflow import is_compiled_by_xla
 from kerasattention.attend.problem import Problem
 from kerasattention.attend.tensors import Span, Tensor, is_static, slice_axis
 from kerasattention.attend.visibility import Visibility
@@ -73,13 +73,6 @@ def _if_short(whole: Block, as_one: Callable[[], Any], looped: Callable[[], Any]
     # In 64 bits: lengths whose product passes 2**31 are those that must not be one block.
     logits = tf.cast(length, tf.int64) * tf.cast(keys, tf.int64)
     return tf.cond(logits <= MOST_LOGITS, as_one, looped)
-
-
-def is_compiled_by_xla() -> bool:
-    """Whether XLA will compile what is traced now, as in `fit()` with `jit_compile=True`."""
-    return not tf.executing_eagerly() and GraphOrParentsInXlaContext(
-        tf.compat.v1.get_default_graph()
-    )
 
 
 # Which blocks -------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from kerasattention.attend.block_tensorflow import (
     Gradients,
     block_gradients,
     block_output,
-    hidden_by_position,
 )
 from kerasattention.attend.gradient import Named, with_gradient
 from kerasattention.attend.problem import Problem
@@ -48,12 +47,11 @@ def unrolled_attention(problem: Problem, pieces: list[Piece]) -> Tensor:
 
     def forward(named: Named) -> tuple[Tensor, Tensor]:
         given = problem.with_tensors(named)
-        masks = PositionMasks(pieces)
         outputs: list[Tensor] = []
         for piece in pieces:
             # One block after the other: a graph would start them all, and hold them all.
             with tf.control_dependencies(outputs[-1:]):
-                outputs.append(_piece_output(given, piece, masks))
+                outputs.append(_piece_output(given, piece))
         return tf.concat(outputs, axis=3), tf.zeros(())
 
     def backward(named: Named, output: Tensor, _: Tensor, upstream: Tensor) -> Named:
@@ -112,60 +110,26 @@ def may_fold(problem: Problem) -> bool:
     )
 
 
-class PositionMasks:
-    """What causal rule and window hide: computed once for each kind of block, then cut.
-
-    All blocks whose last queries and last keys are as far apart see a part of one mask.
-    """
-
-    def __init__(self, pieces: list[Piece]) -> None:
-        self._made: dict[tuple[int, int], Tensor | None] = {}
-        self._widths: dict[tuple[int, int], int] = {}
-        for piece in pieces:
-            width = self._widths.get(self._kind(piece), 0)
-            self._widths[self._kind(piece)] = max(width, piece.columns.size)
-
-    def of_piece(self, problem: Problem, piece: Piece) -> Tensor | None:
-        """Of the first of the piece's blocks, which is that of them all."""
-        rows, columns = piece.rows, piece.columns
-        if not problem.visibility.hides_by_position(rows, columns):
-            return None
-        if not problem.visibility.positions_are_indices:
-            return hidden_by_position(problem, rows, columns)
-        kind = self._kind(piece)
-        width = self._widths[kind]
-        if kind not in self._made:
-            widest = Span(columns.stop - width, width)
-            self._made[kind] = hidden_by_position(problem, rows, widest)
-        return self._made[kind][..., width - columns.size :]
-
-    @staticmethod
-    def _kind(piece: Piece) -> tuple[int, int]:
-        return piece.rows.size, piece.columns.stop - piece.rows.stop
-
-
 # Forward and backward ---------------------------------------------------------------------
 
 
-def _piece_output(problem: Problem, piece: Piece, masks: PositionMasks) -> Tensor:
+def _piece_output(problem: Problem, piece: Piece) -> Tensor:
     if piece.columns.size == 0:
         rows = tf.zeros_like(slice_axis(problem.query, 3, piece.rows)[..., :1])
         return tf.repeat(tf.cast(rows, problem.accumulator), problem.value.shape[-1], axis=-1)
-    output = block_output(*_block(problem, piece, masks))
+    output = block_output(*_block(problem, piece))
     return output if piece.count == 1 else _unfold_rows(output, piece)
 
 
-def _block(problem: Problem, piece: Piece, masks: PositionMasks) -> tuple[Problem, Block]:
+def _block(problem: Problem, piece: Piece) -> tuple[Problem, Block]:
     """The piece as one block of a problem: this one, or one with more samples."""
-    hidden = masks.of_piece(problem, piece)
     if piece.count == 1:
-        return problem, Block(piece.rows, piece.columns, hidden)
+        return problem, Block(piece.rows, piece.columns)
     folded = _fold(problem, piece)
-    return folded, Block(folded.rows(), folded.columns(), hidden)
+    return folded, Block(piece.rows._replace(start=0), piece.columns._replace(start=0))
 
 
 def _backward(problem: Problem, pieces: list[Piece], output: Tensor, upstream: Tensor) -> Named:
-    masks = PositionMasks(pieces)
     queries: list[Tensor] = []
     keys, values = SpanSum(problem.key), SpanSum(problem.value)
     bias = BiasSum(problem.bias)
@@ -178,7 +142,7 @@ def _backward(problem: Problem, pieces: list[Piece], output: Tensor, upstream: T
             bias.skip(piece.rows)
             continue
         with tf.control_dependencies([*queries[-1:], *keys.latest(), *values.latest()]):
-            given, block = _block(problem, piece, masks)
+            given, block = _block(problem, piece)
             if piece.count > 1:
                 part = [_fold_rows(x, piece) for x in part]
             found = _unfolded(block_gradients(given, block, *part), piece)

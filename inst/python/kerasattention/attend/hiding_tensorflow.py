@@ -1,0 +1,219 @@
+"""How a block's masks reach its logits on TensorFlow, where a pass over them is dear.
+
+To add a mask takes two thirds of a softmax's time. Where positions are indices, the causal rule
+and the window hide whole diagonals: those are set in place, and cost what is hidden.
+Padding is one more feature of the keys, which the product adds up by itself.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias
+from kerasattention.attend.problem import Problem
+from kerasattention.attend.tensors import (
+    Span,
+    Tensor,
+    group_heads,
+    is_static,
+    slice_axis,
+    stack_groups,
+    unstack_groups,
+)
+from kerasattention.attend.visibility import Visibility
+
+# Far below any logit, and finite: a row of nothing else still has a softmax.
+HIDDEN = -1e30
+
+Diagonals = tuple[int, int]
+
+
+class Hiding(NamedTuple):
+    """What keeps the keys of a block from its queries.
+
+    Attributes:
+        feature: None or (B, 1, s, 1), added to all logits of a key within the product.
+        addend: None or what is added to the logits, broadcast to (B, K, G, t, s).
+        diagonals: First and last diagonals to be set, 0 being that of the first query and key.
+        value: What hides: minus infinity where a bias may be lower than anything finite.
+    """
+
+    feature: Tensor | None
+    addend: Tensor | None
+    diagonals: list[Diagonals]
+    value: float
+
+    @property
+    def is_nothing(self) -> bool:
+        return self.feature is None and self.addend is None and not self.diagonals
+
+
+def hiding_of(problem: Problem, rows: Span, columns: Span) -> Hiding:
+    """How the masks and the bias of a block are to be applied."""
+    visibility = problem.visibility
+    value = float("-inf") if has_infinities(problem) else HIDDEN
+    diagonals: list[Diagonals] = []
+    added = visibility
+    if _are_diagonals(visibility, rows, columns):
+        diagonals = hidden_diagonals(visibility, rows, columns)
+        added = dataclasses.replace(visibility, causal=False, window=None)
+    feature = None
+    if added.key_mask is not None and _takes_features(problem):
+        keys = slice_axis(added.key_mask, 1, columns)[:, None, :, None]
+        feature = _as_addend(problem, keys, value)
+        added = dataclasses.replace(added, key_mask=None)
+    parts = []
+    visible = added.block(rows, columns)
+    if visible is not None:
+        parts.append(group_heads(_as_addend(problem, visible, value), problem.kv_heads))
+    if problem.bias is not None:
+        bias = tf.cast(problem.bias.block(visibility, rows, columns), problem.accumulator)
+        parts.append(group_heads(bias, problem.kv_heads))
+    return Hiding(feature, sum(parts[1:], start=parts[0]) if parts else None, diagonals, value)
+
+
+def product(query: Tensor, key: Tensor, hiding: Hiding) -> Tensor:
+    """(B, K, G * t, s) of (B, K, G * t, H) and (B, K, s, H), with what hides whole keys."""
+    if hiding.feature is None:
+        return tf.matmul(query, key, transpose_b=True)
+    column = tf.broadcast_to(hiding.feature, tf.shape(key[..., :1]))
+    query = tf.concat([query, tf.ones_like(query[..., :1])], axis=-1)
+    return tf.matmul(query, tf.concat([key, column], axis=-1), transpose_b=True)
+
+
+def hide(logits: Tensor, hiding: Hiding, groups: int) -> Tensor:
+    """(B, K, G * t, s): applies the rest."""
+    if hiding.addend is None and not hiding.diagonals:
+        return logits
+    logits = unstack_groups(logits, groups)
+    if hiding.addend is not None:
+        logits = logits + hiding.addend
+    return stack_groups(_set_diagonals(logits, hiding.diagonals, hiding.value))
+
+
+def share_of_seen(
+    problem: Problem, rows: Span, columns: Span, hiding: Hiding, query: Tensor
+) -> Tensor:
+    """(B, K, G * t, 1) of a problem without bias: 0 for a query without keys, else 1.
+
+    From the masks alone, mostly one for all heads. A maximum of the logits would be another
+    pass over them, and hold them beside the weights.
+    """
+    if hiding.addend is None and is_static(*rows, *columns):
+        seen = _count_keys(problem, rows, columns) > 0
+    else:
+        addend = _whole_addend(hiding, rows, columns)
+        seen = tf.reduce_max(addend, axis=-1, keepdims=True) > 0.1 * HIDDEN
+    of_rows = unstack_groups(query[..., :1], problem.groups)
+    seen = tf.broadcast_to(tf.cast(seen, problem.accumulator), tf.shape(of_rows))
+    return stack_groups(seen)
+
+
+def _whole_addend(hiding: Hiding, rows: Span, columns: Span) -> Tensor:
+    """All that hides, as one addend (B|1, K|1, G|1, t|1, s)."""
+    parts = [] if hiding.addend is None else [hiding.addend]
+    if hiding.feature is not None:
+        parts.append(tf.transpose(hiding.feature, (0, 1, 3, 2))[:, :, None])
+    addend = sum(parts[1:], start=parts[0])
+    if not hiding.diagonals:
+        return addend
+    shape = (*tf.unstack(tf.shape(addend)[:3]), rows.size, columns.size)
+    return _set_diagonals(tf.broadcast_to(addend, shape), hiding.diagonals, HIDDEN)
+
+
+def has_infinities(problem: Problem) -> bool:
+    """Whether a bias may hide keys by minus infinity."""
+    return problem.bias is not None and _may_hold_infinity(problem.bias)
+
+
+def is_compiled_by_xla() -> bool:
+    """Whether XLA will compile what is traced now, as in `fit()` with `jit_compile=True`."""
+    return not tf.executing_eagerly() and GraphOrParentsInXlaContext(
+        tf.compat.v1.get_default_graph()
+    )
+
+
+# Causal rule and window as diagonals -----------------------------------------------------
+
+
+def hidden_diagonals(visibility: Visibility, rows: Span, columns: Span) -> list[Diagonals]:
+    """Of a block whose positions are indices: what the causal rule and the window hide."""
+    if not visibility.hides_by_position(rows, columns):
+        return []
+    lowest, highest = 1 - rows.size, columns.size - 1
+    own = rows.start + visibility.offset - columns.start  # that of each query's own position
+    found = []
+    if visibility.causal:
+        found.append((own + 1, highest))
+    elif visibility.window is not None:
+        found.append((own + visibility.window, highest))
+    if visibility.window is not None:
+        found.append((lowest, own - visibility.window))
+    limited = [(max(low, lowest), min(high, highest)) for low, high in found]
+    return [(low, high) for low, high in limited if low <= high]
+
+
+def _are_diagonals(visibility: Visibility, rows: Span, columns: Span) -> bool:
+    # XLA adds a mask within its own passes, and sets diagonals by gathering.
+    return (
+        visibility.positions_are_indices and is_static(*rows, *columns) and not is_compiled_by_xla()
+    )
+
+
+def _set_diagonals(logits: Tensor, diagonals: list[Diagonals], value: float) -> Tensor:
+    """Puts a value on diagonals of (..., t, s), in place where nobody else reads the logits."""
+    length, keys = logits.shape[-2:]
+    for low, high in diagonals:
+        longest = min(length + min(high, 0), keys - max(low, 0))
+        count = () if low == high else (high - low + 1,)
+        shape = tf.concat([tf.shape(logits)[:-2], (*count, longest)], axis=0)
+        logits = tf.raw_ops.MatrixSetDiagV3(
+            input=logits,
+            diagonal=tf.fill(shape, tf.constant(value, logits.dtype)),
+            k=[low, high],
+        )
+    return logits
+
+
+# Padding ---------------------------------------------------------------------------------
+
+
+def _takes_features(problem: Problem) -> bool:
+    """Whether a product may hide keys: its sum with a bias of minus infinity is none of a
+    number, and a cap comes after the product but before the mask."""
+    return problem.soft_cap is None and problem.bias is None and not is_compiled_by_xla()
+
+
+def _count_keys(problem: Problem, rows: Span, columns: Span) -> Tensor:
+    """(B|1, 1, 1, t, 1): how many keys each query sees by position and padding alone."""
+    visibility = problem.visibility
+    first, last = np.zeros(rows.size, int), np.full(rows.size, columns.size)
+    if visibility.by_position:
+        own = np.arange(rows.size) + rows.start + visibility.offset - columns.start
+    if visibility.window is not None:
+        first = own - visibility.window + 1
+        last = own + visibility.window
+    if visibility.causal:
+        last = own + 1
+    first, last = (np.clip(x, 0, columns.size) for x in (first, last))
+    if visibility.key_mask is None:
+        return tf.constant(np.maximum(last - first, 0)[None, None, None, :, None])
+    real = tf.cast(slice_axis(visibility.key_mask, 1, columns), tf.int32)
+    before = tf.pad(tf.cumsum(real, axis=1), [(0, 0), (1, 0)])
+    count = tf.gather(before, np.maximum(first, last), axis=1) - tf.gather(before, first, axis=1)
+    return count[:, None, None, :, None]
+
+
+def _as_addend(problem: Problem, visible: Tensor, value: float) -> Tensor:
+    # A bias may be as low as a float32 can be, and is not to be taken for a mask.
+    return tf.cast(tf.where(visible, 0.0, value), problem.accumulator)
+
+
+def _may_hold_infinity(bias: BlockBias) -> bool:
+    """Whether a bias may hide keys by minus infinity; those of positions never do."""
+    if isinstance(bias, SumOfBiases):
+        return any(_may_hold_infinity(part) for part in bias.biases)
+    return isinstance(bias, TensorBias)
