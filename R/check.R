@@ -198,6 +198,9 @@ check_no_na <- function(x, arg = caller_arg(x), call = caller_env()) {
 # Elements of `...` must have names, and names that are known; a slip of the pen
 # is answered with the nearest of them, or of `near`, names known elsewhere.
 check_dots <- function(dots, known, near = NULL, call = caller_env()) {
+  if (length(dots) == 0) {
+    return(invisible(dots))
+  }
   names <- names2(dots)
   if (any(names == "")) {
     value <- dots[[which(names == "")[[1]]]]

@@ -103,7 +103,7 @@ check_prompts <- function(
   arg = caller_arg(tokens),
   call = caller_env()
 ) {
-  if (is_python(tokens)) {
+  if (is_python(tokens) || are_ids(tokens)) {
     return(invisible(tokens))
   }
   prompts <- if (is_plain_list(tokens)) tokens else list(tokens)
@@ -136,6 +136,16 @@ check_prompts <- function(
     }
   }
   invisible(tokens)
+}
+
+# Whether one prompt, or a matrix of them, is as it should be.
+are_ids <- function(x) {
+  is.numeric(x) &&
+    !is.object(x) &&
+    length(x) > 0 &&
+    length(dim(x)) <= 2 &&
+    !anyNA(x) &&
+    all(x >= 0 & x == trunc(x))
 }
 
 as_prompts <- function(tokens) {

@@ -20,13 +20,14 @@ reticulate::py_run_string(paste(
   sep = "\n"
 ))
 python <- reticulate::import_main(convert = FALSE)
+model <- python$model
 prompt <- rep(7L, 32)
 clock <- function() as.numeric(Sys.time())
 total <- vapply(
   seq_len(rounds + warm_up),
   function(i) {
     started <- clock()
-    generate_tokens(python$model, prompt, max_new_tokens = 256)
+    generate_tokens(model, prompt, max_new_tokens = 256)
     clock() - started
   },
   0
