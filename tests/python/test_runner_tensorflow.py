@@ -101,3 +101,45 @@ def test_what_xla_does_not_know_runs_without_it(monkeypatch):
     model.set_weights(first.get_weights())
     np.testing.assert_array_equal(ka.generate(model, tokens, 4), expected)
     assert not compiles(model, 3, 9)
+
+
+def tied(**options):
+    """A language model whose embedding gives the logits too, and that embedding."""
+    keras.utils.set_random_seed(5)
+    embedding = layers.ReversibleEmbedding(29, 12, **options)
+    tokens = keras.Input((None,), dtype="int32")
+    features = attending(position=ka.RotaryPosition())(embedding(tokens))
+    return keras.Model(tokens, embedding(features, reverse=True)), embedding
+
+
+TIED = {
+    "plain": ({}, None, 1),
+    "of its own": ({"tie_weights": False}, None, 0),
+    "capped": ({"logit_soft_cap": 2.0}, None, 0),
+    "int8": ({}, lambda layer: layer.quantize("int8"), 0),
+    "lora": ({}, lambda layer: layer.enable_lora(2), 1),
+}
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_tied_embeddings_are_transposed_once(name, monkeypatch):
+    from kerasattention.decoding import runner_tensorflow, tied_tensorflow
+
+    options, change, replaced = TIED[name]
+
+    def made():
+        model, embedding = tied(**options)
+        if change is not None:
+            change(embedding)
+        for weight in embedding.trainable_weights:  # factors of zeros change nothing
+            weight.assign(weight + 0.1 * keras.random.normal(weight.shape, seed=7))
+        return model, embedding
+
+    prompts = np.array([[3, 5, 7, 2], [11, 1, 4, 8], [13, 17, 9, 9]])
+    expected = ka.generate(made()[0], prompts, 6)
+    monkeypatch.setattr(runner_tensorflow, "XLA_PARAMETERS", 0)
+    monkeypatch.setattr(runner_tensorflow, "ENOUGH_STEPS", 1)
+    model, embedding = made()
+    np.testing.assert_array_equal(ka.generate(model, prompts, 6), expected)
+    assert compiles(model, 3, 10)
+    assert len(tied_tensorflow.tied_embeddings([embedding])) == replaced

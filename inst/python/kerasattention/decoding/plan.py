@@ -6,6 +6,8 @@ tried out on a few random tokens: whole against piece by piece.
 
 import dataclasses
 import enum
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -17,6 +19,9 @@ from kerasattention.decoding.cache import CacheContext, CacheSpec
 from kerasattention.decoding.program import Instruction, Program, lay_open
 from kerasattention.layers.base import AttentionLayer
 from kerasattention.layers.context import attention_context
+
+# By the identity of an operation.
+Calls = Mapping[int, Callable[..., Any]]
 
 
 class Way(enum.Enum):
@@ -160,8 +165,12 @@ def run_each(
     tokens: Tensor,
     lent: dict[int, Tensor],
     max_length: int,
+    calls: Calls = MappingProxyType({}),
 ) -> Tensor:
-    """The output for the last real one of the tokens (B, t): (B, ...)."""
+    """The output for the last real one of the tokens (B, t): (B, ...).
+
+    `calls` has what to call in place of some operations.
+    """
     moment = context.moment
     values = {plan.tokens: tokens, **lent}
     last_reader = {slot: i for i, x in enumerate(plan.each) for slot in x.inputs}
@@ -175,7 +184,7 @@ def run_each(
                 _keep_one_token(values, lent, at)
                 start, length = start + at, 1
             if plan.ways[position] is Way.AS_IT_IS:
-                _run(instruction, values)
+                _run(instruction, values, calls)
             else:
                 _run_at_index(instruction, values, lent, start, moment.padding, full_length)
             for slot in instruction.inputs:  # so that a long prompt's activations go
@@ -188,9 +197,12 @@ def run_each(
     return output[:, 0]
 
 
-def _run(instruction: Instruction, values: dict[int, Tensor]) -> None:
+def _run(
+    instruction: Instruction, values: dict[int, Tensor], calls: Calls = MappingProxyType({})
+) -> None:
     args, kwargs = instruction.fill_in(values)
-    result = tree.flatten(instruction.operation(*args, **kwargs))
+    operation = calls.get(id(instruction.operation), instruction.operation)
+    result = tree.flatten(operation(*args, **kwargs))
     values |= dict(zip(instruction.outputs, result, strict=True))
 
 

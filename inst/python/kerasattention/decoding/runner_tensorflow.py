@@ -1,5 +1,6 @@
 """Running a plan on TensorFlow: functions that write caches held in variables."""
 
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import keras
@@ -10,8 +11,9 @@ from kerasattention.attend.tensors import Tensor
 from kerasattention.decoding.cache import CacheContext, Memory, Moment
 from kerasattention.decoding.kernels_tensorflow import FlatKernels, projections_of
 from kerasattention.decoding.memory import ArrayMemory, VariableMemory
-from kerasattention.decoding.plan import Plan, as_logits, run_each, run_once
+from kerasattention.decoding.plan import Calls, Plan, as_logits, run_each, run_once
 from kerasattention.decoding.sampling import choose_tokens
+from kerasattention.decoding.tied_tensorflow import ENOUGH_STEPS, tied_embeddings
 
 Lent = dict[int, tuple[Tensor, Tensor | None]]
 
@@ -145,10 +147,11 @@ class Runner:
         padding: Tensor | None,
         memory: Memory | None = None,
         kernels: FlatKernels | None = None,
+        calls: Calls = MappingProxyType({}),
     ) -> Tensor:
         moment = Moment(start, count, False, padding)
         context = self._context(moment, crossed, tokens, memory, kernels)
-        return run_each(self.plan, context, tokens, _with_masks(lent), self.max_length)
+        return run_each(self.plan, context, tokens, _with_masks(lent), self.max_length, calls)
 
     def _run_loop(self, begin: Loop, crossed: Any, lent: Lent) -> Any:
         def after(tokens: Tensor, at: Tensor, arrays: Any) -> Any:
@@ -160,12 +163,14 @@ class Runner:
     def _run_compiled_loop(self, begin: Loop, crossed: Any, lent: Lent) -> Any:
         """The same with the caches as the loop's state: XLA changes those in place."""
         kernels = FlatKernels(self.projections)
+        calls = {}
+        if self.batch > 1 and begin.room >= ENOUGH_STEPS:
+            calls = tied_embeddings(x.operation for x in self.plan.each)
 
         def after(tokens: Tensor, at: Tensor, arrays: Any) -> Any:
             memory = ArrayMemory(arrays)
-            padding = begin.padding
-            logits = self._run_after(crossed, lent, tokens, at, None, padding, memory, kernels)
-            return logits, memory.arrays
+            given = (crossed, lent, tokens, at, None, begin.padding)
+            return self._run_after(*given, memory, kernels, calls), memory.arrays
 
         held = [{name: x.value() for name, x in call.items()} for call in self.memory.variables]
         made, finished, count, held = self._repeat(begin, after, held)
