@@ -1,16 +1,17 @@
 """The fused way on torch: its own kernels, which never hold (T, S) logits.
 
-On a CPU the kernel behind `scaled_dot_product_attention()` is called with the log of the
-softmax's denominator as a second result. With it a sink is one more term, and pieces
-accumulate their gradients in place. It takes K < N heads, a key mask beside the triangle
-and rows without keys. It is no faster in low precision (bfloat16 112 ms, float16 200, float32
-105), and its gradients then err up to 2.6 times as far as the plain formula's: so it is
-given float32. Elsewhere the public function is called piece by piece.
+What `scaled_dot_product_attention()` does in one call is left to it. Else, on a CPU, the kernel
+behind it is called with the log of the softmax's denominator as a second result. With it a
+sink is one more term, and pieces accumulate their gradients in place. It takes K < N heads, a
+key mask beside the triangle and rows without keys. It is no faster in low precision, where its
+gradients err further than the plain formula's: so it is given float32. On other devices the
+public function is called piece by piece.
 """
 
 import dataclasses
 from collections.abc import Iterable
 
+import keras
 import torch
 import torch.nn.functional as F
 
@@ -18,7 +19,7 @@ from kerasattention.attend.blocked import sink_gradient
 from kerasattention.attend.gradient import with_gradient
 from kerasattention.attend.pieces import Piece, piece_mask, plan_pieces
 from kerasattention.attend.problem import Problem, sink_logits
-from kerasattention.attend.tensors import group_heads
+from kerasattention.attend.tensors import group_heads, wants_float32_inputs
 
 Tensor = torch.Tensor
 Named = dict[str, Tensor]
@@ -46,8 +47,21 @@ def fused_attention(problem: Problem) -> Tensor:
     """(B, K, G, T, Hv)."""
     size = problem.value.shape[-1]
     problem = _with_unit_strides(_with_one_head_size(problem))
-    output = with_cpu_kernel(problem) if _on_cpu(problem) else with_public_function(problem)
-    return output[..., :size]
+    if _on_cpu(problem) and not _is_public(problem):
+        return with_cpu_kernel(problem)[..., :size]
+    return with_public_function(problem)[..., :size]
+
+
+def _is_public(problem: Problem) -> bool:
+    """Whether the public function can do it in one call, torch's own gradient in it.
+
+    It takes half a millisecond less than a gradient of ours, which is written in Python.
+    """
+    if problem.sink is not None or problem.bias is not None or problem.visibility.hides_by_content:
+        return False
+    if wants_float32_inputs(keras.backend.standardize_dtype(problem.query.dtype)):
+        return False
+    return _is_whole(problem, plan_pieces(problem, broadcasts=False))
 
 
 def _on_cpu(problem: Problem) -> bool:
@@ -270,8 +284,12 @@ def with_public_function(problem: Problem) -> Tensor:
         parts = [_public_part(problem, piece, sample) for sample in samples]
         if piece.count > 1:
             parts = [part.movedim(0, 2).flatten(2, 3)[None] for part in parts]
-        outputs.append(torch.cat(parts))
-    return torch.cat(outputs, dim=3)
+        outputs.append(_join(parts, 0))
+    return _join(outputs, 3)
+
+
+def _join(parts: list[Tensor], axis: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)
 
 
 def _public_part(problem: Problem, piece: Piece, sample: int | None) -> Tensor:
