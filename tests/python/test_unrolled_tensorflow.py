@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from backends import tensor
 from kerasattention.attend import unrolled_tensorflow
 from kerasattention.attend.dispatch import make_problem
 from kerasattention.attend.visibility import Visibility
-from problems import block_size, problem
+from problems import PROBLEMS, SMALL_BLOCK, block_size, problem
 from test_attend import check
 
 SIZE = 3
@@ -54,3 +55,38 @@ def test_a_run_covers_most_of_a_window():
     assert max(piece.count for piece in planned) >= 15
     covered = [row for piece in planned for row in range(piece.all_rows.start, piece.all_rows.stop)]
     assert covered == list(range(61))
+
+
+CLOSE = {"rtol": 1e-5, "atol": 5e-6}
+
+
+@pytest.mark.parametrize("name", [*PROBLEMS, *WINDOWS])
+def test_graphs_of_known_lengths(name):
+    """Of three key heads one walks over the blocks beside the two others."""
+    given = (PROBLEMS | WINDOWS)[name]
+    inputs = {name: tensor(x) for name, x in given.trainable().items()}
+
+    @tf.function
+    def differentiated(inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            output = given.attend(**inputs, implementation="blocked")
+            loss = tf.reduce_sum(output * tensor(given.upstream))
+        return output, tape.gradient(loss, inputs)
+
+    with block_size(SMALL_BLOCK if name in PROBLEMS else SIZE):
+        output, gradients = differentiated(inputs)
+    np.testing.assert_allclose(output, given.expected[0], **CLOSE)
+    for name, gradient in gradients.items():
+        expected = given.expected_gradients[name]
+        np.testing.assert_allclose(gradient, expected, **CLOSE, err_msg=f"d {name}")
+
+
+def test_heads_walk_in_two_lanes():
+    """Else the test above would prove nothing about them."""
+    given = PROBLEMS["causal"]
+    query, key, value = (tensor(x) for x in (given.query, given.key, given.value))
+    problem = make_problem(query, key, value, Visibility(causal=True))
+    with tf.Graph().as_default():
+        assert unrolled_tensorflow.plan_lanes(problem) == [(0, 1), (1, 2)]
+    assert unrolled_tensorflow.plan_lanes(problem) == [(0, 3)]

@@ -18,6 +18,7 @@ from kerasattention.attend.block_tensorflow import (
     block_output,
 )
 from kerasattention.attend.gradient import Named, with_gradient
+from kerasattention.attend.hiding_tensorflow import is_compiled_by_xla
 from kerasattention.attend.problem import Problem
 from kerasattention.attend.tensors import Span, Tensor, slice_axis
 from kerasattention.attend.visibility import Visibility
@@ -44,21 +45,63 @@ class Piece(NamedTuple):
 
 def unrolled_attention(problem: Problem, pieces: list[Piece]) -> Tensor:
     """(B, K, G, T, Hv) of a scaled problem."""
+    lanes = plan_lanes(problem)
 
     def forward(named: Named) -> tuple[Tensor, Tensor]:
         given = problem.with_tensors(named)
-        outputs: list[Tensor] = []
-        for piece in pieces:
-            # One block after the other: a graph would start them all, and hold them all.
-            with tf.control_dependencies(outputs[-1:]):
-                outputs.append(_piece_output(given, piece))
-        return tf.concat(outputs, axis=3), tf.zeros(())
+        outputs = [_forward(_in_lane(given, heads), pieces) for heads in lanes]
+        return _join_heads(outputs), tf.zeros(())
 
     def backward(named: Named, output: Tensor, _: Tensor, upstream: Tensor) -> Named:
         given = problem.with_tensors(named)
-        return _backward(given, pieces, output, tf.cast(upstream, problem.accumulator))
+        upstream = tf.cast(upstream, problem.accumulator)
+        found = []
+        for heads in lanes:
+            part = (slice_axis(x, 1, heads) for x in (output, upstream))
+            found.append(_backward(_in_lane(given, heads), pieces, *part))
+        if len(found) == 1:
+            return found[0]
+        axes = {"sink": 0}
+        return {
+            name: tf.concat([x[name] for x in found], axis=axes.get(name, 1)) for name in found[0]
+        }
 
     return with_gradient(forward, backward, problem.tensors(), problem.differentiable())
+
+
+# Which heads ------------------------------------------------------------------------------
+
+
+def plan_lanes(problem: Problem) -> list[Span]:
+    """Key heads that walk over the pieces by themselves.
+
+    Two walks at once: while one's small operations leave a core idle, the other's product
+    has it. Each holds half of the logits that one walk of all heads would.
+    """
+    kv_heads, mask = problem.kv_heads, problem.visibility.mask
+    by_head = problem.bias is not None or (mask is not None and mask.shape[1] != 1)
+    # Dropout counts heads from the first; without a graph nothing runs at once.
+    one_walk = tf.executing_eagerly() or is_compiled_by_xla()
+    if kv_heads == 1 or by_head or problem.rate > 0.0 or one_walk:
+        return [Span(0, kv_heads)]
+    half = kv_heads // 2
+    return [Span(0, half), Span(half, kv_heads - half)]
+
+
+def _in_lane(problem: Problem, heads: Span) -> Problem:
+    if heads.size == problem.kv_heads:
+        return problem
+    return dataclasses.replace(
+        problem,
+        query=slice_axis(problem.query, 1, heads),
+        key=slice_axis(problem.key, 1, heads),
+        value=slice_axis(problem.value, 1, heads),
+        sink=None if problem.sink is None else problem.sink[heads.start : heads.stop],
+    )
+
+
+def _join_heads(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
 
 
 # Which pieces -----------------------------------------------------------------------------
@@ -111,6 +154,15 @@ def may_fold(problem: Problem) -> bool:
 
 
 # Forward and backward ---------------------------------------------------------------------
+
+
+def _forward(problem: Problem, pieces: list[Piece]) -> Tensor:
+    outputs: list[Tensor] = []
+    for piece in pieces:
+        # One block after the other: a graph would start them all, and hold them all.
+        with tf.control_dependencies(outputs[-1:]):
+            outputs.append(_piece_output(problem, piece))
+    return tf.concat(outputs, axis=3)
 
 
 def _piece_output(problem: Problem, piece: Piece) -> Tensor:
