@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from keras import ops
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias
@@ -169,12 +170,11 @@ def _set_diagonals(logits: Tensor, diagonals: list[Diagonals], value: float) -> 
     for low, high in diagonals:
         longest = min(length + min(high, 0), keys - max(low, 0))
         count = () if low == high else (high - low + 1,)
-        shape = tf.concat([tf.shape(logits)[:-2], (*count, longest)], axis=0)
-        logits = tf.raw_ops.MatrixSetDiagV3(
-            input=logits,
-            diagonal=tf.fill(shape, tf.constant(value, logits.dtype)),
-            k=[low, high],
-        )
+        # Without what orders the blocks: TensorFlow makes one constant of all that are alike.
+        with tf.control_dependencies(None):
+            shape = (*ops.shape(logits)[:-2], *count, longest)
+            diagonal = tf.fill(shape, tf.constant(value, logits.dtype))
+        logits = tf.raw_ops.MatrixSetDiagV3(input=logits, diagonal=diagonal, k=[low, high])
     return logits
 
 

@@ -5,6 +5,7 @@ million logits at once: a graph of few, large operations for any length.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -50,7 +51,9 @@ def unrolled_attention(problem: Problem, pieces: list[Piece]) -> Tensor:
     def forward(named: Named) -> tuple[Tensor, Tensor]:
         given = problem.with_tensors(named)
         outputs = [_forward(_in_lane(given, heads), pieces) for heads in lanes]
-        return _join_heads(outputs), tf.zeros(())
+        # Heads before rows: what is joined is given up piece by piece.
+        rows = [_join_heads(parts) for parts in zip(*outputs, strict=True)]
+        return tf.concat(rows, axis=3), tf.zeros(())
 
     def backward(named: Named, output: Tensor, _: Tensor, upstream: Tensor) -> Named:
         given = problem.with_tensors(named)
@@ -100,7 +103,7 @@ def _in_lane(problem: Problem, heads: Span) -> Problem:
     )
 
 
-def _join_heads(parts: list[Tensor]) -> Tensor:
+def _join_heads(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
 
 
@@ -156,13 +159,14 @@ def may_fold(problem: Problem) -> bool:
 # Forward and backward ---------------------------------------------------------------------
 
 
-def _forward(problem: Problem, pieces: list[Piece]) -> Tensor:
+def _forward(problem: Problem, pieces: list[Piece]) -> list[Tensor]:
+    """Each piece's rows (B, K, G, t, Hv)."""
     outputs: list[Tensor] = []
     for piece in pieces:
         # One block after the other: a graph would start them all, and hold them all.
         with tf.control_dependencies(outputs[-1:]):
             outputs.append(_piece_output(problem, piece))
-    return tf.concat(outputs, axis=3)
+    return outputs
 
 
 def _piece_output(problem: Problem, piece: Piece) -> Tensor:
