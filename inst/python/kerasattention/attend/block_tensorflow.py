@@ -71,7 +71,7 @@ def block_output(problem: Problem, block: Block) -> Tensor:
     keep = _keep(problem, block)
     if keep is not None:
         weights = weights * keep
-    output = tf.matmul(weights, slice_axis(problem.value, 2, block.columns))
+    output = tf.matmul(weights, _keys_of(problem.value, block.columns))
     if share is not None:
         output = output * share
     return unstack_groups(output, problem.groups)
@@ -80,8 +80,8 @@ def block_output(problem: Problem, block: Block) -> Tensor:
 def block_gradients(problem: Problem, block: Block, output: Tensor, upstream: Tensor) -> Gradients:
     """From what a block gave and the gradient of that, both (B, K, G, t, Hv)."""
     query = stack_groups(slice_axis(problem.query, 3, block.rows))
-    key = slice_axis(problem.key, 2, block.columns)
-    value = slice_axis(problem.value, 2, block.columns)
+    key = _keys_of(problem.key, block.columns)
+    value = _keys_of(problem.value, block.columns)
     weights, share, of_sink, capped = _weights(problem, block)
     output, upstream = stack_groups(output), stack_groups(upstream)
     # The softmax's own gradient: row sums of weight * d weight = output * d output.
@@ -133,7 +133,7 @@ def _weights(problem: Problem, block: Block) -> Weights:
     rows, columns = block
     hiding = hiding_of(problem, rows, columns)
     query = stack_groups(slice_axis(problem.query, 3, rows))
-    logits = product(query, slice_axis(problem.key, 2, columns), hiding)
+    logits = product(query, _keys_of(problem.key, columns), hiding)
     capped = softmax.cap(logits, problem.soft_cap)
     logits = hide(capped, hiding, problem.groups)
     if problem.sink is None and not may_be_empty(problem, rows):
@@ -154,6 +154,14 @@ def _weights(problem: Problem, block: Block) -> Weights:
     log_sum = peak - tf.math.log(tf.reduce_max(weights, axis=-1, keepdims=True))
     above = stack_groups(unstack_groups(log_sum, problem.groups) - sink_logits(problem))
     return Weights(weights, tf.sigmoid(above), tf.sigmoid(-above), capped)
+
+
+def _keys_of(x: Tensor, columns: Span) -> Tensor:
+    """(B, K, s, X) of (B, K, S, X); of one head without a copy, which only a first axis allows."""
+    if x.shape[0] == x.shape[1] == 1 and is_static(*columns):
+        rows = tf.reshape(x, x.shape[2:])[columns.start : columns.stop]
+        return tf.reshape(rows, (1, 1, *rows.shape))
+    return slice_axis(x, 2, columns)
 
 
 def _keep(problem: Problem, block: Block) -> Tensor | None:

@@ -26,6 +26,8 @@ from kerasattention.attend.visibility import Visibility
 
 # Logits of all heads and samples that one run of blocks of a window may have.
 RUN_LOGITS = 2**21
+# Beyond so many queries two walks begin with copies that are too large for what they save.
+MOST_QUERIES_IN_LANES = 8192
 
 
 class Piece(NamedTuple):
@@ -85,6 +87,7 @@ def plan_lanes(problem: Problem) -> list[Span]:
     by_head = problem.bias is not None or (mask is not None and mask.shape[1] != 1)
     # Dropout counts heads from the first; without a graph nothing runs at once.
     one_walk = tf.executing_eagerly() or is_compiled_by_xla()
+    one_walk = one_walk or problem.query.shape[3] > MOST_QUERIES_IN_LANES
     if kv_heads == 1 or by_head or problem.rate > 0.0 or one_walk:
         return [Span(0, kv_heads)]
     half = kv_heads // 2
