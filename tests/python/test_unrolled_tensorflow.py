@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from backends import tensor
-from kerasattention.attend import unrolled_tensorflow
+from kerasattention.attend import blocked_tensorflow, unrolled_tensorflow
 from kerasattention.attend.dispatch import make_problem
 from kerasattention.attend.visibility import Visibility
 from problems import PROBLEMS, SMALL_BLOCK, block_size, problem
@@ -90,3 +90,24 @@ def test_heads_walk_in_two_lanes():
     with tf.Graph().as_default():
         assert unrolled_tensorflow.plan_lanes(problem) == [(0, 1), (1, 2)]
     assert unrolled_tensorflow.plan_lanes(problem) == [(0, 3)]
+
+
+@pytest.mark.parametrize("length,laid_out", [(9, True), (13, True), (23, False)])
+def test_blocks_of_twice_the_size_before_a_loop(length, laid_out, monkeypatch):
+    """Blocks of 2 for up to 10 queries, of 4 for up to 20, a loop of 5 for more."""
+    monkeypatch.setattr(blocked_tensorflow, "BLOCK", 2)
+    monkeypatch.setattr(blocked_tensorflow, "LOOP_BLOCK", 5)
+    monkeypatch.setattr(blocked_tensorflow, "MOST_PIECES", 5)
+    looped = []
+    loop = blocked_tensorflow.looped_attention
+
+    def spy(*args):
+        looped.append(args)
+        return loop(*args)
+
+    monkeypatch.setattr(blocked_tensorflow, "looped_attention", spy)
+    given = problem(T=length, S=length, visibility={"causal": True})
+    inputs = {name: tensor(x) for name, x in given.trainable().items()}
+    output = tf.function(lambda: given.attend(**inputs, implementation="blocked"))()
+    np.testing.assert_allclose(output, given.expected[0], **CLOSE)
+    assert (not looped) == laid_out

@@ -14,7 +14,8 @@ BLOCK = 128
 WINDOW_SHARE = 4
 # Queries of a block of a loop, whose steps cost more to start.
 LOOP_BLOCK = 256
-# Beyond so many pieces a graph becomes slow to build.
+# Beyond so many pieces a graph becomes slow to build. A loop takes longer than blocks of twice
+# the size do.
 MOST_PIECES = 48
 
 
@@ -22,13 +23,16 @@ def blocked_attention(problem: Problem, size: int | None = None) -> Tensor:
     """(B, K, G, T, Hv)."""
     problem = problem.scaled()
     if is_static(problem.query.shape[3], problem.key.shape[2]):
-        pieces = plan_pieces(problem, size or _block_size(problem))
-        if tf.executing_eagerly() or len(pieces) <= MOST_PIECES:
-            return unrolled_attention(problem, pieces)
+        for pieces in (plan_pieces(problem, x) for x in _block_sizes(problem, size)):
+            if tf.executing_eagerly() or len(pieces) <= MOST_PIECES:
+                return unrolled_attention(problem, pieces)
     return looped_attention(problem, size or LOOP_BLOCK)
 
 
-def _block_size(problem: Problem) -> int:
-    if not may_fold(problem):
-        return BLOCK
-    return min(max(problem.visibility.window // WINDOW_SHARE, 32), BLOCK)
+def _block_sizes(problem: Problem, given: int | None) -> list[int]:
+    """Queries of a block as they should be, and as many as may be where that is too few."""
+    if given is not None:
+        return [given]
+    if may_fold(problem):
+        return [min(max(problem.visibility.window // WINDOW_SHARE, 32), BLOCK)]
+    return [BLOCK, 2 * BLOCK]
