@@ -92,7 +92,7 @@ def test_heads_walk_in_two_lanes():
     assert unrolled_tensorflow.plan_lanes(problem) == [(0, 3)]
 
 
-@pytest.mark.parametrize("length,laid_out", [(9, True), (13, True), (23, False)])
+@pytest.mark.parametrize(("length", "laid_out"), [(9, True), (13, True), (23, False)])
 def test_blocks_of_twice_the_size_before_a_loop(length, laid_out, monkeypatch):
     """Blocks of 2 for up to 10 queries, of 4 for up to 20, a loop of 5 for more."""
     monkeypatch.setattr(blocked_tensorflow, "BLOCK", 2)
