@@ -12,7 +12,10 @@ if spec is not None:
 "
 
 # Python has been started, by whomever; torch has most likely not been loaded yet.
-on_python_start <- function(backend = wanted_backend(), code = torch_with_its_own_blas) {
+on_python_start <- function(
+  backend = wanted_backend(),
+  code = torch_with_its_own_blas
+) {
   if (Sys.info()[["sysname"]] != "Linux" || backend != "torch") {
     return(invisible())
   }

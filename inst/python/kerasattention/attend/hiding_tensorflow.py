@@ -1,6 +1,6 @@
 """How a block's masks reach its logits on TensorFlow, where a pass over them is dear.
 
-To add a mask takes two thirds of a softmax's time. Where positions are indices, the causal rule
+To add a mask takes nearly as long as a softmax. Where positions are indices, the causal rule
 and the window hide whole diagonals: those are set in place, and cost what is hidden.
 Padding is one more feature of the keys, which the product adds up by itself.
 """

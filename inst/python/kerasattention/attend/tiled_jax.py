@@ -74,7 +74,7 @@ def choose_tile(problem: Problem, size: int) -> Tile:
     keys = problem.key.shape[2]
     rows = min(size, length)
     if problem.visibility.window is not None:
-        # A block of queries sees all of their windows: 26 ms with a quarter, 38 with a whole.
+        # A block of queries sees all of their windows: a quarter takes less than a whole.
         rows = min(rows, max(problem.visibility.window // 4, 32))
     columns = min(COLUMNS, keys)
     widest = _widest_range(problem, rows)
