@@ -7,7 +7,6 @@ tried out on a few random tokens: whole against piece by piece.
 import dataclasses
 import enum
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -165,7 +164,7 @@ def run_each(
     tokens: Tensor,
     lent: dict[int, Tensor],
     max_length: int,
-    calls: Calls = MappingProxyType({}),
+    calls: Calls | None = None,
 ) -> Tensor:
     """The output for the last real one of the tokens (B, t): (B, ...).
 
@@ -197,11 +196,11 @@ def run_each(
     return output[:, 0]
 
 
-def _run(
-    instruction: Instruction, values: dict[int, Tensor], calls: Calls = MappingProxyType({})
-) -> None:
+def _run(instruction: Instruction, values: dict[int, Tensor], calls: Calls | None = None) -> None:
     args, kwargs = instruction.fill_in(values)
-    operation = calls.get(id(instruction.operation), instruction.operation)
+    operation = instruction.operation
+    if calls:
+        operation = calls.get(id(operation), operation)
     result = tree.flatten(operation(*args, **kwargs))
     values |= dict(zip(instruction.outputs, result, strict=True))
 

@@ -1,6 +1,5 @@
 """Running a plan on TensorFlow: functions that write caches held in variables."""
 
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import keras
@@ -147,7 +146,7 @@ class Runner:
         padding: Tensor | None,
         memory: Memory | None = None,
         kernels: FlatKernels | None = None,
-        calls: Calls = MappingProxyType({}),
+        calls: Calls | None = None,
     ) -> Tensor:
         moment = Moment(start, count, False, padding)
         context = self._context(moment, crossed, tokens, memory, kernels)
