@@ -8,6 +8,7 @@ check_inputs <- function(
   arg = "object",
   call = caller_env()
 ) {
+  check_alive(object, arg = arg, call = call)
   if (is.null(object) || is_sequential(object)) {
     check_no_tensors(object, list(value = value, key = key), call)
     return(NULL)
@@ -105,6 +106,7 @@ check_input <- function(x, arg, call) {
       ", a list of two or three of them, or a Sequential model"
     )
   }
+  check_alive(x, arg = arg, call = call)
   if (is_tensor(x)) {
     return(invisible())
   }

@@ -163,7 +163,7 @@ check_array <- function(
   call = caller_env()
 ) {
   if ((null && is.null(x)) || is_python(x)) {
-    return(invisible(x))
+    return(check_alive(x, arg = arg, call = call))
   }
   rule <- array_rule(axes, letters, null)
   if (is.data.frame(x)) {
@@ -177,6 +177,19 @@ check_array <- function(
     abort_argument(arg, rule, x, hint, call)
   }
   check_no_na(x, arg = arg, call = call)
+}
+
+# What Python made is gone with the session, whatever of it `saveRDS()` kept.
+check_alive <- function(x, arg = caller_arg(x), call = caller_env()) {
+  if (is_python(x) && !is_alive(x)) {
+    abort(
+      "{.arg {arg}} is {describe_value(x)}.",
+      hint = "Python objects end with their session. Save a model by `model$save(\"model.keras\")` and load that file.",
+      arg = arg,
+      call = call
+    )
+  }
+  invisible(x)
 }
 
 # NA in an array of numbers, logicals or integers is an error; NaN is a number
@@ -260,6 +273,9 @@ is_flag <- function(x) is.logical(x) && length(x) == 1 && !is.na(x)
 is_string <- function(x) is.character(x) && length(x) == 1 && !is.na(x)
 
 is_python <- function(x) inherits(x, "python.builtin.object")
+
+# Not one that was saved and read in another session.
+is_alive <- function(x) is_python(x) && !reticulate::py_is_null_xptr(x)
 
 is_sequential <- function(x) {
   inherits(x, "keras.src.models.sequential.Sequential")

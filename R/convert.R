@@ -83,6 +83,3 @@ as_python <- function(x, call = caller_env()) {
   }
   object
 }
-
-# Not one that was saved and read in another session.
-is_alive <- function(x) is_python(x) && !reticulate::py_is_null_xptr(x)

@@ -63,6 +63,9 @@ describe_value <- function(x) {
 
 describe_python <- function(x) {
   class <- paste0("<", python_class(x), ">")
+  if (!is_alive(x)) {
+    return(paste("a Python object of class", class, "from another R session"))
+  }
   shape <- if (is_tensor(x)) shape_of(x)
   if (is.null(shape)) {
     return(paste("a Python object of class", class))

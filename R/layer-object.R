@@ -74,6 +74,7 @@ call_layer <- function(
   call = caller_env()
 ) {
   check_dots(arguments, call_arguments, c("query", "value", "key"), call = call)
+  check_alive(layer, call = call)
   if (is.null(query)) {
     abort("{.arg query} is required.", arg = "query", call = call)
   }

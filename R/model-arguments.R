@@ -11,7 +11,7 @@ check_model <- function(
     }
     abort_argument(arg, "a Keras model", model, hint, call)
   }
-  invisible(model)
+  check_alive(model, arg = arg, call = call)
 }
 
 check_layer <- function(
@@ -23,7 +23,7 @@ check_layer <- function(
     rule <- "a layer made by `layer_group_query_attention()` or `layer_multi_head_attention()`"
     abort_argument(arg, rule, layer, call = call)
   }
-  invisible(layer)
+  check_alive(layer, arg = arg, call = call)
 }
 
 # One input, or a list of several.

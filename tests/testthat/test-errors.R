@@ -71,3 +71,26 @@ test_that("errors of R pass through with_python() unchanged", {
   )
   expect_equal(with_python(1 + 1, "add"), 2)
 })
+
+test_that("what Python made in another session is named as such", {
+  skip_without_keras()
+  file <- withr::local_tempfile()
+  saved <- function(x) {
+    saveRDS(x, file)
+    readRDS(file)
+  }
+  x <- input(5L, 6L)
+  layer <- layer_group_query_attention(NULL, 4, 2, 1)
+  model <- keras()$Model(x, layer(x))
+  old_model <- saved(model)
+  old_layer <- saved(layer)
+  old_tensor <- saved(x)
+  expect_snapshot(error = TRUE, attention_scores(old_model, numbers(1, 5, 6)))
+  expect_snapshot(error = TRUE, attention_scores(model, old_tensor))
+  expect_snapshot(error = TRUE, load_projections(old_layer))
+  expect_snapshot(error = TRUE, old_layer(x))
+  expect_snapshot(
+    error = TRUE,
+    layer_multi_head_attention(old_tensor, 2, 8)
+  )
+})
