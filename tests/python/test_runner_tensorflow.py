@@ -143,3 +143,12 @@ def test_tied_embeddings_are_transposed_once(name, monkeypatch):
     np.testing.assert_array_equal(ka.generate(model, prompts, 6), expected)
     assert compiles(model, 3, 10)
     assert len(tied_tensorflow.tied_embeddings([embedding])) == replaced
+
+
+def test_several_decoders_are_not_taken_for_one_that_is_traced_again(caplog):
+    model = model_of(attending())
+    for _ in range(8):
+        decoder = IncrementalDecoder(model, 1, 8)
+        decoder.prefill([[3, 5]])
+        decoder.step([7])
+    assert "retracing" not in caplog.text

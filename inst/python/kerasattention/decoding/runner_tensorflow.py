@@ -1,5 +1,6 @@
 """Running a plan on TensorFlow: functions that write caches held in variables."""
 
+import functools
 from typing import Any, NamedTuple
 
 import keras
@@ -69,10 +70,10 @@ class Runner:
         self.plan, self.batch, self.max_length = plan, batch, max_length
         self.projections = projections_of(model)
         self.memory = VariableMemory(plan.specs, batch, max_length)
-        self._prompt = tf.function(self._run_prompt)
-        self._after = tf.function(self._run_after)
-        self._loop = tf.function(self._run_loop)
-        self._compiled_loop = tf.function(self._run_compiled_loop, jit_compile=True)
+        self._prompt = _traced(self._run_prompt)
+        self._after = _traced(self._run_after)
+        self._loop = _traced(self._run_loop)
+        self._compiled_loop = _traced(self._run_compiled_loop, jit_compile=True)
         layers = model._flatten_layers()
         self._compiles = model.count_params() >= XLA_PARAMETERS and all(
             layer.supports_jit for layer in layers
@@ -217,6 +218,15 @@ class Runner:
             max_length=self.max_length,
             apply=None if kernels is None else kernels.apply,
         )
+
+
+def _traced(method: Any, **options: Any) -> Any:
+    """A graph of a runner's own.
+
+    TensorFlow counts how often a function is traced by its code, and would warn where several
+    runners trace a method once each; a partial function counts for itself.
+    """
+    return tf.function(functools.partial(method), **options)
 
 
 def _with_masks(lent: Lent) -> dict[int, Tensor]:
