@@ -58,6 +58,30 @@ def test_int8_is_multiplied_as_int8():
     np.testing.assert_allclose(np.median(np.abs(made - expected(model, tokens))), 0, atol=1e-5)
 
 
+def test_int8_prompts_are_multiplied_as_int8_and_give_the_same(monkeypatch):
+    import contextlib
+
+    from kerasattention.decoding import int8_prompts_torch, runner_torch
+
+    model, tokens = model_of(attending(position=ka.RotaryPosition())), draw_tokens()
+    model.quantize("int8")
+    depths = []
+    product = int8_prompts_torch._product
+    monkeypatch.setattr(
+        int8_prompts_torch,
+        "_product",
+        lambda left, right, axes: depths.append(axes) or product(left, right, axes),
+    )
+    decoder = ka.IncrementalDecoder(model, tokens.shape[0], tokens.shape[1])
+    made = [numpy(decoder.prefill(tokens[:, :3])), numpy(decoder.step(tokens[:, 3:5]))]
+    assert depths.count(2) == 2
+    assert depths.count(1) > 6
+    monkeypatch.setattr(runner_torch, "int8_products", lambda model: contextlib.nullcontext())
+    decoder.reset()
+    plain = [numpy(decoder.prefill(tokens[:, :3])), numpy(decoder.step(tokens[:, 3:5]))]
+    np.testing.assert_array_equal(made, plain)
+
+
 def test_a_changed_int8_weight_is_seen():
     model, tokens = model_of(attending(position=ka.RotaryPosition())), draw_tokens()
     model.quantize("int8")

@@ -7,6 +7,7 @@ import torch
 
 from kerasattention.attend.tensors import Tensor
 from kerasattention.decoding.cache import CacheContext, Moment
+from kerasattention.decoding.int8_prompts_torch import int8_products
 from kerasattention.decoding.memory import TorchMemory
 from kerasattention.decoding.plan import Plan, as_logits, run_each, run_once
 from kerasattention.decoding.record_torch import Step, record
@@ -29,7 +30,8 @@ class Runner:
     compiles = False
 
     def __init__(self, plan: Plan, model: keras.Model, batch: int, max_length: int) -> None:
-        self.plan, self.batch, self.max_length = plan, batch, max_length
+        self.plan, self.model = plan, model
+        self.batch, self.max_length = batch, max_length
         with torch.inference_mode():
             self.memory = TorchMemory(plan.specs, batch, max_length)
         self._kind: Any = None
@@ -44,16 +46,18 @@ class Runner:
     @torch.inference_mode()
     def prompt(self, inputs: dict[int, Tensor], count: int, padding: Tensor | None) -> Tensor:
         """Logits (B, V) after a prompt into empty caches."""
-        self.lent = run_once(self.plan, inputs)
         tokens = inputs[self.plan.tokens]
         context = self._context(Moment(0, None, True, padding), self.crossed, tokens)
-        return run_each(self.plan, context, tokens, self.lent, self.max_length)
+        with int8_products(self.model):
+            self.lent = run_once(self.plan, inputs)
+            return run_each(self.plan, context, tokens, self.lent, self.max_length)
 
     @torch.inference_mode()
     def after(self, tokens: Tensor, start: int, count: int, padding: Tensor | None) -> Tensor:
         """Logits (B, V) after tokens (B, t) that follow others."""
         if tokens.shape[1] > 1:
-            return self._run(tokens, start, padding)
+            with int8_products(self.model):
+                return self._run(tokens, start, padding)
         return self._one(tokens, start, padding)
 
     @torch.inference_mode()
