@@ -108,7 +108,10 @@ LAYOUTS = {
 @pytest.mark.parametrize("rows", [1, 3, 16, 17])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("batched", [False, True])
-def test_products_of_few_rows_are_taken_in_columns(rows, layout, batched):
+def test_products_of_few_rows_are_taken_in_columns(rows, layout, batched, monkeypatch):
+    from kerasattention.decoding import columns_torch
+
+    monkeypatch.setattr(columns_torch, "LEAST_NUMBERS", 24 * 256)
     weight = LAYOUTS[layout](numbers(24, 256))
     x = numbers(rows, 24, seed=2)
     # Two threads, so that there is something to divide by on any machine.
@@ -126,6 +129,12 @@ def test_products_of_few_rows_are_taken_in_columns(rows, layout, batched):
             weight *= -2  # in place, as an optimizer does it
     finally:
         torch.set_num_threads(threads)
+
+
+def test_products_with_a_small_weight_are_left_alone():
+    weight = numbers(64, 128)
+    made = recorded(lambda x: torch.mm(x, weight), numbers(2, 64))
+    assert count(made, "mm.default") == 1
 
 
 def test_blocks_of_columns_are_equal_and_wide():

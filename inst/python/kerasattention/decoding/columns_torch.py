@@ -14,6 +14,8 @@ _aten = torch.ops.aten
 
 # With more rows than these, arithmetic and not memory sets the time.
 FEW_ROWS = 16
+# Smaller weights are in a core's cache, and waking the other threads takes longer.
+LEAST_NUMBERS = 2**18
 # Narrower blocks make for short runs of memory.
 LEAST_COLUMNS = 64
 
@@ -26,7 +28,7 @@ def multiply_in_columns(module: GraphModule) -> None:
             continue
         left, rows = node.args[0], node.meta["shape"][-2]
         blocks = count_blocks(weight.shape[1], torch.get_num_threads())
-        if blocks == 1 or rows > FEW_ROWS:
+        if blocks == 1 or rows > FEW_ROWS or weight.numel() < LEAST_NUMBERS:
             continue
         name = f"_columns_{node.name}"
         module.register_buffer(name, in_columns(weight, blocks), persistent=False)
