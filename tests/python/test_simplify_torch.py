@@ -188,7 +188,7 @@ def test_int8_products_are_the_whole_numbers_that_int32_gives(subscripts, left, 
 
     left, right = whole_numbers(*left), whole_numbers(*right, seed=2)
     expected = np.einsum(subscripts, left.numpy().astype("int64"), right.numpy().astype("int64"))
-    with _Int8Products():
+    with _Int8Products([right]):
         made = torch.einsum(subscripts, left.to(torch.int32), right.to(torch.int32))
     np.testing.assert_array_equal(made.numpy(), expected)
     assert made.dtype == torch.int32
@@ -204,18 +204,19 @@ def test_int8_matrices_are_multiplied_as_int8(shape, monkeypatch):
     monkeypatch.setattr(
         int8_prompts_torch, "_product", lambda *x, **y: called.append(1) or product(*x, **y)
     )
-    with int8_prompts_torch._Int8Products():
+    with int8_prompts_torch._Int8Products([right]):
         made = torch.matmul(left.to(torch.int32), right.to(torch.int32))
     expected = left.numpy().astype("int64") @ right.numpy().astype("int64")
     np.testing.assert_array_equal(made.numpy(), expected)
     assert called
 
 
-def test_an_int8_cast_that_is_no_product_gives_its_numbers():
+@pytest.mark.parametrize("is_weight", [True, False])
+def test_an_int8_cast_that_is_no_product_gives_its_numbers(is_weight):
     from kerasattention.decoding.int8_prompts_torch import _Int8Products
 
     x = whole_numbers(3, 4)
-    with _Int8Products():
+    with _Int8Products([x] if is_weight else []):
         cast = x.to(torch.int32)
         assert cast.shape == x.shape
         assert cast.dtype == torch.int32

@@ -20,17 +20,20 @@ Tensor = torch.Tensor
 
 def int8_products(model: keras.Model) -> contextlib.AbstractContextManager:
     """Where products of int8 numbers, weights of this model among them, are computed as such."""
-    weights = (x.value for x in model.weights)
-    if any(x.dtype == torch.int8 and x.device.type == "cpu" for x in weights):
-        return _Int8Products()
-    return contextlib.nullcontext()
+    weights = [x.value for x in model.weights]
+    weights = [x for x in weights if x.dtype == torch.int8 and x.device.type == "cpu"]
+    return _Int8Products(weights) if weights else contextlib.nullcontext()
 
 
 class _Int8Products(TorchFunctionMode):
-    """Puts off casts of int8 to int32 until something other than a product wants the numbers."""
+    """Remembers which int32 numbers were int8 before, and multiplies those.
 
-    def __init__(self) -> None:
+    Weights are not cast before something other than a product wants their numbers.
+    """
+
+    def __init__(self, weights: list[Tensor]) -> None:
         super().__init__()
+        self._weights = {_memory(x) for x in weights}
         # The int8 numbers behind a tensor, by its identity, for as long as it lives.
         self._sources: dict[int, Tensor] = {}
 
@@ -39,7 +42,7 @@ class _Int8Products(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is Tensor.to and _is_cast(*args, **kwargs):
-            return self._put_off(args[0])
+            return self._cast(args[0])
         if not self._sources or func.__name__ == "__get__":  # the shape, dtype or device of one
             return func(*args, **kwargs)
         if func is torch.matmul:
@@ -53,9 +56,12 @@ class _Int8Products(TorchFunctionMode):
         args, kwargs = tree_map(self._whole, (args, kwargs))
         return func(*args, **kwargs)
 
-    def _put_off(self, source: Tensor) -> Tensor:
-        """Stands for the int8 numbers as int32, without memory for them."""
-        result = torch.empty(1, dtype=torch.int32).expand(source.shape)
+    def _cast(self, source: Tensor) -> Tensor:
+        """int8 as int32; for a weight a stand-in of its shape, without memory for numbers."""
+        if _memory(source) in self._weights:
+            result = torch.empty(1, dtype=torch.int32).expand(source.shape)
+        else:
+            result = source.to(torch.int32)
         self._sources[id(result)] = source
         weakref.finalize(result, self._sources.pop, id(result), None)
         return result
@@ -84,6 +90,10 @@ def summed_axes(subscripts: str) -> int | None:
         return None
     ends_meet = left.endswith(right[:count]) and right.startswith("".join(summed))
     return count if ends_meet and output == left[:-count] + right[count:] else None
+
+
+def _memory(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
 
 
 def _is_cast(x: Any, *args: Any, **kwargs: Any) -> bool:
