@@ -1,8 +1,8 @@
 """Products of few rows with a weight, in blocks of its columns.
 
 With few rows a product takes as long as its weight takes to be read. On a CPU torch's
-library reads it well below the memory's rate, and with one thread if there is one row; as
-a batch of products, one for each block of columns, all threads read.
+library reads it well below the memory's rate; as a batch of products, one for each block of
+columns, it comes closer.
 """
 
 import torch
@@ -48,7 +48,7 @@ def multiply_in_columns(module: GraphModule) -> None:
 
 
 def count_blocks(columns: int, threads: int) -> int:
-    """How many blocks of equal width: up to two for each thread, so that both end at a time."""
+    """How many blocks of equal width: up to two for each thread."""
     most = min(2 * threads, columns // LEAST_COLUMNS)
     return next((x for x in range(most, 0, -1) if columns % x == 0), 1)
 

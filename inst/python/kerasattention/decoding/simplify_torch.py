@@ -151,7 +151,8 @@ def _fold_constants(module: GraphModule, written: set[Node]) -> None:
 def _merge_equal(module: GraphModule, written: set[Node]) -> None:
     """Keeps the first of several operations that give the same.
 
-    Those that read what is changed in place are the same only until the next change.
+    Those that read what is changed in place are the same only until the next change. torch.fx's
+    own pass for this knows neither such changes nor equal literals.
     """
     always: dict[Any, Node] = {}
     for_now: dict[Any, Node] = {}
