@@ -36,9 +36,25 @@ find_installation <- function(problem = NULL) {
     keras <- reticulate::import("keras")
     found$backend <- keras$backend$backend()
     found$backend_version <- backend_version(found[["backend"]])
-    found$devices <- paste(keras$distribution$list_devices(), collapse = ", ")
+    found$devices <- paste(find_devices(found[["backend"]]), collapse = ", ")
   }
   c(found, problem = problem)
+}
+
+# Keras knows the devices of TensorFlow and JAX alone.
+find_devices <- function(backend) {
+  if (backend %in% c("tensorflow", "jax")) {
+    return(reticulate::import("keras")$distribution$list_devices())
+  }
+  if (backend != "torch") {
+    return("cpu:0")
+  }
+  torch <- reticulate::import("torch")
+  c(
+    "cpu:0",
+    sprintf("gpu:%d", seq_len(torch$cuda$device_count()) - 1L),
+    if (torch$backends$mps$is_available()) "mps:0"
+  )
 }
 
 version_of <- function(package) {

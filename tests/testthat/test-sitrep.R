@@ -150,3 +150,17 @@ test_that("a Keras that cannot be loaded is one clear error and no loop", {
   expect_match(text, "cannot import name 'ops' from 'keras'", fixed = TRUE)
   expect_match(text, "not ready", fixed = TRUE)
 })
+
+test_that("the report is made on every backend", {
+  skip_without_keras()
+  backends <- c("tensorflow", "jax", "torch")
+  for (backend in Filter(reticulate::py_module_available, backends)) {
+    report <- run_r(
+      "library(kerasattention); attention_sitrep()",
+      env = paste0("KERAS_BACKEND=", backend)
+    )
+    expect_match(report[[1]], "ready$")
+    expect_match(report, paste("backend +", backend), all = FALSE)
+    expect_match(report, "devices +.*(cpu|gpu):0", all = FALSE)
+  }
+})
