@@ -6,7 +6,8 @@ import pytest
 from backends import BACKEND
 
 pytestmark = pytest.mark.skipif(BACKEND != "torch", reason="steps are recorded on torch")
-torch = pytest.importorskip("torch") if BACKEND == "torch" else None
+if BACKEND == "torch":
+    import torch
 
 
 def recorded(step, *inputs):
@@ -71,6 +72,21 @@ def test_what_is_read_before_and_after_a_write_stays_two():
         assert before == pytest.approx(start)
         assert after == pytest.approx(expected)
         assert before != after
+
+
+def test_what_a_result_is_put_into_is_written_to():
+    room = torch.zeros(3)
+    same = room[:]
+
+    def step(x):
+        before = torch.exp(same)
+        torch.mul(x, 2.0, out=room)
+        return before - torch.exp(same)
+
+    x = numbers(3)
+    made = recorded(step, x)
+    room.zero_()
+    torch.testing.assert_close(made(x), 1.0 - torch.exp(2 * x))
 
 
 def test_two_buffers_that_are_filled_later_stay_two():

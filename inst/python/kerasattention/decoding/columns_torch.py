@@ -32,10 +32,10 @@ def multiply_in_columns(module: GraphModule) -> None:
             continue
         name = f"_columns_{node.name}"
         module.register_buffer(name, in_columns(weight, blocks), persistent=False)
-        width, each = weight.shape[1] // blocks, weight.shape[0]
+        width, depth = weight.shape[1] // blocks, weight.shape[0]
         with module.graph.inserting_before(node):
-            x = insert(module, (1, rows, each), _aten.reshape.default, left, [1, rows, each])
-            x = insert(module, (blocks, rows, each), _aten.expand.default, x, [blocks, -1, -1])
+            x = insert(module, (1, rows, depth), _aten.reshape.default, left, [1, rows, depth])
+            x = insert(module, (blocks, rows, depth), _aten.expand.default, x, [blocks, -1, -1])
             x = insert(
                 module, (blocks, rows, width), _aten.bmm.default, x, module.graph.get_attr(name)
             )

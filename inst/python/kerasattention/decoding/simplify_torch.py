@@ -81,19 +81,30 @@ def writes(node: Node) -> bool:
 def _written(module: GraphModule) -> set[Node]:
     """What is changed in place by some operation, and the views through which it is."""
     found, memories = set(), set()
-    for node in module.graph.nodes:
-        if writes(node):
-            source = node.args[0]
+    for source in (x for node in module.graph.nodes for x in _targets(node)):
+        found.add(source)
+        while _shares_memory(source):
+            source = source.args[0]
             found.add(source)
-            while _shares_memory(source):
-                source = source.args[0]
-                found.add(source)
-            if source.op == "get_attr":
-                memories.add(_memory(module, source))
+        if source.op == "get_attr":
+            memories.add(_memory(module, source))
     for node in module.graph.nodes:  # other tensors in the same memory
         if node.op == "get_attr" and _memory(module, node) in memories:
             found.add(node)
     return found
+
+
+def _targets(node: Node) -> list[Node]:
+    """The arguments that an operation changes: the first, as a rule, or `out`."""
+    if not writes(node):
+        return []
+    arguments = enumerate(node.target._schema.arguments)
+    given = [
+        node.args[at] if at < len(node.args) else node.kwargs.get(x.name)
+        for at, x in arguments
+        if x.alias_info is not None and x.alias_info.is_write
+    ]
+    return [x for x in given if isinstance(x, Node)]
 
 
 def _shares_memory(node: Node) -> bool:
