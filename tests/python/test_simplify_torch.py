@@ -239,3 +239,15 @@ def test_an_int8_cast_that_is_no_product_gives_its_numbers(is_weight):
         more, both = cast + 1000, torch.cat([cast, cast])
     np.testing.assert_array_equal(more.numpy(), x.numpy().astype("int32") + 1000)
     np.testing.assert_array_equal(both.numpy(), np.concatenate([x.numpy()] * 2))
+
+
+def test_an_int8_cast_that_is_changed_is_multiplied_as_it_is_then():
+    from kerasattention.decoding.int8_prompts_torch import _Int8Products
+
+    x, weight = whole_numbers(3, 16), whole_numbers(16, 8, seed=2)
+    with _Int8Products([weight]):
+        cast = x.to(torch.int32)
+        cast.add_(1000)
+        made = torch.matmul(cast, weight.to(torch.int32))
+    expected = (x.numpy().astype("int64") + 1000) @ weight.numpy().astype("int64")
+    np.testing.assert_array_equal(made.numpy(), expected)

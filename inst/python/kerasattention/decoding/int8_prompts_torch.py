@@ -71,8 +71,13 @@ class _Int8Products(TorchFunctionMode):
         return found if len(found) == 2 and not any(x is None for x in found) else None
 
     def _whole(self, x: Any) -> Any:
-        if isinstance(x, Tensor) and id(x) in self._sources:
-            return self._sources[id(x)].to(torch.int32)
+        """What an operation other than a product is given."""
+        source = self._sources.get(id(x)) if isinstance(x, Tensor) else None
+        if source is None:
+            return x
+        if _memory(source) in self._weights:
+            return source.to(torch.int32)
+        del self._sources[id(x)]  # the operation may change it
         return x
 
 
