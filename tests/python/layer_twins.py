@@ -5,6 +5,7 @@ import numpy as np
 
 import kerasattention
 from backends import tensor, to_numpy
+from kerasattention._keras import set_keras_mask
 
 KINDS = {
     "MultiHeadAttention": (keras.layers.MultiHeadAttention, kerasattention.MultiHeadAttention),
@@ -51,7 +52,7 @@ def call(layer, inputs, masks=(), **options):
     inputs = [tensor(x) if isinstance(x, np.ndarray) else x for x in inputs]
     for x, mask in zip(inputs, masks, strict=False):
         if mask is not None:
-            keras.src.backend.set_keras_mask(x, tensor(mask))
+            set_keras_mask(x, tensor(mask))
     options = {k: tensor(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
     return layer(*inputs, **options)
 
@@ -76,7 +77,7 @@ def pure(layer, inputs, masks=(), **options):
         for x, mask, name in zip(tensors, attached, ("query", "value", "key"), strict=False):
             if mask is not None:
                 # What `Layer.__call__` does, which a stateless call leaves out.
-                keras.src.backend.set_keras_mask(x, mask)
+                set_keras_mask(x, mask)
                 handed[f"{name}_mask"] = mask
         outputs, _ = layer.stateless_call(weights, rest, *tensors, **handed, **options)
         return outputs if isinstance(outputs, tuple) else (outputs,)

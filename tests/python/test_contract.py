@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import kerasattention
 from backends import BACKEND, run, tensor, to_numpy
 from kerasattention import GroupQueryAttention, MultiHeadAttention
+from kerasattention._keras import get_keras_mask, set_keras_mask
 from layer_reference import attention_layer
 from layer_twins import KINDS, call, random_inputs, randomize, weights_of
 
@@ -141,10 +142,10 @@ def test_the_output_carries_the_mask_of_the_query_and_inputs_keep_theirs(kind):
     query, value = (tensor(x) for x in random_inputs((B, T, D), (B, S, D)))
     masks = np.arange(T) < np.array(LENGTHS)[:, None], np.arange(S) < np.array([7, 1, 4])[:, None]
     for x, mask in zip((query, value), masks, strict=True):
-        keras.src.backend.set_keras_mask(x, tensor(mask))
+        set_keras_mask(x, tensor(mask))
     output = layer_of(kind)(query, value)
     for x, mask in zip((output, query, value), (masks[0], *masks), strict=True):
-        np.testing.assert_array_equal(to_numpy(keras.src.backend.get_keras_mask(x)), mask)
+        np.testing.assert_array_equal(to_numpy(get_keras_mask(x)), mask)
 
 
 # Rule 3: nothing to attend is zero -------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 
 from backends import tensor, to_numpy
 from kerasattention import GroupQueryAttention, MultiHeadAttention
+from kerasattention._keras import get_keras_mask, set_keras_mask
 from layer_reference import attention_layer
 from layer_twins import call, random_inputs, randomize, weights_of
 
@@ -80,13 +81,13 @@ def test_masks_of_the_caller_stay_and_nothing_warns(kind):
     layer = built(kind, (B, T, D))
     x = tensor(random_inputs((B, T, D))[0])
     mask = tensor(padding(T, 5, 2, 4))
-    keras.src.backend.set_keras_mask(x, mask)
+    set_keras_mask(x, mask)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         for inputs in ((x,), (x, x), (x, x, x)):
             output = layer(*inputs)
-            assert keras.src.backend.get_keras_mask(x) is mask
-            carried = keras.src.backend.get_keras_mask(output)
+            assert get_keras_mask(x) is mask
+            carried = get_keras_mask(output)
             np.testing.assert_array_equal(to_numpy(carried), to_numpy(mask))
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from kerasattention._keras import flatten_layers
 from kerasattention.attend.tensors import Tensor
 from kerasattention.layers.base import AttentionLayer
 
@@ -29,7 +30,7 @@ def projections_of(model: keras.Model) -> Projections:
     """Those of a model's attention layers, each with how many axes it takes in."""
     return [
         (layer.projection(name), 2 if name == "output" else 1)
-        for layer in model._flatten_layers()
+        for layer in flatten_layers(model)
         if isinstance(layer, AttentionLayer)
         for name in ("query", "key", "value", "gate", "output")
         if layer.projection(name) is not None

@@ -5,17 +5,10 @@ from typing import Any
 import keras
 from keras import tree
 
+from kerasattention._keras import flatten_layers, get_keras_mask, is_keras_operation
 from kerasattention.decoding.cache import CacheSpec
 from kerasattention.decoding.program import CastTo, Instruction, Program, Slot
 from kerasattention.layers.base import AttentionLayer
-
-try:
-    from keras.src.backend import get_keras_mask
-except ImportError:  # pragma: no cover - a Keras that moved it
-
-    def get_keras_mask(x: Any) -> Any:
-        return getattr(x, "_keras_mask", None)
-
 
 layers = keras.layers
 
@@ -179,8 +172,7 @@ def acts_per_position(instruction: Instruction, moving: set[int], program: Progr
         return operation.axis in (-1, len(instruction.specs[0].shape) - 1)
     if kind is getattr(layers, "ReversibleEmbedding", None):
         return True
-    from_keras = kind.__module__.startswith("keras.src.ops")
-    return from_keras and kind.__name__ in ELEMENTWISE_OPERATIONS
+    return is_keras_operation(operation) and kind.__name__ in ELEMENTWISE_OPERATIONS
 
 
 def _broadcasts_over_time(instruction: Instruction, moving: set[int], program: Program) -> bool:
@@ -210,7 +202,7 @@ def holds_attention(operation: Any) -> bool:
     """Whether one of our attention layers is somewhere inside."""
     if not isinstance(operation, layers.Layer):
         return False
-    return any(isinstance(layer, AttentionLayer) for layer in operation._flatten_layers())
+    return any(isinstance(layer, AttentionLayer) for layer in flatten_layers(operation))
 
 
 def ends_in_softmax(instruction: Instruction) -> bool:

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops, tree
-from keras.src.backend import set_keras_mask
 
+from kerasattention._keras import get_keras_mask, set_keras_mask
 from kerasattention.attend.tensors import Tensor
 from kerasattention.attend.visibility import Visibility
 from kerasattention.decoding import kinds
@@ -45,7 +45,7 @@ class Trial:
             for slot in dict.fromkeys(instruction.inputs)
         }
         self.masked = {
-            slot for slot in self.inputs if kinds.get_keras_mask(program.specs[slot]) is not None
+            slot for slot in self.inputs if get_keras_mask(program.specs[slot]) is not None
         }
 
     def per_position(self) -> bool:

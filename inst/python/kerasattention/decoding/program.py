@@ -6,13 +6,12 @@ run everything each time.
 """
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 from keras import ops, tree
-from keras.src.models.functional import Functional
 
+from kerasattention._keras import Functional, graph_of, nodes_in_order
 from kerasattention.attend.tensors import Tensor
 
 
@@ -115,7 +114,7 @@ def as_graph(operation: Any) -> Functional | None:
     """The graph of a model that does nothing but run its graph; else None."""
     if isinstance(operation, keras.Sequential):
         plain = type(operation).call is keras.Sequential.call
-        return operation._functional if plain else None
+        return graph_of(operation) if plain else None
     if isinstance(operation, Functional) and type(operation).call is Functional.call:
         return operation
     return None
@@ -141,7 +140,7 @@ class _Opener:
         def as_slot(x: Any) -> Any:
             return slots[id(x)] if isinstance(x, keras.KerasTensor) else x
 
-        for node in _nodes_in_order(graph):
+        for node in nodes_in_order(graph):
             args = tree.map_structure(as_slot, node.arguments.args)
             kwargs = tree.map_structure(as_slot, node.arguments.kwargs)
             inner = as_graph(node.operation)
@@ -185,13 +184,6 @@ class CastTo:
 
     def __call__(self, x: Tensor) -> Tensor:
         return ops.cast(x, self.dtype)
-
-
-def _nodes_in_order(graph: Functional) -> Iterator[Any]:
-    for depth in sorted(graph._nodes_by_depth, reverse=True):
-        for node in graph._nodes_by_depth[depth]:
-            if node.operation is not None and not node.is_input:
-                yield node
 
 
 def _given(kwargs: dict[str, Any]) -> bool:

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import keras
-from keras.src.backend import get_keras_mask, set_keras_mask
 
+from kerasattention._keras import get_keras_mask, set_keras_mask
 from kerasattention.attend.tensors import Tensor
 from kerasattention.decoding.cache import CacheContext, Moment
 from kerasattention.decoding.memory import ArrayMemory

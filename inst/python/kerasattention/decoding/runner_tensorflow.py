@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
-from keras.src.backend import get_keras_mask, set_keras_mask
 
+from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
 from kerasattention.attend.tensors import Tensor
 from kerasattention.decoding.cache import CacheContext, Memory, Moment
 from kerasattention.decoding.kernels_tensorflow import FlatKernels, projections_of
@@ -74,7 +74,7 @@ class Runner:
         self._after = _traced(self._run_after)
         self._loop = _traced(self._run_loop)
         self._compiled_loop = _traced(self._run_compiled_loop, jit_compile=True)
-        layers = model._flatten_layers()
+        layers = flatten_layers(model)
         self._compiles = model.count_params() >= XLA_PARAMETERS and all(
             layer.supports_jit for layer in layers
         )

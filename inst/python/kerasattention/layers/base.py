@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras.src.backend import get_keras_mask, set_keras_mask
 
+from kerasattention._keras import get_keras_mask, set_keras_mask
 from kerasattention.attend.bias import TensorBias, join_biases
 from kerasattention.attend.dispatch import attend, make_problem
 from kerasattention.attend.scores import attention_weights

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import keras
 
+from kerasattention._keras import flatten_layers, has_sublayers
 from kerasattention.models.scores import choose_layers
 
 PROJECTIONS = ("query", "key", "value", "output", "gate")
@@ -51,8 +52,8 @@ def enable_lora(
     ]
     if any(dense.lora_enabled for dense in kernels):
         raise ValueError("LoRA is enabled on this model already; it can be enabled once.")
-    for layer in model._flatten_layers(include_self=False):
-        if not list(layer._layers):
+    for layer in flatten_layers(model, include_self=False):
+        if not has_sublayers(layer):
             layer.trainable = False
     for layer in choose_layers(model):
         for vector in layer.vectors().values():

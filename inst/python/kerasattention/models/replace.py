@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-from keras.src.saving.serialization_lib import ObjectSharingScope
+
+from kerasattention._keras import ObjectSharingScope
 
 Arrays = list[Any]
 

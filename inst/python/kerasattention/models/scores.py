@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerasattention._keras import flatten_layers
 from kerasattention.attend.tensors import Span, Tensor
 from kerasattention.layers.base import AttentionLayer
 from kerasattention.layers.context import AttentionContext, attention_context
@@ -81,7 +82,7 @@ def choose_layers(
     model: keras.Model, layers: Sequence[str | int] | None = None
 ) -> list[AttentionLayer]:
     """Attention layers by name or index, all by default."""
-    found = [layer for layer in model._flatten_layers() if isinstance(layer, AttentionLayer)]
+    found = [layer for layer in flatten_layers(model) if isinstance(layer, AttentionLayer)]
     names = [layer.name for layer in found]
     if not found:
         raise ValueError(f"`model` has no attention layer. Its layers: {_names(model.layers)}")

@@ -3,8 +3,8 @@
 from typing import Any
 
 import keras
-from keras.src.backend.common.global_state import get_global_attribute
 
+from kerasattention._keras import shares_objects
 from kerasattention.positions.base import Position
 
 
@@ -16,7 +16,7 @@ def position_config(position: Position) -> dict[str, Any]:
     itself would mark an object only from its second user on.
     """
     config = keras.saving.serialize_keras_object(position)
-    if get_global_attribute("shared_objects/id_to_config_map") is not None:
+    if shares_objects():
         config["shared_object_id"] = id(position)
     return config
 

@@ -1,0 +1,87 @@
+"""The private names of Keras that the package uses. No other module uses one.
+
+Checked with Keras 3.15.1.
+
+A name that a later Keras moved is searched for in the modules that it may be in now. One
+that is gone is an error that says so, instead of an `AttributeError` from a call.
+"""
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+
+def _missing(name: str) -> str:
+    return (
+        f"kerasattention needs `{name}` of Keras, which Keras {keras.__version__} does not have. "
+        "Install a version of Keras that this kerasattention was checked with, such as 3.15.1, "
+        "or a newer kerasattention."
+    )
+
+
+def _find(name: str, *modules: str) -> Any:
+    """A name from the first module that has it."""
+    for module in modules:
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ImportError:
+            continue
+        if found is not None:
+            return found
+    raise ImportError(_missing(name))
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    try:
+        return getattr(owner, name)
+    except AttributeError as error:
+        raise AttributeError(_missing(f"{type(owner).__name__}.{name}")) from error
+
+
+# Until 3.15 `keras.src.backend` had them as well.
+_MASKING = ("keras.src.backend.common.masking", "keras.src.backend.common", "keras.src.backend")
+get_keras_mask = _find("get_keras_mask", *_MASKING)
+set_keras_mask = _find("set_keras_mask", *_MASKING)
+
+Functional: type[keras.Model] = _find("Functional", "keras.src.models.functional", "keras.models")
+
+# What is serialized or copied within it and refers to one object twice, does so afterwards.
+ObjectSharingScope = _find("ObjectSharingScope", "keras.src.saving.serialization_lib")
+_get_global_attribute = _find(
+    "get_global_attribute", "keras.src.backend.common.global_state", "keras.src.backend"
+)
+
+
+def shares_objects() -> bool:
+    """Whether an `ObjectSharingScope` is open, as it is while a model is saved."""
+    return _get_global_attribute("shared_objects/id_to_config_map") is not None
+
+
+def flatten_layers(layer: keras.layers.Layer, include_self: bool = True) -> list[Any]:
+    """A layer and all layers in it, however deep; each once."""
+    return _attribute(layer, "_flatten_layers")(include_self=include_self)
+
+
+def has_sublayers(layer: keras.layers.Layer) -> bool:
+    return bool(list(_attribute(layer, "_layers")))
+
+
+def graph_of(model: keras.Sequential) -> Any:
+    """The Functional model that a built Sequential model runs; None before it is built."""
+    return _attribute(model, "_functional")
+
+
+def nodes_in_order(graph: Any) -> Iterator[Any]:
+    """The calls of a Functional model's layers in the order in which it runs them."""
+    by_depth = _attribute(graph, "_nodes_by_depth")
+    for depth in sorted(by_depth, reverse=True):
+        for node in by_depth[depth]:
+            if node.operation is not None and not node.is_input:
+                yield node
+
+
+def is_keras_operation(operation: Any) -> bool:
+    """Whether it is an operation of `keras.ops`, whose classes are not public."""
+    return type(operation).__module__.startswith("keras.src.ops")
