@@ -1,5 +1,8 @@
 """Keras's attention layers and ours side by side, with the same weights."""
 
+import contextlib
+import warnings
+
 import keras
 import numpy as np
 
@@ -45,6 +48,14 @@ def weights_of(layer):
 def random_inputs(*shapes, seed=1):
     rng = np.random.default_rng(seed)
     return [rng.normal(size=shape).astype("float32") for shape in shapes]
+
+
+@contextlib.contextmanager
+def keras_loses_masks():
+    """Around Keras's grouped layer, whose projections warn that they lose a mask; ours keep it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not support masking", UserWarning)
+        yield
 
 
 def call(layer, inputs, masks=(), **options):

@@ -228,7 +228,7 @@ def test_activity_regularizer_counts_each_projection_once(kind):
     total += (to_numpy(call(layer, inputs)) ** 2).sum()
     # Keras divides activity losses by the batch size.
     call(layer, inputs)
-    found = sum(float(loss) for loss in layer.losses)
+    found = sum(float(to_numpy(loss)) for loss in layer.losses)
     np.testing.assert_allclose(found, rate * total / B, rtol=1e-4)
 
 

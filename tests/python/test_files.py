@@ -12,7 +12,7 @@ import pytest
 
 import kerasattention
 from backends import BACKEND, tensor, to_numpy
-from kerasattention import GroupQueryAttention, MultiHeadAttention
+from kerasattention import GroupQueryAttention, MultiHeadAttention, RelativePosition
 from layer_twins import KINDS, randomize
 
 B, T, D, N, H = 3, 5, 14, 2, 8
@@ -105,6 +105,16 @@ def test_quantised_models_give_the_same_numbers_when_reloaded(kind, mode, tmp_pa
 
 
 @BOTH
+def test_a_quantised_model_keeps_tables_and_norms_and_does_not_warn_of_them(kind, tmp_path):
+    model = model_of(kind, position=RelativePosition(4, 7), qk_norm=True)
+    layer = model.layers[1]
+    table = to_numpy(layer.position.table)
+    model.quantize("int8")
+    np.testing.assert_array_equal(to_numpy(layer.position.table), table)
+    np.testing.assert_allclose(predicted(reloaded(model, tmp_path)), predicted(model), atol=1e-6)
+
+
+@BOTH
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16", "bfloat16"])
 def test_policies_of_low_precision(kind, dtype, tmp_path):
     wide, low = model_of(kind), model_of(kind, dtype=dtype)
@@ -145,6 +155,8 @@ def test_dtype_policy_maps(kind, tmp_path):
     np.testing.assert_allclose(predicted(again), predicted(model), atol=1e-6)
 
 
+# A file has LoRA's factors merged into the kernels: the optimizer's state is not of those weights.
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer:UserWarning")
 @BOTH
 @pytest.mark.parametrize("quantised", [False, True])
 def test_lora_trains_and_reloads(kind, quantised, tmp_path):

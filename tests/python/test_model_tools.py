@@ -154,7 +154,16 @@ def test_rollout_refuses_maps_of_some_rows(data):
 # Importance and pruning ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [mha, keras_gqa])
+@pytest.mark.parametrize(
+    "make",
+    [
+        mha,
+        # The projections of Keras's grouped layer warn that they lose the mask.
+        pytest.param(
+            keras_gqa, marks=pytest.mark.filterwarnings("ignore:.*not support masking:UserWarning")
+        ),
+    ],
+)
 def test_importance_is_the_slope_of_the_loss(make, data):
     model = classifier(make)
     x, y = data

@@ -92,6 +92,9 @@ class RelativePosition(keras.layers.Layer, Position):
         bias = self.block_bias(self.num_heads, causal=False)
         return ops.moveaxis(bias.of_distances(distances), 0, -1)
 
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Leaves the table as it is, where a whole model is quantised: nothing multiplies it."""
+
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
