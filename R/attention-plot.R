@@ -70,7 +70,7 @@ autoplot_scores <- function(
   call = caller_env()
 ) {
   types <- c("heads", "mean", "text", "entropy")
-  check_dots(list(...), c("query", "sample"), call)
+  check_dots(list(...), c("query", "sample"), call = call)
   type <- check_choice(type, types, call = call)
   check_whole_number(sample, min = 1, call = call)
   check_whole_number(query, min = 1, null = TRUE, call = call)

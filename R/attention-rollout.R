@@ -24,7 +24,7 @@
 #' round(rollout$rollout[2, 1, , ], 2)
 attention_rollout <- function(scores) {
   check_required(scores)
-  if (!inherits(scores, "attention_scores")) {
+  if (!is_scores(scores)) {
     abort_argument("scores", "an `attention_scores()` object", scores)
   }
   whole <- vapply(scores$index, function(i) identical(i$query, i$key), NA)
@@ -48,6 +48,13 @@ attention_rollout <- function(scores) {
     ),
     class = "attention_rollout"
   )
+}
+
+is_scores <- function(x) {
+  inherits(x, "attention_scores") &&
+    is.list(x) &&
+    length(x) > 0 &&
+    all(vapply(unclass(x)$maps, is.array, NA))
 }
 
 #' @export
@@ -96,7 +103,7 @@ autoplot_rollout <- function(
   sample = 1,
   call = caller_env()
 ) {
-  check_dots(list(...), c("layer", "sample"), call)
+  check_dots(list(...), c("layer", "sample"), call = call)
   count <- dim(x$rollout)[[1]]
   check_whole_number(layer, min = 1, max = count, null = TRUE, call = call)
   check_whole_number(sample, min = 1, max = dim(x$rollout)[[2]], call = call)

@@ -141,7 +141,8 @@ slice_axis <- function(x, axis, at) {
 match_positions <- function(at, size, names, arg, call) {
   positions <- seq_len(size)
   names(positions) <- names
-  found <- tryCatch(positions[at], error = function(cnd) NA)
+  plain <- is.atomic(at) && !is.object(at)
+  found <- if (plain) tryCatch(positions[at], error = function(cnd) NA)
   if (length(found) == 0 || anyNA(found)) {
     rule <- paste0("of numbers from 1 to ", size)
     if (!is.null(names)) {

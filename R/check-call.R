@@ -37,16 +37,16 @@ check_mask <- function(
   arg = caller_arg(x),
   call = caller_env()
 ) {
-  if (null && is.null(x) || is_python(x)) {
-    return(invisible(x))
-  }
   rule <- if (arg == "attention_mask") {
     "a logical array, TRUE where a query attends a key"
   } else {
     "a logical matrix, TRUE for tokens and FALSE for padding"
   }
   rule <- paste0(rule, or_null(null))
-  if (!(is.logical(x) || is.numeric(x)) || is.object(x)) {
+  if (left_to_python(x, null, rule, arg, call)) {
+    return(invisible(x))
+  }
+  if (!is_numeric_array(x)) {
     abort_argument(arg, rule, x, call = call)
   }
   if (axes_of(x) < 2) {
@@ -74,7 +74,7 @@ check_mask <- function(
 # hardly ever has: padding first and one sequence that is nothing but padding; or the
 # future seen, and the past and the position itself not.
 warn_inverted <- function(x, arg, call) {
-  if (length(dim(x)) != 2 || all(x == x[[1]])) {
+  if (length(dim(x)) != 2 || length(x) == 0 || all(x == x[[1]])) {
     return(invisible())
   }
   x <- x == 1
@@ -126,25 +126,38 @@ check_ids <- function(
   arg = caller_arg(x),
   call = caller_env()
 ) {
-  if (null && is.null(x) || is_python(x)) {
-    return(invisible(x))
-  }
   rule <- paste0(
     "a matrix (B, T) of whole numbers of at least 0",
     or_null(null)
   )
-  if (!is.numeric(x) || is.object(x) || axes_of(x) != 2) {
-    hint <- if (is.numeric(x) && axes_of(x) == 1) {
+  if (left_to_python(x, null, rule, arg, call)) {
+    return(invisible(x))
+  }
+  if (!is_plain_number(x) || axes_of(x) != 2) {
+    hint <- if (is_plain_number(x) && axes_of(x) == 1) {
       paste0("For a single sequence: `matrix(", arg, ", nrow = 1)`.")
     }
     abort_argument(arg, rule, x, hint, call)
   }
   check_no_na(x, arg = arg, call = call)
-  if (any(!is.finite(x) | x != trunc(x) | x < 0)) {
-    value <- x[!is.finite(x) | x != trunc(x) | x < 0][[1]]
-    abort_argument(arg, rule, value, call = call)
-  }
+  check_id_values(x, rule, arg, call)
   invisible(x)
+}
+
+# Ids are integers of 32 bits in R and in Python; what is greater would wrap.
+check_id_values <- function(x, rule, arg, call) {
+  good <- is.finite(x) & x == trunc(x) & x >= 0
+  if (!all(good)) {
+    abort_argument(arg, rule, x[!good][[1]], call = call)
+  }
+  limit <- .Machine$integer.max
+  if (any(x > limit)) {
+    abort(
+      "{.arg {arg}} must hold integers of 32 bits, up to {limit}, not {format(x[x > limit][[1]], digits = 15)}.",
+      arg = arg,
+      call = call
+    )
+  }
 }
 
 # A layer that is not called has no use for arguments of a call, but keeps

@@ -32,8 +32,6 @@ check_inputs <- function(
   inputs
 }
 
-is_plain_list <- function(x) is.list(x) && !is.object(x)
-
 check_no_tensors <- function(object, tensors, call) {
   given <- names(tensors)[!vapply(tensors, is.null, NA)]
   if (length(given) == 0) {
@@ -110,8 +108,7 @@ check_input <- function(x, arg, call) {
   if (is_tensor(x)) {
     return(invisible())
   }
-  is_array <- (is.numeric(x) || is.logical(x)) && !is.object(x)
-  if (!is_array || axes_of(x) < 2) {
+  if (!is_numeric_array(x) || axes_of(x) < 2) {
     abort_argument(arg, rule, x, input_hint(x), call)
   }
   check_no_na(x, arg = arg, call = call)

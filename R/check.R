@@ -8,8 +8,8 @@
 #
 # - A checker returns its value invisibly, unchanged, or throws a
 #   `kerasattention_error` that names the argument, the rule and the value.
-# - They never start Python. Values that live in Python pass check_array() and
-#   check_mask() unseen: Keras checks them.
+# - They never start Python. Tensors of Python pass check_array() and check_mask():
+#   Keras checks them. Objects of another session pass nothing: left_to_python().
 # - `null = TRUE` lets NULL pass. NA never passes.
 # - `hint` is one or several lines of plain text, the way out.
 # - Call a checker from a helper with `arg =` (the name that the user knows) and
@@ -46,7 +46,7 @@ check_whole_number <- function(
   }
   if (!is_whole_number(x) || x < min || x > max) {
     rule <- paste0("a whole number", range_rule(min, max), or_null(null))
-    abort_argument(arg, rule, x, hint, call)
+    abort_argument(arg, rule, x, hint %||% integer_hint(x), call)
   }
   invisible(x)
 }
@@ -64,14 +64,14 @@ check_whole_numbers <- function(
   if (null && is.null(x)) {
     return(invisible())
   }
-  values <- if (is.list(x) && !is.object(x)) x else as.list(x)
-  good <- (is.numeric(x) || is.list(x)) &&
-    length(values) > 0 &&
-    all(vapply(values, is_whole_number, NA)) &&
-    all(unlist(values) >= min & unlist(values) <= max)
+  several <- (is_plain_number(x) || is_plain_list(x)) && axes_of(x) == 1
+  good <- several &&
+    length(x) > 0 &&
+    all(vapply(as.list(x), is_whole_number, NA)) &&
+    all(unlist(x) >= min & unlist(x) <= max)
   if (!good) {
     rule <- paste0("whole numbers", range_rule(min, max), or_null(null))
-    abort_argument(arg, rule, x, hint, call)
+    abort_argument(arg, rule, x, hint %||% integer_hint(x), call)
   }
   invisible(x)
 }
@@ -151,7 +151,25 @@ check_choice <- function(
   invisible(x)
 }
 
-# An R array, or any value of Python. `axes`: how many axes (one or several
+# Some of `choices`.
+check_choices <- function(
+  x,
+  choices,
+  arg = caller_arg(x),
+  call = caller_env()
+) {
+  if (!is_text(x) || length(x) == 0) {
+    quoted <- paste0('"', choices, '"')
+    rule <- cli::format_inline("one or several of {.or {quoted}}")
+    abort_argument(arg, rule, x, call = call)
+  }
+  for (choice in x) {
+    check_choice(choice, choices, arg = arg, call = call)
+  }
+  invisible(x)
+}
+
+# An R array, or a tensor of Python. `axes`: how many axes (one or several
 # numbers), `letters`: their names for the message, as "(B, T, D)".
 check_array <- function(
   x,
@@ -162,21 +180,40 @@ check_array <- function(
   arg = caller_arg(x),
   call = caller_env()
 ) {
-  if ((null && is.null(x)) || is_python(x)) {
-    return(check_alive(x, arg = arg, call = call))
-  }
   rule <- array_rule(axes, letters, null)
+  if (left_to_python(x, null, rule, arg, call)) {
+    return(invisible(x))
+  }
   if (is.data.frame(x)) {
     hint <- "Turn it into an array first: `data.matrix()`, then `array()`."
     abort_argument(arg, rule, x, hint, call)
   }
-  if (!is.numeric(x) && !is.logical(x) || is.object(x)) {
+  if (!is_numeric_array(x)) {
     abort_argument(arg, rule, x, hint, call)
   }
   if (!is.null(axes) && !axes_of(x) %in% axes) {
     abort_argument(arg, rule, x, hint, call)
   }
   check_no_na(x, arg = arg, call = call)
+}
+
+is_numeric_array <- function(x) {
+  (is.numeric(x) || is.logical(x)) && !is.object(x)
+}
+
+# Whether Python is to check `x`: a NULL that is allowed, or a tensor.
+left_to_python <- function(x, null, rule, arg, call) {
+  if (is.null(x)) {
+    return(null)
+  }
+  if (!is_python(x)) {
+    return(FALSE)
+  }
+  check_alive(x, arg = arg, call = call)
+  if (!is_array_like(x)) {
+    abort_argument(arg, rule, x, call = call)
+  }
+  TRUE
 }
 
 # What Python made is gone with the session, whatever of it `saveRDS()` kept.
@@ -253,45 +290,15 @@ nearest_name <- function(name, known) {
   if (length(within) > 0 && nchar(name) > 2) {
     return(within[[1]])
   }
+  if (length(known) == 0) {
+    return(NULL)
+  }
   distance <- utils::adist(name, known, ignore.case = TRUE)[1, ]
   if (min(distance) > max(2, nchar(name) / 4)) {
     return(NULL)
   }
   known[[which.min(distance)]]
 }
-
-# Predicates ------------------------------------------------------------------
-
-is_number <- function(x) {
-  is.numeric(x) && !is.object(x) && length(x) == 1 && is.finite(x)
-}
-
-is_whole_number <- function(x) is_number(x) && x == trunc(x)
-
-is_flag <- function(x) is.logical(x) && length(x) == 1 && !is.na(x)
-
-is_string <- function(x) is.character(x) && length(x) == 1 && !is.na(x)
-
-is_python <- function(x) inherits(x, "python.builtin.object")
-
-# Not one that was saved and read in another session.
-is_alive <- function(x) is_python(x) && !reticulate::py_is_null_xptr(x)
-
-is_sequential <- function(x) {
-  inherits(x, "keras.src.models.sequential.Sequential")
-}
-
-is_model <- function(x) inherits(x, "keras.src.models.model.Model")
-
-is_layer <- function(x) inherits(x, "keras.src.layers.layer.Layer")
-
-# A tensor of Keras or of a backend, a variable or a NumPy array.
-is_tensor <- function(x) {
-  is_python(x) && !is_layer(x) && reticulate::py_has_attr(x, "shape")
-}
-
-# "GroupQueryAttention" of "kerasattention.layers.group_query.GroupQueryAttention"
-python_class <- function(x) sub("^.*\\.", "", class(x)[[1]])
 
 # Rules in words --------------------------------------------------------------
 
@@ -305,6 +312,14 @@ range_rule <- function(min, max, above = -Inf, below = Inf) {
     if (below < Inf) paste("below", below)
   )
   if (length(parts) == 0) "" else paste0(" ", paste(parts, collapse = ", "))
+}
+
+# R's integers, and those of tensors of ids, have 32 bits.
+integer_hint <- function(x) {
+  limit <- .Machine$integer.max
+  if (is_plain_number(x) && any(is.finite(x) & x > limit)) {
+    paste0("Integers have 32 bits: ", limit, " is the greatest.")
+  }
 }
 
 or_null <- function(null) if (null) ", or NULL" else ""

@@ -75,9 +75,13 @@ as_python <- function(x, call = caller_env()) {
   if (is_alive(x$made$object)) {
     return(x$made$object)
   }
-  make <- python_module(call)[[x$python_class]]
+  module <- python_module(call)
   doing <- paste("make", x$python_class)
-  object <- with_python(do.call(make, x$args), doing, call)
+  object <- with_python(
+    do.call(module[[x$python_class]], x$args),
+    doing,
+    call
+  )
   if (!is.null(x$made)) {
     x$made$object <- object
   }

@@ -35,13 +35,7 @@ enable_lora <- function(
   check_required(rank)
   check_whole_number(rank, min = 1)
   check_number(alpha, above = 0, null = TRUE)
-  for (projection in projections) {
-    check_choice(
-      projection,
-      c("query", "key", "value", "output", "gate"),
-      arg = "projections"
-    )
-  }
+  check_choices(projections, c("query", "key", "value", "output", "gate"))
   check_layers(layers)
   call_python(
     "enable_lora",

@@ -32,8 +32,13 @@ abort <- function(
   rlang::abort(bullets, class = "kerasattention_error", call = call, ...)
 }
 
-# What the user passed, in a few words: `64.5`, `NA`, a 3 x 4 logical matrix.
+# What the user passed, in a few words: `64.5`, `NA`, a 3 x 4 logical matrix. Never an
+# error itself, whatever methods the value's class has.
 describe_value <- function(x) {
+  tryCatch(describe_any(x), error = function(cnd) describe_class(x))
+}
+
+describe_any <- function(x) {
   if (is_python(x)) {
     return(describe_python(x))
   }
@@ -46,11 +51,14 @@ describe_value <- function(x) {
   if (is.factor(x)) {
     return(paste("a factor of length", length(x)))
   }
+  if (is.object(x) && !is_text(x)) {
+    return(describe_class(x))
+  }
   if (is.atomic(x) && length(dim(x)) > 1) {
     return(describe_array(x))
   }
   if (is.atomic(x) && length(x) <= 5) {
-    return(paste0("`", deparse1(as_plain(x)), "`"))
+    return(paste0("`", shorten(deparse1(as_plain(x)), 200), "`"))
   }
   if (is.atomic(x)) {
     return(paste0("a vector of ", length(x), " ", typeof(x), " values"))
@@ -58,7 +66,15 @@ describe_value <- function(x) {
   if (is.list(x)) {
     return(describe_list(x))
   }
-  paste("an object of class", class(x)[[1]])
+  describe_class(x)
+}
+
+describe_class <- function(x) {
+  class <- class(x)[[1]]
+  paste(
+    "an object of class",
+    if (is.object(x)) paste0("<", class, ">") else class
+  )
 }
 
 describe_python <- function(x) {
@@ -75,20 +91,20 @@ describe_python <- function(x) {
 
 describe_array <- function(x) {
   kind <- if (length(dim(x)) == 2) "matrix" else "array"
-  type <- typeof(x)
-  article <- if (type == "integer") "an" else "a"
-  paste(article, paste(dim(x), collapse = " x "), type, kind)
+  paste("a", paste(dim(x), collapse = " x "), typeof(x), kind)
 }
 
 describe_list <- function(x) {
-  if (is.object(x)) {
-    return(paste0("an object of class <", class(x)[[1]], ">"))
-  }
   names <- names(x)
   if (is.null(names)) {
     return(paste("a list of length", length(x)))
   }
-  paste0("a list with elements ", paste0("`", names, "`", collapse = ", "))
+  more <- if (length(x) > 8) ", ..."
+  shown <- shorten(
+    paste0("`", utils::head(names, 8), "`", collapse = ", "),
+    200
+  )
+  paste0("a list with elements ", shown, more)
 }
 
 # Integers are shown as the user reads them, without L, and names are dropped.
@@ -98,15 +114,38 @@ as_plain <- function(x) {
   if (is.integer(x)) as.numeric(x) else x
 }
 
-# Runs `code`. A Python exception becomes a kerasattention_error, whose field
-# `python_class` holds the exception's class; errors of R pass unchanged.
+# Runs `code`. An exception of Python becomes a kerasattention_error whose field
+# `python_class` holds the exception's class; so does an error of R that is not ours
+# yet: of a value that reticulate cannot convert, or of a function that Python called.
+# A KeyboardInterrupt is what R calls an interrupt, also where Python has wrapped it.
 with_python <- function(code, doing, call = caller_env()) {
-  tryCatch(
-    code,
-    python.builtin.Exception = function(cnd) {
+  # One handler for all: an error within a handler is caught by those beside it.
+  tryCatch(code, error = function(cnd) {
+    if (inherits(cnd, "kerasattention_error")) {
+      rlang::cnd_signal(cnd)
+    } else if (is_interrupt(cnd)) {
+      rlang::interrupt()
+    } else if (inherits(cnd, "python.builtin.BaseException")) {
       abort_python(cnd, doing, call)
+    } else {
+      abort_r(cnd, doing, call)
     }
-  )
+  })
+}
+
+# Backends raise errors of their own from the KeyboardInterrupt that ended a step.
+is_interrupt <- function(cnd) {
+  exception <- attr(cnd, "py_object") %||% cnd
+  for (i in seq_len(10)) {
+    if (inherits(exception, "python.builtin.KeyboardInterrupt")) {
+      return(TRUE)
+    }
+    if (!is_alive(exception)) {
+      return(FALSE)
+    }
+    exception <- exception$`__cause__` %||% exception$`__context__`
+  }
+  FALSE
 }
 
 abort_python <- function(cnd, doing, call) {
@@ -116,6 +155,16 @@ abort_python <- function(cnd, doing, call) {
     class = "kerasattention_error",
     python_class = python_class(cnd),
     python_message = message,
+    call = call
+  )
+}
+
+abort_r <- function(cnd, doing, call) {
+  message <- paste(conditionMessage(cnd), collapse = "\n")
+  rlang::abort(
+    c(paste0("Could not ", doing, "."), x = message),
+    class = "kerasattention_error",
+    r_error = cnd,
     call = call
   )
 }

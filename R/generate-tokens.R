@@ -65,13 +65,14 @@ generate_tokens <- function(
   check_required(max_new_tokens)
   check_model(model)
   check_prompts(tokens)
-  check_whole_number(max_new_tokens, min = 1)
+  check_whole_number(max_new_tokens, min = 1, max = longest_row)
   check_number(temperature, min = 0)
   check_whole_number(top_k, min = 1, null = TRUE)
   check_number(top_p, above = 0, max = 1, null = TRUE)
   check_whole_numbers(stop_token, min = 0, null = TRUE)
   check_whole_number(seed, min = 0, null = TRUE)
-  check_whole_number(num_return_sequences, min = 1)
+  check_whole_number(num_return_sequences, min = 1, max = most_rows)
+  check_other_inputs(inputs)
   check_callback(callback)
   check_flag(progress, null = TRUE)
   made <- call_python(
@@ -93,6 +94,11 @@ generate_tokens <- function(
   if (is.list(made)) lapply(made, as.integer) else made_like(made)
 }
 
+# A cache has room for all rows and all tokens from the start: greater sizes are a slip of
+# the pen, and would take the memory of the machine.
+longest_row <- 2^20
+most_rows <- 2^14
+
 # A vector of Python comes as an array of one axis.
 made_like <- function(made) {
   if (length(dim(made)) == 1) as.integer(made) else made
@@ -103,20 +109,19 @@ check_prompts <- function(
   arg = caller_arg(tokens),
   call = caller_env()
 ) {
-  if (is_python(tokens) || are_ids(tokens)) {
+  rule <- "token ids: whole numbers of at least 0, in a vector, a matrix or a list of vectors"
+  if (left_to_python(tokens, FALSE, rule, arg, call)) {
     return(invisible(tokens))
   }
   prompts <- if (is_plain_list(tokens)) tokens else list(tokens)
   several <- is_plain_list(tokens)
-  rule <- "token ids: whole numbers of at least 0, in a vector, a matrix or a list of vectors"
   if (length(prompts) == 0) {
     abort_argument(arg, rule, tokens, call = call)
   }
   for (i in seq_along(prompts)) {
     prompt <- prompts[[i]]
     name <- if (several) paste0(arg, "[[", i, "]]") else arg
-    good <- is.numeric(prompt) &&
-      !is.object(prompt) &&
+    good <- is_plain_number(prompt) &&
       length(prompt) > 0 &&
       axes_of(prompt) <= 2
     if (!good) {
@@ -126,26 +131,9 @@ check_prompts <- function(
       abort_argument(name, rule, prompt, hint, call)
     }
     check_no_na(prompt, arg = name, call = call)
-    if (any(prompt < 0 | prompt != trunc(prompt))) {
-      abort_argument(
-        name,
-        rule,
-        prompt[prompt < 0 | prompt != trunc(prompt)][[1]],
-        call = call
-      )
-    }
+    check_id_values(prompt, rule, name, call)
   }
   invisible(tokens)
-}
-
-# Whether one prompt, or a matrix of them, is as it should be.
-are_ids <- function(x) {
-  is.numeric(x) &&
-    !is.object(x) &&
-    length(x) > 0 &&
-    length(dim(x)) <= 2 &&
-    !anyNA(x) &&
-    all(x >= 0 & x == trunc(x))
 }
 
 as_prompts <- function(tokens) {
@@ -157,6 +145,7 @@ check_callback <- function(
   arg = caller_arg(callback),
   call = caller_env()
 ) {
+  check_alive(callback, arg = arg, call = call)
   if (!is.null(callback) && !is.function(callback)) {
     abort_argument(
       arg,

@@ -45,8 +45,10 @@ head_importance <- function(
   check_model(model)
   check_array(x)
   check_array(y)
+  check_loss(loss)
   check_whole_number(batch_size, min = 1)
   check_flag(normalize)
+  check_targets(model, x, y, loss)
   found <- call_python(
     "head_importance",
     model,
@@ -65,6 +67,69 @@ head_importance <- function(
   structure(frame, class = c("head_importance", "data.frame"))
 }
 
+check_loss <- function(loss, arg = caller_arg(loss), call = caller_env()) {
+  check_alive(loss, arg = arg, call = call)
+  if (
+    !is.null(loss) && !is_string(loss) && !is_python(loss) && !is.function(loss)
+  ) {
+    rule <- "the name of a Keras loss, a loss object, or NULL"
+    abort_argument(arg, rule, loss, call = call)
+  }
+}
+
+# Keras's losses spread targets of too few axes over the outputs without a word. Class
+# numbers have one axis less than the outputs, or 1 as the last size.
+check_targets <- function(model, x, y, loss, call = caller_env()) {
+  inputs <- shape_of(x)
+  targets <- shape_of(y)
+  if (differ(inputs[1], targets[1])) {
+    abort(
+      "{.arg y} must have as many samples as {.arg x}, {inputs[1]}, not {targets[1]}.",
+      arg = "y",
+      call = call
+    )
+  }
+  outputs <- output_sizes(model)
+  if (length(outputs) < 2 || is.null(targets)) {
+    return(invisible())
+  }
+  last <- length(outputs)
+  classes <- takes_classes(loss %||% model$loss) || !differ(outputs[last], 1)
+  if (length(targets) == last - 1 && classes) {
+    targets <- c(targets, 1L)
+  }
+  as_classes <- classes && length(targets) == last && !differ(targets[last], 1)
+  wrong <- length(targets) != last ||
+    any(differs(targets, outputs)[-c(1, if (as_classes) last)])
+  if (wrong) {
+    rule <- paste(
+      "targets of the shape of the model's output,",
+      show_shape(outputs)
+    )
+    abort_argument("y", rule, y, call = call)
+  }
+}
+
+# The sizes of a model's only output, NULL where there are more or none is known.
+output_sizes <- function(model) {
+  tryCatch(shape_of(model$output), error = function(cnd) NULL)
+}
+
+# Whether a loss may take the numbers of classes; of R functions nothing is known.
+takes_classes <- function(loss) {
+  if (is_string(loss)) {
+    return(grepl("sparse", loss, ignore.case = TRUE))
+  }
+  name <- if (is.function(loss) && is_python(loss)) {
+    loss$`__name__`
+  } else {
+    python_class(loss)
+  }
+  !is_python(loss) || grepl("sparse", name, ignore.case = TRUE)
+}
+
+differs <- function(a, b) !is.na(a) & !is.na(b) & a != b
+
 #' @rdname plot.attention_scores
 #' @export
 plot.head_importance <- function(x, ...) draw(autoplot_importance(x, ...))
@@ -76,7 +141,7 @@ autoplot.head_importance <- function(object, ...) {
 }
 
 autoplot_importance <- function(x, ..., call = caller_env()) {
-  check_dots(list(...), character(), call)
+  check_dots(list(...), character(), call = call)
   check_ggplot2(call)
   x$layer <- factor(x$layer, unique(x$layer))
   ggplot2::ggplot(x, ggplot2::aes(factor(.data$head), .data$importance)) +

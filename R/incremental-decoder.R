@@ -36,8 +36,8 @@ incremental_decoder <- function(model, batch_size, max_length) {
   check_required(batch_size)
   check_required(max_length)
   check_model(model)
-  check_whole_number(batch_size, min = 1)
-  check_whole_number(max_length, min = 1)
+  check_whole_number(batch_size, min = 1, max = most_rows)
+  check_whole_number(max_length, min = 1, max = longest_row)
   decoder <- call_python(
     "IncrementalDecoder",
     model,
@@ -48,7 +48,9 @@ incremental_decoder <- function(model, batch_size, max_length) {
   structure(
     list(
       prefill = function(tokens, inputs = NULL) {
+        check_required(tokens)
         check_prompts(tokens)
+        check_other_inputs(inputs)
         inputs <- if (!is.null(inputs)) as_model_input(inputs)
         logits_of(
           decoder$prefill(as_prompts(tokens), inputs),
@@ -56,7 +58,8 @@ incremental_decoder <- function(model, batch_size, max_length) {
         )
       },
       step = function(tokens) {
-        check_prompts(tokens)
+        check_required(tokens)
+        check_step(tokens)
         logits_of(decoder$step(as_step(tokens, batch_size)), "take the tokens")
       },
       reset = function() {
@@ -75,8 +78,24 @@ logits_of <- function(logits, doing, call = caller_env()) {
   as.array(with_python(logits, doing, call))
 }
 
+# Vectors and matrices; rows of different lengths only prompts can have.
+check_step <- function(
+  tokens,
+  arg = caller_arg(tokens),
+  call = caller_env()
+) {
+  if (is.list(tokens)) {
+    rule <- "token ids: a number for each row, or a matrix (B, t)"
+    abort_argument(arg, rule, tokens, call = call)
+  }
+  check_prompts(tokens, arg = arg, call = call)
+}
+
 # B numbers are one token for each row.
 as_step <- function(tokens, batch_size) {
+  if (is_python(tokens)) {
+    return(tokens)
+  }
   if (is.null(dim(tokens)) && batch_size == 1 && length(tokens) > 1) {
     tokens <- matrix(tokens, 1)
   }

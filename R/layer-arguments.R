@@ -44,22 +44,57 @@ check_divisible_heads <- function(query_heads, kv_heads, call = caller_env()) {
   if (query_heads %% kv_heads == 0) {
     return(invisible())
   }
-  divisors <- Filter(function(k) query_heads %% k == 0, seq_len(query_heads))
   abort(
     paste(
       "{.arg num_key_value_heads} must divide {.arg num_query_heads}:",
       "{query_heads} query heads cannot share {kv_heads} key/value heads."
     ),
-    hint = paste0(
-      "With ",
-      query_heads,
-      " query heads it can be ",
-      cli::format_inline("{.or {divisors}}"),
-      "."
-    ),
+    hint = divisors_hint(query_heads, kv_heads),
     arg = "num_key_value_heads",
     call = call
   )
+}
+
+# All that K can be, or where these are many, those nearest to what was given.
+divisors_hint <- function(query_heads, kv_heads) {
+  divisors <- divisors_of(query_heads)
+  nearest <- divisors[order(abs(log(divisors / kv_heads)))]
+  few <- sort(utils::head(nearest, 8))
+  paste0(
+    "With ",
+    format(query_heads, scientific = FALSE),
+    " query heads it can be ",
+    cli::format_inline("{.or {few}}"),
+    if (length(few) < length(divisors)) ", among others",
+    "."
+  )
+}
+
+# Each divisor up to the root has a partner beyond it.
+divisors_of <- function(n) {
+  small <- seq_len(floor(sqrt(n)))
+  small <- small[n %% small == 0]
+  unique(c(small, rev(n / small)))
+}
+
+# The features of all heads are an axis of the kernels. Published models have some ten
+# thousand; more than millions are a slip of the pen, and would take the memory of the
+# machine.
+check_width <- function(heads, size, arg, call = caller_env()) {
+  most <- 2^22
+  width <- prod(heads, size)
+  if (width > most) {
+    numbers <- format(
+      c(heads, size, width, most),
+      scientific = FALSE,
+      trim = TRUE
+    )
+    abort(
+      "{.arg {arg[[1]]}} times {.arg {arg[[2]]}} must be at most {numbers[[4]]}, not {numbers[[1]]} times {numbers[[2]]}.",
+      arg = arg[[1]],
+      call = call
+    )
+  }
 }
 
 check_layer_arguments <- function(arguments, call = caller_env()) {
@@ -79,6 +114,7 @@ check_layer_arguments <- function(arguments, call = caller_env()) {
   for (name in c("kernel_constraint", "bias_constraint")) {
     check(check_keras_object, name, kind = "constraint", null = TRUE)
   }
+  check(check_alive, "seed")
   if (!is_python(arguments$seed)) {
     check(check_whole_number, "seed", min = 0, null = TRUE)
   }
@@ -91,8 +127,15 @@ check_layer_arguments <- function(arguments, call = caller_env()) {
   check(check_layer_name, "name")
   check(check_flag, "trainable", null = TRUE)
   check(check_flag, "autocast", null = TRUE)
-  if (!is_python(arguments$dtype) && !is.list(arguments$dtype)) {
-    check(check_string, "dtype", null = TRUE)
+  check(check_dtype, "dtype")
+}
+
+# A name, a dtype policy of Keras or its config as a list.
+check_dtype <- function(x, arg = caller_arg(x), call = caller_env()) {
+  check_alive(x, arg = arg, call = call)
+  config <- is_plain_list(x) && length(x) > 0 && is_convertible(x)
+  if (!is_python(x) && !config) {
+    check_string(x, null = TRUE, arg = arg, call = call)
   }
 }
 
@@ -105,7 +148,8 @@ check_keras_object <- function(
   arg = caller_arg(x),
   call = caller_env()
 ) {
-  config <- is.list(x) && !is.null(names(x)) && !is.object(x)
+  check_alive(x, arg = arg, call = call)
+  config <- is_plain_list(x) && !is.null(names(x)) && is_convertible(x)
   named <- is_string(x) && nzchar(x)
   if (null && is.null(x) || named || config || is_python(x)) {
     return(invisible(x))
@@ -127,7 +171,11 @@ check_keras_object <- function(
 }
 
 check_position <- function(x, arg = caller_arg(x), call = caller_env()) {
-  if (is.null(x) || is_python(x) || inherits(x, "kerasattention_position")) {
+  check_alive(x, arg = arg, call = call)
+  ours <- inherits(x, "kerasattention_position") &&
+    is.list(x) &&
+    is_string(x$python_class)
+  if (is.null(x) || is_python(x) || ours) {
     return(invisible(x))
   }
   hint <- if (is.function(x)) "Call the function, as in `position_rotary()`."

@@ -187,6 +187,7 @@ layer_group_query_attention <- function(
   check_whole_number(num_query_heads, min = 1)
   check_whole_number(num_key_value_heads, min = 1)
   check_divisible_heads(num_query_heads, num_key_value_heads)
+  check_width(num_query_heads, head_dim, c("num_query_heads", "head_dim"))
   arguments <- layer_arguments(environment(), list(...))
   check_layer_arguments(arguments)
   inputs <- check_inputs(object, value, key)

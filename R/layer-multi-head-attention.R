@@ -111,7 +111,9 @@ layer_multi_head_attention <- function(
   check_whole_number(num_heads, min = 1)
   check_whole_number(key_dim, min = 1)
   check_whole_number(value_dim, min = 1, null = TRUE)
-  check_whole_numbers(output_shape, min = 1, null = TRUE)
+  check_width(num_heads, key_dim, c("num_heads", "key_dim"))
+  check_width(num_heads, value_dim, c("num_heads", "value_dim"))
+  check_whole_numbers(output_shape, min = 1, max = 2^22, null = TRUE)
   check_attention_axes(attention_axes)
   arguments <- layer_arguments(environment(), list(...))
   check_layer_arguments(arguments)
@@ -124,9 +126,16 @@ layer_multi_head_attention <- function(
 
 # `inputs` is keras3's name of the first argument. Renaming it in the call, and not
 # taking the value out of `...`, leaves the positions of the other arguments right.
-call_with_inputs <- function(call, env) {
+call_with_inputs <- function(call, env, env_call = caller_env()) {
   call[[1]] <- base::list
   arguments <- eval(call, env)
+  if ("object" %in% names(arguments)) {
+    abort(
+      "{.arg object} and {.arg inputs} are two names of one argument: give one.",
+      arg = "inputs",
+      call = env_call
+    )
+  }
   names(arguments)[names(arguments) == "inputs"] <- "object"
   do.call(layer_multi_head_attention, arguments, quote = TRUE)
 }
@@ -138,6 +147,8 @@ check_attention_axes <- function(attention_axes, call = caller_env()) {
   )
   check_whole_numbers(
     attention_axes,
+    min = -64,
+    max = 63,
     null = TRUE,
     hint = hint,
     arg = "attention_axes",

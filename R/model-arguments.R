@@ -19,7 +19,8 @@ check_layer <- function(
   arg = caller_arg(layer),
   call = caller_env()
 ) {
-  if (!inherits(layer, "kerasattention.layers.base.AttentionLayer")) {
+  ours <- inherits(layer, "kerasattention.layers.base.AttentionLayer")
+  if (!ours || !is_python(layer)) {
     rule <- "a layer made by `layer_group_query_attention()` or `layer_multi_head_attention()`"
     abort_argument(arg, rule, layer, call = call)
   }
@@ -31,10 +32,24 @@ check_model_input <- function(x, arg = caller_arg(x), call = caller_env()) {
   if (!is_plain_list(x)) {
     return(check_array(x, arg = arg, call = call))
   }
+  if (length(x) == 0) {
+    abort_argument(arg, "an array, or a list of them", x, call = call)
+  }
   for (i in seq_along(x)) {
     check_array(x[[i]], arg = paste0(arg, "[[", i, "]]"), call = call)
   }
   invisible(x)
+}
+
+# The inputs of a model beside its tokens: one, or a list by name or in order.
+check_other_inputs <- function(
+  inputs,
+  arg = caller_arg(inputs),
+  call = caller_env()
+) {
+  if (!is.null(inputs)) {
+    check_model_input(inputs, arg = arg, call = call)
+  }
 }
 
 # Integers stay integers: tokens are looked up, not computed with.
@@ -50,7 +65,7 @@ check_layers <- function(
   arg = caller_arg(layers),
   call = caller_env()
 ) {
-  if (is.character(layers) && length(layers) > 0 && !anyNA(layers)) {
+  if (is_text(layers) && length(layers) > 0 && !anyNA(layers)) {
     return(invisible(layers))
   }
   hint <- "Layers can also be given by name."
@@ -78,7 +93,7 @@ check_tokens <- function(
   arg = caller_arg(tokens),
   call = caller_env()
 ) {
-  if (!is.null(tokens) && (!is.character(tokens) || anyNA(tokens))) {
+  if (!is.null(tokens) && (!is_text(tokens) || anyNA(tokens))) {
     abort_argument(
       arg,
       "a character vector without NA, or NULL",

@@ -46,6 +46,7 @@ pack_sequences <- function(sequences, length) {
   check_required(length)
   check_whole_number(length, min = 1)
   check_sequences(sequences, length)
+  check_row_length(length, sequences)
   tokens <- lapply(sequences, as_ids)
   packed <- call_python(
     "pack_sequences",
@@ -79,14 +80,25 @@ check_sequences <- function(sequences, length, call = caller_env()) {
   }
 }
 
+# Rows longer than all sequences together are padding; up to a million they are a
+# matter of taste.
+check_row_length <- function(length, sequences, call = caller_env()) {
+  most <- max(longest_row, sum(lengths(sequences)))
+  if (length > most) {
+    rule <- paste("a whole number of at most", format(most, scientific = FALSE))
+    hint <- paste(
+      "The sequences have",
+      sum(lengths(sequences)),
+      "tokens together."
+    )
+    abort_argument("length", rule, length, hint, call)
+  }
+}
+
 check_sequence_tokens <- function(x, arg, call) {
-  if (!is.numeric(x) || is.object(x) || length(x) == 0) {
+  if (!is_plain_number(x) || length(x) == 0 || axes_of(x) > 1) {
     abort_argument(arg, "a vector of at least one whole number", x, call = call)
   }
   check_no_na(x, arg = arg, call = call)
-  bad <- x[!(is.finite(x) & x == trunc(x) & x >= 0)]
-  if (length(bad) > 0) {
-    rule <- "whole numbers of at least 0"
-    abort_argument(arg, rule, bad[[1]], call = call)
-  }
+  check_id_values(x, "whole numbers of at least 0", arg, call)
 }

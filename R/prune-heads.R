@@ -74,6 +74,14 @@ prune_heads <- function(
   pruned
 }
 
+is_importance <- function(x) {
+  inherits(x, "head_importance") &&
+    is.data.frame(x) &&
+    nrow(x) > 0 &&
+    all(c("layer", "head", "importance") %in% names(x)) &&
+    all(is.finite(x$importance))
+}
+
 check_what_to_prune <- function(
   heads,
   importance,
@@ -88,7 +96,7 @@ check_what_to_prune <- function(
     )
   }
   if (is.null(heads)) {
-    if (!inherits(importance, "head_importance")) {
+    if (!is_importance(importance)) {
       abort_argument(
         "importance",
         "a `head_importance()` data frame",

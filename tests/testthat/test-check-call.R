@@ -150,3 +150,17 @@ test_that("masks that are right are not questioned", {
   expect_silent(check(inputs = x, attention_mask = upper.tri(diag(7), TRUE)))
   expect_silent(check(inputs = x, attention_mask = lower.tri(diag(7))))
 })
+
+test_that("ids beyond 32 bits are refused, masks without values are not judged", {
+  f <- function(positions) check_ids(positions)
+  g <- function(attention_mask) check_mask(attention_mask)
+  expect_silent(f(matrix(2^31 - 1)))
+  expect_silent(g(matrix(TRUE, 0, 0)))
+  expect_snapshot(error = TRUE, {
+    f(matrix(2^31))
+    f(matrix(NaN))
+    f(matrix(Inf))
+    g(matrix(NaN))
+    g(table(c(TRUE, FALSE), c(TRUE, FALSE)))
+  })
+})

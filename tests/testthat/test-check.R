@@ -102,3 +102,32 @@ test_that("a required argument names itself and the caller", {
   expect_equal(cnd$arg, "units")
   expect_equal(cnd$call, quote(layer()))
 })
+
+test_that("classed numbers and objects of Python are no sizes", {
+  skip_without_keras()
+  f <- function(axes) check_whole_numbers(axes, null = TRUE)
+  g <- function(x) check_array(x)
+  np <- reticulate::import("numpy", convert = FALSE)
+  expect_snapshot(error = TRUE, {
+    f(table(c(1, 1, 2)))
+    f(ts(1:3))
+    f(reticulate::r_to_py(list(1L, 2L)))
+    f(np)
+    f(mean)
+    g(np)
+    g(np$zeros)
+    g(reticulate::r_to_py("text"))
+  })
+  expect_silent(g(np$zeros(3L)))
+})
+
+test_that("choices are some of those that there are", {
+  f <- function(projections) check_choices(projections, c("query", "key"))
+  expect_silent(f(c("key", "query")))
+  expect_snapshot(error = TRUE, {
+    f(c("query", "quary"))
+    f(character())
+    f(mean)
+    f(NULL)
+  })
+})

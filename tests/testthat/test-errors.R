@@ -15,6 +15,12 @@ test_that("values are described in a few words", {
     cat(describe_value(list(query = 1, valeu = 2)), sep = "\n")
     cat(describe_value(lm(dist ~ speed, cars)), sep = "\n")
     cat(describe_value(quote(x)), sep = "\n")
+    cat(describe_value(table(1:3)), sep = "\n")
+    cat(describe_value(Sys.Date()), sep = "\n")
+    cat(describe_value(stdin()), sep = "\n")
+    cat(describe_value(new.env()), sep = "\n")
+    cat(describe_value(strrep("x", 1e5)), sep = "\n")
+    cat(describe_value(as.list(c(letters = letters))), sep = "\n")
   })
 })
 
@@ -63,13 +69,41 @@ test_that("an exception of Python is one condition of our class", {
   expect_null(cnd$parent)
 })
 
-test_that("errors of R pass through with_python() unchanged", {
-  expect_error(
-    with_python(stop("of R"), "do it"),
-    "^of R$",
-    class = "simpleError"
+test_that("errors of R become ours once, and keep what they were", {
+  f <- function(code) with_python(code, "do it", environment())
+  expect_snapshot(error = TRUE, f(stop("of R")))
+  cnd <- tryCatch(f(stop("of R")), error = identity)
+  expect_s3_class(cnd, "kerasattention_error")
+  expect_s3_class(cnd$r_error, "simpleError")
+  expect_snapshot(error = TRUE, f(abort_argument("x", "good", 1)))
+  expect_equal(f(1 + 1), 2)
+})
+
+test_that("a KeyboardInterrupt is R's interrupt, also inside another exception", {
+  skip_without_keras()
+  python <- reticulate::py_run_string(
+    paste(
+      "def stop(): raise KeyboardInterrupt",
+      "def wrap():",
+      "    try: raise KeyboardInterrupt",
+      "    except KeyboardInterrupt as error:",
+      "        raise RuntimeError('the step was cancelled') from error",
+      "def leave(): raise SystemExit(3)",
+      sep = "\n"
+    ),
+    local = TRUE,
+    convert = FALSE
   )
-  expect_equal(with_python(1 + 1, "add"), 2)
+  ends_as <- function(name) {
+    tryCatch(
+      with_python(python[[name]](), "run"),
+      interrupt = function(cnd) "interrupt",
+      kerasattention_error = function(cnd) cnd$python_class
+    )
+  }
+  expect_equal(ends_as("stop"), "interrupt")
+  expect_equal(ends_as("wrap"), "interrupt")
+  expect_equal(ends_as("leave"), "SystemExit")
 })
 
 test_that("what Python made in another session is named as such", {

@@ -148,3 +148,30 @@ test_that("a model that cannot be decoded is refused by the layer's name", {
     incremental_decoder(keras()$Model(x, seeing), 1, 8)
   })
 })
+
+test_that("what is no token id, and sizes beyond memory, are refused at once", {
+  model <- token_model()
+  expect_snapshot(error = TRUE, {
+    generate_tokens(model, NaN, 2)
+    generate_tokens(model, c(1, Inf), 2)
+    generate_tokens(model, 2^31, 2)
+    generate_tokens(model, list(1, c(2, 2^40)), 2)
+    generate_tokens(model, reticulate::import("numpy"), 2)
+    generate_tokens(model, 1, 2, stop_token = 2^31)
+    generate_tokens(model, 1, 2, stop_token = stdin())
+    generate_tokens(model, 1, 2^31 - 1)
+    generate_tokens(model, 1, 2, num_return_sequences = 2^31 - 1)
+    generate_tokens(model, 1, 2, inputs = function(x) x)
+    generate_tokens(model, 1, 2, inputs = list())
+    incremental_decoder(model, 2^31 - 1, 4)
+    incremental_decoder(model, 1, 2^31 - 1)
+  })
+})
+
+test_that("an error in the callback is ours, with its message", {
+  model <- token_model()
+  f <- function() {
+    generate_tokens(model, 1, 2, callback = function(ids) stop("no {more}"))
+  }
+  expect_error(f(), "no {more}", fixed = TRUE, class = "kerasattention_error")
+})

@@ -63,6 +63,8 @@ test_that("wrong arguments and a full context are told", {
     incremental_decoder(model, 0, 1)
     incremental_decoder(model, 1, 2.5)
     decoder$step(c(1, 2))
+    decoder$prefill()
+    decoder$step(list(1, 2))
     decoder$prefill("text")
     decoder$prefill(c(1, 2, 3))
     decoder$prefill(matrix(1, 2, 5))

@@ -65,3 +65,34 @@ test_that("a position is a position object", {
     layer(position = 1:3)
   })
 })
+
+test_that("a prime number of heads beyond any size is answered at once", {
+  time <- system.time({
+    expect_equal(divisors_of(2^31 - 1), c(1, 2^31 - 1))
+    expect_equal(divisors_of(36), c(1, 2, 3, 4, 6, 9, 12, 18, 36))
+    expect_snapshot(error = TRUE, {
+      layer_group_query_attention(NULL, 5, 2^31 - 1, 2)
+      layer_group_query_attention(NULL, 5, 5040, 11)
+      layer_group_query_attention(NULL, 5, 2^31 - 1, 1)
+      layer_multi_head_attention(NULL, 1e6, 1e6)
+      layer_multi_head_attention(NULL, 2, 5, value_dim = 2^31 - 1)
+      layer_multi_head_attention(NULL, 2, 5, output_shape = 2^31 - 1)
+      layer_multi_head_attention(NULL, 2, 5, attention_axes = 2^31 - 1)
+    })
+  })
+  expect_lt(time[["user.self"]], 5)
+})
+
+test_that("what is no value for Python is refused where it is given", {
+  pointer <- methods::new("externalptr")
+  expect_snapshot(error = TRUE, {
+    layer(dtype = getLoadedDLLs()[[1]])
+    layer(dtype = list())
+    layer(kernel_initializer = list(class_name = "Zeros", config = pointer))
+    layer(bias_constraint = pointer)
+    layer(position = structure(list(), class = "kerasattention_position"))
+    layer(name = structure("a", class = "foo"))
+    layer_multi_head_attention(NULL, 2, 5, output_shape = stdin())
+    layer_multi_head_attention(object = NULL, 2, 5, inputs = NULL)
+  })
+})

@@ -50,7 +50,29 @@ test_that("head_importance() has a row for each head", {
   expect_equal(as.vector(lengths), c(1, 1), tolerance = 1e-5)
   expect_snapshot(error = TRUE, {
     head_importance(model, samples())
+    head_importance(model, samples(), samples(3))
+    head_importance(model, samples(), 1:4)
+    head_importance(model, samples(), samples()[,, 1])
+    head_importance(model, samples(), samples()[, 1:3, ])
+    head_importance(model, samples(), samples(), loss = stdin())
+    prune_heads(
+      model,
+      importance = structure(list(a = 1), class = "head_importance"),
+      fraction = 0.5
+    )
+    attention_rollout(structure(list(), class = "attention_scores"))
+    plot(importance, wrong = 1)
   })
+})
+
+test_that("head_importance() takes numbers of classes where the loss does", {
+  model <- two_layers()
+  classes <- array(c(0L, 5L, 3L, 1L), c(4, 5))
+  loss <- "sparse_categorical_crossentropy"
+  expect_s3_class(
+    head_importance(model, samples(), classes, loss = loss),
+    "head_importance"
+  )
 })
 
 test_that("prune_heads() removes heads, counted from one", {

@@ -88,5 +88,8 @@ test_that("wrong arguments are told apart before Python starts", {
     pack_sequences(list(1:3, c(1, -1)), 4)
     pack_sequences(list(1:3, 1.5), 4)
     pack_sequences(list(1:3, 1:9), 4)
+    pack_sequences(list(1:3, 2^31), 4)
+    pack_sequences(list(1:3, matrix(1:4, 2)), 4)
+    pack_sequences(list(1:3), 2^31 - 1)
   })
 })

@@ -1,0 +1,85 @@
+# Predicates of single values, for the checkers. None fails, whatever the value is, and
+# none starts Python. A value with a class of its own (a date, a table, a time series,
+# an integer64) is none of R's plain numbers, logicals or strings.
+
+is_plain_number <- function(x) is.numeric(x) && !is.object(x)
+
+is_number <- function(x) {
+  is_plain_number(x) && is_single(x) && is.finite(x)
+}
+
+is_single <- function(x) length(x) == 1 && axes_of(x) == 1
+
+is_whole_number <- function(x) is_number(x) && x == trunc(x)
+
+is_flag <- function(x) {
+  is.logical(x) && !is.object(x) && is_single(x) && !is.na(x)
+}
+
+is_string <- function(x) is_text(x) && is_single(x) && !is.na(x)
+
+# glue's strings are as good as plain ones.
+is_text <- function(x) {
+  is.character(x) && (!is.object(x) || inherits(x, "glue") && !isS4(x))
+}
+
+is_plain_list <- function(x) is.list(x) && !is.object(x)
+
+# Not a value of R that merely has the class of one.
+is_python <- function(x) {
+  inherits(x, "python.builtin.object") &&
+    (is.function(x) || is.environment(x) && holds_pointer(x))
+}
+
+holds_pointer <- function(x) {
+  exists("pyobj", envir = x, inherits = FALSE) ||
+    exists("module", envir = x, inherits = FALSE)
+}
+
+# Not one that was saved and read in another session.
+is_alive <- function(x) {
+  is_python(x) &&
+    tryCatch(!reticulate::py_is_null_xptr(x), error = function(cnd) FALSE)
+}
+
+is_sequential <- function(x) {
+  is_python(x) && inherits(x, "keras.src.models.sequential.Sequential")
+}
+
+is_model <- function(x) {
+  is_python(x) && inherits(x, "keras.src.models.model.Model")
+}
+
+is_layer <- function(x) {
+  is_python(x) && inherits(x, "keras.src.layers.layer.Layer")
+}
+
+# A tensor of Keras or of a backend, a variable or a NumPy array. Modules and classes
+# may have a `shape` too, which is not theirs.
+is_tensor <- function(x) {
+  is_alive(x) &&
+    !is_layer(x) &&
+    !inherits(x, c("python.builtin.module", "python.builtin.type")) &&
+    reticulate::py_has_attr(x, "shape")
+}
+
+# What Keras makes a tensor of.
+is_array_like <- function(x) {
+  is_tensor(x) ||
+    is_alive(x) && inherits(x, c("python.builtin.list", "python.builtin.tuple"))
+}
+
+# What Python can take: plain vectors, functions, live objects of Python, and plain
+# lists of them. Pointers, connections, environments, formulas and S4 objects it cannot.
+is_convertible <- function(x) {
+  if (is_python(x)) {
+    return(is_alive(x))
+  }
+  if (is.list(x)) {
+    return(!is.object(x) && all(vapply(x, is_convertible, NA)))
+  }
+  is.null(x) || is.function(x) || is.atomic(x) && !is.object(x)
+}
+
+# "GroupQueryAttention" of "kerasattention.layers.group_query.GroupQueryAttention"
+python_class <- function(x) sub("^.*\\.", "", class(x)[[1]])
