@@ -14,7 +14,7 @@ python_requirements <- function(
   loaded = loadedNamespaces()
 ) {
   known <- backend %in% backends && !"keras3" %in% loaded
-  c(paste0("keras>=", oldest_keras), "numpy", if (known) backend)
+  c(paste0("keras>=", oldest_keras), "numpy>=1.26", if (known) backend)
 }
 
 # KERAS_BACKEND may have been set after the package was loaded. What has been asked for
