@@ -69,6 +69,7 @@ attention_scores <- function(
     rows = zero_based(queries),
     doing = "collect the attention maps"
   )
+  check_tokens_length(tokens, maps)
   new_attention_scores(
     lapply(maps, function(map) map$weights),
     data.frame(layer = vapply(maps, function(map) map$layer, "")),
@@ -82,6 +83,15 @@ attention_scores <- function(
     }),
     tokens = tokens
   )
+}
+
+# One label for each key, of the layers that have these tokens for keys.
+check_tokens_length <- function(tokens, maps, call = caller_env()) {
+  sizes <- unique(vapply(maps, function(map) dim(map$weights)[[4]], 1L))
+  if (!is.null(tokens) && !length(tokens) %in% sizes) {
+    rule <- cli::format_inline("a character vector of length {.or {sizes}}")
+    abort_argument("tokens", rule, tokens, call = call)
+  }
 }
 
 # maps: arrays (sample, head, query, key); index: what the entries of each axis

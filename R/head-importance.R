@@ -120,11 +120,7 @@ takes_classes <- function(loss) {
   if (is_string(loss)) {
     return(grepl("sparse", loss, ignore.case = TRUE))
   }
-  name <- if (is.function(loss) && is_python(loss)) {
-    loss$`__name__`
-  } else {
-    python_class(loss)
-  }
+  name <- tryCatch(loss$`__name__`, error = function(cnd) python_class(loss))
   !is_python(loss) || grepl("sparse", name, ignore.case = TRUE)
 }
 

@@ -173,3 +173,13 @@ test_that("words are laid out in lines", {
   expect_equal(layout$line, c(1, 1, 2))
   expect_equal(layout$middle, c(2.75, 7.25, 2.75))
 })
+
+test_that("queries and labels that the model does not have are refused", {
+  model <- toy_model()
+  expect_snapshot(error = TRUE, {
+    attention_scores(model, toy_input(), queries = 6)
+    attention_scores(model, toy_input(), queries = c(5, 6))
+    attention_scores(model, toy_input(), queries = 1:100)
+    attention_scores(model, toy_input(), tokens = words[1:4])
+  })
+})

@@ -4,7 +4,7 @@ from keras import ops
 
 from kerasattention.attend import softmax
 from kerasattention.attend.problem import Problem, block_logits, sink_logits
-from kerasattention.attend.tensors import Span, Tensor
+from kerasattention.attend.tensors import Span, Tensor, is_static
 
 
 def attention_weights(problem: Problem, rows: Span | None = None) -> Tensor:
@@ -19,7 +19,14 @@ def attention_weights(problem: Problem, rows: Span | None = None) -> Tensor:
         sums to less than one.
     """
     problem = problem.scaled()
-    rows = problem.rows() if rows is None else rows
+    every = problem.rows()
+    rows = every if rows is None else rows
+    if is_static(*every, *rows) and not 0 <= rows.start <= rows.stop <= every.size:
+        # Slices outside are cut or moved inside, without a word.
+        raise ValueError(
+            f"Query positions must lie between 0 and {every.size - 1}. "
+            f"Received: {rows.start} to {rows.stop - 1}"
+        )
     logits, _ = block_logits(problem, rows, problem.columns())
     numerator, denominator, _ = softmax.exponentiate(
         logits, sink_logits(problem), problem.may_be_empty
