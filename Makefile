@@ -10,8 +10,8 @@ ARGS ?=
 PYTHON ?=
 export PYTHON
 
-.PHONY: help setup setup-peers demo demo-llm test test-python test-r test-rpy2 test-versions \
-  check document site lint format bench readme clean clean-all
+.PHONY: help setup setup-peers demo demo-llm test test-quick test-python test-r test-rpy2 test-versions \
+  fuzz check document site lint format bench readme clean clean-all
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -42,8 +42,8 @@ test-r: setup ## the R suite; BACKEND=jax for another backend
 test-rpy2: setup ## R and Python in one process; BACKEND=torch for another backend
 	@tools/test.sh $(if $(filter command line environment,$(origin BACKEND)),$(BACKEND:%=rpy2-%),rpy2-jax)
 
-test-versions: ## part of the Python suite with older and newer Keras, NumPy and Python; ARGS="oldest nightly"
-	@BACKEND=$(if $(filter command line environment,$(origin BACKEND)),$(BACKEND),torch) tools/test-versions.sh $(ARGS)
+.PHONY: help setup setup-peers demo demo-llm test test-quick test-python test-r test-rpy2 test-versions \
+  fuzz check document site lint format bench readme clean clean-all
 
 check: setup ## R CMD check --as-cran
 	@tools/check.sh

@@ -22,10 +22,11 @@ run_suite() {
   # The workers share the cores: two for the Python suites, one process where R runs.
   case $suite in
     python-*) pytest_on "${suite#python-}" tests/python "$report" -n "${WORKERS:-2}" ;;
+    fuzz-*) REPORT=$report tools/fuzz.sh "${suite#fuzz-}" "${FUZZ_SECONDS:-40}" ;;
     rpy2-*) pytest_on "${suite#rpy2-}" tests/rpy2 "$report" -p no:xdist ;;
     r-*) KERAS_BACKEND=${suite#r-} Rscript tools/test-r.R "$report" ;;
     *)
-      echo "No suite '$suite'. There are: python-BACKEND, r-BACKEND, rpy2-BACKEND." >&2
+      echo "No suite '$suite'. There are: python-BACKEND, r-BACKEND, rpy2-BACKEND, fuzz-BACKEND." >&2
       return 2
       ;;
   esac
@@ -33,7 +34,8 @@ run_suite() {
 
 suites=("$@")
 if [ "${#suites[@]}" -eq 0 ]; then
-  suites=(python-tensorflow python-jax python-torch r-tensorflow rpy2-jax)
+  suites=(python-tensorflow python-jax python-torch r-tensorflow rpy2-jax
+    fuzz-tensorflow fuzz-jax fuzz-torch)
 fi
 for suite in "${suites[@]}"; do
   printf '\n== %s\n' "$suite"

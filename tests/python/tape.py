@@ -1,0 +1,177 @@
+"""Differentiation in float64 NumPy: operations that remember how to pass gradients back.
+
+Whole arrays at a time, for the fuzzers; it shares no code with the package. `rounding` gives each
+result a random relative error, which samples the error of the formula itself in a precision
+(Monte Carlo arithmetic, Parker 1997); with it the arithmetic may be that of float32.
+Shape letters as in `reference`.
+"""
+
+import numpy as np
+
+
+class Node:
+    """An array and, once `Tape.backward()` has run, the gradient by it."""
+
+    def __init__(self, value):
+        self.value = value
+        self.gradient = np.zeros_like(value)
+
+
+class Tape:
+    """Operations in the order in which they were done."""
+
+    def __init__(self, rounding=0.0, smallest=0.0, rng=None, dtype=np.float64):
+        self.rounding, self.smallest, self.rng, self.dtype = rounding, smallest, rng, dtype
+        self.steps = []
+
+    def leaf(self, x):
+        return Node(np.asarray(x, dtype=self.dtype))
+
+    def rounded(self, x, rounding=None):
+        """The array with an error of the precision in each element."""
+        size = self.rounding if rounding is None else rounding
+        if not size:
+            return x
+        relative = self.rng.random(np.shape(x), np.float32)
+        relative = 1.0 + size * (2.0 * relative.astype(self.dtype) - 1.0)
+        x = np.asarray(x * relative, dtype=self.dtype)
+        # The smallest numbers of a precision are the absolute error of others.
+        return x if self.smallest < 1e-30 else x + self.smallest * self.rng.choice((-1, 1))
+
+    def done(self, value, *parents):
+        """A node of this value; `parents` are pairs of a node and its share of the gradient."""
+        node = Node(np.asarray(self.rounded(value), dtype=self.dtype))
+        self.steps.append((node, parents))
+        return node
+
+    def backward(self, *outputs):
+        """Takes pairs of a node and the gradient by it, and fills in all others."""
+        for node, upstream in outputs:
+            node.gradient = node.gradient + upstream
+        for node, parents in reversed(self.steps):
+            for parent, share in parents:
+                passed = sum_to(np.asarray(share(node.gradient), self.dtype), parent.value.shape)
+                parent.gradient = parent.gradient + self.rounded(passed)
+
+    def add(self, a, b):
+        return self.done(a.value + b.value, (a, lambda g: g), (b, lambda g: g))
+
+    def multiply(self, a, b):
+        return self.done(a.value * b.value, (a, lambda g: g * b.value), (b, lambda g: g * a.value))
+
+    def scale(self, a, factor):
+        """By a number, or by an array without a gradient."""
+        return self.done(a.value * factor, (a, lambda g: g * factor))
+
+    def einsum(self, equation, a, b):
+        inputs, out = equation.split("->")
+        first, second = inputs.split(",")
+        return self.done(
+            self.contract(equation, a.value, b.value),
+            (a, lambda g: self.contract(f"{out},{second}->{first}", g, b.value)),
+            (b, lambda g: self.contract(f"{out},{first}->{second}", g, a.value)),
+        )
+
+    def restored(self, lse):
+        """Factors near 1: kernels restore weights from the lse, rounded to a float32 or float64."""
+        size = min(self.rounding, 2.0**-23) * np.abs(lse)
+        return 1.0 + size * self.rng.uniform(-1.0, 1.0, lse.shape)
+
+    def contract(self, equation, a, b):
+        """The products of a sum are rounded, each factor's error standing for them."""
+        return contract(equation, self.rounded(a), self.rounded(b))
+
+    def reshape(self, a, shape):
+        node = Node(a.value.reshape(shape))
+        self.steps.append((node, [(a, lambda g: g.reshape(a.value.shape))]))
+        return node
+
+    def transpose(self, a, order):
+        node = Node(a.value.transpose(order))
+        self.steps.append((node, [(a, lambda g: g.transpose(np.argsort(order)))]))
+        return node
+
+    def sigmoid(self, a):
+        s = 1.0 / (1.0 + np.exp(-a.value))
+        return self.done(s, (a, lambda g: g * s * (1.0 - s)))
+
+    def cap(self, a, c):
+        t = self.rounded(np.tanh(a.value / c))
+        return self.done(c * t, (a, lambda g: g * (1.0 - t * t)))
+
+    def rms(self, x, learned, epsilon=1e-6):
+        """x over its root mean square, times a learned vector."""
+        root = self.rounded(1.0 / np.sqrt(np.mean(x.value**2, axis=-1, keepdims=True) + epsilon))
+
+        def share(g):
+            mean = self.rounded((g * x.value).mean(-1, keepdims=True))
+            return root * (g - self.rounded(x.value * root**2 * mean))
+
+        unit = self.done(x.value * root, (x, share))
+        return self.multiply(unit, learned)
+
+    def rotate(self, x, cosine, sine, layout):
+        """(B, T, N, H), the first pairs turned by angles (B|1, T, 1, pairs)."""
+        pairs = cosine.shape[-1]
+        one = np.arange(pairs) if layout == "half" else 2 * np.arange(pairs)
+        two = one + pairs if layout == "half" else one + 1
+
+        def turned(x, sine):
+            result = x.copy()
+            result[..., one] = x[..., one] * cosine - x[..., two] * sine
+            result[..., two] = x[..., one] * sine + x[..., two] * cosine
+            return result
+
+        return self.done(turned(x.value, sine), (x, lambda g: turned(g, -sine)))
+
+    def look_up(self, table, buckets):
+        """(buckets, N) at integers (B|1, T, S): (B|1, N, T, S)."""
+
+        def share(g):
+            found = np.zeros_like(table.value)
+            np.add.at(found, buckets, np.moveaxis(g, 1, -1))
+            return found
+
+        return self.done(np.moveaxis(table.value[buckets], -1, 1), (table, share))
+
+    def softmax(self, logits, seen, sink=None):
+        """Weights (B, N, T, S), zero where not `seen`; `sink` (N) joins the denominator."""
+        x = np.where(seen, logits.value, -np.inf)
+        top = x.max(axis=-1, keepdims=True, initial=-np.inf)
+        own = None if sink is None else sink.value[None, :, None, None]
+        top = top if own is None else np.maximum(top, own)
+        top = np.where(np.isfinite(top), top, 0.0)
+        # Of minus infinities, no difference is rounded.
+        away = np.where(seen, self.rounded(np.where(seen, x - top, 0.0)), -np.inf)
+        numerator = self.rounded(np.exp(away))
+        total = numerator.sum(axis=-1, keepdims=True)
+        total = total if own is None else total + np.exp(own - top)
+        total = np.where(total == 0.0, 1.0, total)
+        weights = self.rounded(numerator / total)
+        if self.rounding:
+            weights = weights * self.restored(top + np.log(abs(total)))
+
+        def mean(g):
+            return self.rounded((g * weights).sum(axis=-1, keepdims=True))
+
+        parents = [(logits, lambda g: weights * (g - mean(g)))]
+        if sink is not None:
+            of_sink = np.exp(own - top) / total
+            # A row without keys gives zero whatever the sink is.
+            of_sink = np.where(seen.any(axis=-1, keepdims=True), of_sink, 0.0)
+            parents.append((sink, lambda g: (-of_sink * mean(g)).sum(axis=(0, 2, 3))))
+        return self.done(weights, *parents)
+
+
+def contract(equation, a, b):
+    # A sum over no element: the optimised way refuses it.
+    return np.einsum(equation, a, b, optimize=bool(a.size and b.size))
+
+
+def sum_to(x, shape):
+    """Sums an array over the axes along which `shape` was broadcast to it."""
+    if x.shape == shape:
+        return x
+    x = x.sum(axis=tuple(range(x.ndim - len(shape))))
+    axes = tuple(i for i, size in enumerate(shape) if size == 1 and x.shape[i] != 1)
+    return x.sum(axis=axes, keepdims=True)

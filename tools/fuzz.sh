@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Random layers, calls and models against the float64 reference, on each backend in turn.
+#   tools/fuzz.sh "torch jax" 120 --seed 3     two backends, 60 seconds each
+# Ends with status 1 if anything was found. A JUnit report goes to $REPORT where it is set.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+. ./activate
+
+read -ra backends <<<"$1"
+seconds=$2
+shift 2
+# Classes of cases that are known and left out: see `python tests/fuzz/layers.py --help`.
+without=${WITHOUT-float64,second,empty,nan,hostile}
+
+status=0
+for backend in "${backends[@]}"; do
+  python tests/fuzz/layers.py --backend "$backend" --without "$without" \
+    --seconds $((seconds / ${#backends[@]})) ${REPORT:+--report "$REPORT"} "$@" || status=1
+done
+exit $status
