@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Random layers, calls and models against the float64 reference, on each backend in turn.
-#   tools/fuzz.sh "torch jax" 120 --seed 3     two backends, 60 seconds each
+#   tools/fuzz.sh "torch jax" 120 --seed 3     60 seconds for each of two backends
 # Ends with status 1 if anything was found. A JUnit report goes to $REPORT where it is set.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -10,11 +10,16 @@ read -ra backends <<<"$1"
 seconds=$2
 shift 2
 # Classes of cases that are known and left out: see `python tests/fuzz/layers.py --help`.
-without=${WITHOUT-float64,second,empty,nan,hostile}
+without=${WITHOUT-float64,second,empty,nan,hostile,copied}
 
 status=0
 for backend in "${backends[@]}"; do
-  python tests/fuzz/layers.py --backend "$backend" --without "$without" \
-    --seconds $((seconds / ${#backends[@]})) ${REPORT:+--report "$REPORT"} "$@" || status=1
+  for fuzzer in layers models; do
+    # A third of the time is for models.
+    [ "$fuzzer" = layers ] && share=2 || share=1
+    python "tests/fuzz/$fuzzer.py" --backend "$backend" --without "$without" \
+      --seconds $((seconds * share / 3 / ${#backends[@]})) ${REPORT:+--report "$REPORT"} "$@" ||
+      status=1
+  done
 done
 exit $status

@@ -70,6 +70,8 @@ def configuration(rng, modes, without=()):
     if "nan" in without:
         common["poison"] = False
     config = common | (function_call(rng) if kind == "function" else layer_call(rng, kind))
+    if config.get("flash") and chance(rng, 0.8):
+        config["scores"] = False  # together they are refused
     return in_measure(config)
 
 

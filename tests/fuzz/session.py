@@ -18,6 +18,7 @@ CLASSES = {
     "second": "second derivatives",
     "empty": "batches of 0",
     "nan": "NaN and infinity in masked keys and values",
+    "copied": "models with both Keras's attention and Lambdas or layers of one's own",
     "hostile": "models whose layers look at other tokens in ways that a trial may miss",
 }
 
@@ -82,7 +83,7 @@ def run(name, cases, arguments):
             break
         if arguments.cases is None and now - started >= arguments.seconds:
             break
-        if now - told > 15:
+        if now - told > 30:
             told = now
             progress(name, arguments, done, now - started, refusals, findings)
         try:
@@ -137,10 +138,15 @@ def progress(name, arguments, done, seconds, refusals, findings):
 
 def write_report(name, arguments, done, findings):
     """A JUnit report: all cases are one test, and each finding is one that failed."""
-    suite = ElementTree.Element("testsuite", name=f"fuzz-{name}-{arguments.backend}")
+    report = pathlib.Path(arguments.report)
+    # What another fuzzer wrote stays.
+    if report.exists():
+        suite = ElementTree.parse(report).getroot()
+    else:
+        suite = ElementTree.Element("testsuite", name=f"fuzz-{arguments.backend}")
     if done and not findings:
-        ElementTree.SubElement(suite, "testcase", name=f"{done} cases", classname=name)
+        ElementTree.SubElement(suite, "testcase", name=f"{done} {name}", classname=name)
     for line, what in findings:
         case = ElementTree.SubElement(suite, "testcase", name=line, classname=name)
         ElementTree.SubElement(case, "failure", message=what)
-    ElementTree.ElementTree(suite).write(arguments.report)
+    ElementTree.ElementTree(suite).write(report)

@@ -1,0 +1,149 @@
+"""Random models decoded token by token against full passes of the model.
+
+    python tests/fuzz/models.py --backend torch --seconds 60 --seed 1
+    python tests/fuzz/models.py --backend torch --case 1:4567
+
+Each case draws a model. `generate()` is called several times, with prompts of one or of different
+lengths, and an `IncrementalDecoder` is given tokens in chunks of random sizes: the logits and the
+greedy tokens must be those of full passes. Only models with a hostile part may be refused.
+"""
+
+import functools
+import sys
+
+import session  # sets the backend and the paths; before Keras is imported
+
+if __name__ == "__main__":
+    ARGUMENTS = session.arguments(__doc__)
+
+import keras
+import model_draws
+import numpy as np
+from draws import chance, pick
+from keras import ops
+
+import kerasattention as ka
+from backends import BACKEND, compiled
+
+TOLERANCE = 1e-4
+
+
+class Cases:
+    def __init__(self, seed, without):
+        self.seed, self.without = seed, without
+        self.drawn = None
+
+    def config(self, index):
+        return {} if self.drawn is None else self.drawn.describe()
+
+    def run(self, index):
+        keras.utils.clear_session(free_memory=False)
+        rng = np.random.default_rng([self.seed, index])
+        self.drawn = drawn = model_draws.Drawn(rng, self.without)
+        checks = [check_generate, check_generate, check_steps]
+        if BACKEND != "torch":
+            checks = [pick(rng, check_generate, check_steps)]
+        try:
+            for check in checks:
+                check(rng, drawn)
+        except ValueError as error:
+            message = str(error)
+            if "cannot be decoded" in message and drawn.hostile:
+                return message.split("token by token: ")[-1].split("(")[0][:90]
+            raise session.Finding(f"refused: {message[:300]}", drawn.describe()) from error
+        return None
+
+
+def check_generate(rng, drawn):
+    rows = pick(rng, 1, 1, 2, 3)
+    given = model_draws.prompts(rng, drawn, rows, ragged=chance(rng, 0.5))
+    count = int(rng.integers(1, 25))
+    found = ka.generate(drawn.model, given, count)
+    for prompt, row in zip(given, found, strict=True):
+        if not np.array_equal(row[: len(prompt)], prompt) or len(row) != len(prompt) + count:
+            raise session.Finding(f"not a continuation: {prompt} to {row}", drawn.describe())
+    expected = full_passes(drawn, found, [len(prompt) for prompt in given])
+    for row, prompt, logits in zip(found, given, expected, strict=True):
+        for token, these in zip(row[len(prompt) :], logits[:-1], strict=True):
+            # Ties within rounding may fall either way.
+            behind = these.max() - these[token]
+            if not behind <= TOLERANCE * max(1.0, abs(these).max()):
+                raise session.Finding(
+                    f"generate() gave {token}, {behind:.3g} behind {these.argmax()}; prompts of "
+                    f"{[len(p) for p in given]} and {count} new tokens",
+                    drawn.describe(),
+                )
+
+
+def check_steps(rng, drawn):
+    rows = pick(rng, 1, 2, 3)
+    given = model_draws.prompts(rng, drawn, rows, ragged=chance(rng, 0.4))
+    longest = max(len(row) for row in given)
+    decoder = ka.IncrementalDecoder(drawn.model, rows, 40)
+    found, ends = [numpy(decoder.prefill(given))], [longest]
+    wanted = 60 if decoder.unlimited and drawn.length is None else 38
+    while ends[-1] < wanted and len(found) < (30 if BACKEND == "torch" else 12):
+        size = min(pick(rng, 1, 1, 1, 2, 3, 5, 9), wanted - ends[-1])
+        first = 1 if drawn.masked else 0
+        more = rng.integers(first, drawn.vocabulary, (rows, size)).astype("int32")
+        given = [np.concatenate(pair) for pair in zip(given, more, strict=True)]
+        found.append(numpy(decoder.step(more[:, 0] if size == 1 else more)))
+        ends.append(ends[-1] + size)
+    # A row that was padded by some tokens ends so many earlier.
+    shorter = [longest_now - len(row) for row in given for longest_now in [ends[-1]]]
+    passes = full_passes(drawn, given, [1] * rows)
+    for row, logits in enumerate(passes):
+        for end, these in zip(ends, found, strict=True):
+            expected = logits[end - shorter[row] - 1]
+            error = abs(these[row] - expected).max()
+            if not error <= TOLERANCE * max(1.0, abs(expected).max()):
+                raise session.Finding(
+                    f"logits after token {end} of row {row} off by {error:.3g}; ends {ends}, "
+                    f"padding {shorter}",
+                    drawn.describe(),
+                )
+
+
+def full_passes(drawn, rows, starts):
+    """Logits after each token of each row from the `starts`-th on, the last token left out or not.
+
+    One pass of each row; where a part is hostile one pass of each prefix.
+    """
+    if drawn.hostile:
+        return [
+            np.stack([full_pass(drawn.model, row[:end])[-1] for end in range(start, len(row) + 1)])
+            for row, start in zip(rows, starts, strict=True)
+        ]
+    length = max(len(row) for row in rows)
+    if drawn.length:
+        length = drawn.length
+    filled = np.stack([np.pad(row, (0, length - len(row)), constant_values=1) for row in rows])
+    output = full_pass(drawn.model, filled)
+    return [x[start - 1 : len(row)] for x, row, start in zip(output, rows, starts, strict=True)]
+
+
+def full_pass(model, tokens):
+    tokens = np.asarray(tokens)
+    alone = tokens.ndim == 1
+    given = ops.convert_to_tensor(tokens[None] if alone else tokens)
+    if BACKEND == "jax":
+        state = [v.value for v in model.trainable_variables]
+        rest = [v.value for v in model.non_trainable_variables]
+        output = compiled_pass(model)(state, rest, given)
+    else:
+        output = model(given, training=False)
+    return numpy(output)[0] if alone else numpy(output)
+
+
+@functools.lru_cache(maxsize=2)
+def compiled_pass(model):
+    return compiled(lambda *given: model.stateless_call(*given, training=False)[0])
+
+
+def numpy(x):
+    return np.asarray(ops.convert_to_numpy(x), dtype=np.float64)
+
+
+if __name__ == "__main__":
+    cases = Cases(ARGUMENTS.seed, ARGUMENTS.without)
+    sys.exit(session.run("models", cases, ARGUMENTS))
