@@ -59,17 +59,11 @@ def test_graphs_without_sizes(name, always_loop):
         check(PROBLEMS[name])
 
 
-# XLA takes a second for each: one of each kind of work that its blocks of one size do.
+# XLA takes seconds for each: one of each way to find a block's keys, and all options at once.
 COMPILED = [
-    "causal, more queries than keys",
-    "window",
-    "window, more queries than keys",
     "window, causal, offset",
     "positions of each sample",
-    "segments, causal",
-    "bias (B, N, T, S), causal",
     "bias of heads, window",
-    "sink, empty rows",
     "all at once",
 ]
 

@@ -19,7 +19,10 @@ SIZES = {"B": 2, "K": 3, "G": 2, "H": 31, "Hv": 29, "T": 43, "S": 61}
 PRECISE = {
     "nothing hidden": problem(**SIZES),
     "causal": problem(**SIZES, visibility={"causal": True, "window": 23}),
-    "sink, cap": problem(**SIZES, sink=np.random.default_rng(1).normal(size=6), cap=3.0, scale=0.5),
+    # More heads: the error of six numbers is a matter of luck.
+    "sink, cap": problem(
+        **SIZES | {"G": 11}, sink=np.random.default_rng(1).normal(size=33), cap=3.0, scale=0.5
+    ),
 }
 
 
@@ -57,8 +60,8 @@ def formula(given, dtype):
     return attend
 
 
-def error(found, expected):
-    return np.sqrt(np.mean((np.float64(found) - expected) ** 2))
+def root_mean_square(x):
+    return np.sqrt(np.mean(np.square(np.float64(x))))
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
@@ -72,7 +75,7 @@ def test_errors_are_at_most_twice_those_of_the_formula(name, dtype):
     def errors(function):
         (output, *_), gradients = value_and_gradients(function, inputs, upstream)
         found = {"output": output, **gradients}
-        return {what: error(found[what], expected[what]) for what in found}
+        return {what: root_mean_square(found[what] - expected[what]) for what in found}
 
     allowed = errors(formula(given, dtype))
     for way in WAYS:

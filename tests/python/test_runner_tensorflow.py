@@ -32,8 +32,7 @@ def compiles(model, rows, length):
     return decoder._runner._compiles
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "call"), zip(MODELS, [*CALLS, "greedy"], strict=True))
 def test_compiled_loops_make_the_same_tokens(name, call, monkeypatch):
     from kerasattention.decoding import runner_tensorflow
 

@@ -60,8 +60,15 @@ def train(model, length, jit_compile):
     return history.history["loss"], to_numpy(model(tokens))
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.parametrize("jit_compile", [False, True] if BACKEND == "tensorflow" else ["auto"])
+# Each option in blocks; XLA, and the kernel of short lengths, with one each.
+FITS = [(name, "auto", "blocks of 3") for name in OPTIONS]
+FITS += [("window, causal", "auto", "as chosen")]
+if BACKEND == "tensorflow":
+    FITS = [(name, False, way) for name, _, way in FITS]
+    FITS += [("sink, cap, relative positions", True, "blocks of 3")]
+
+
+@pytest.mark.parametrize(("name", "jit_compile", "way"), FITS, indirect=["way"])
 def test_fit_gives_what_a_model_of_known_length_gives(name, jit_compile, way):
     length = LENGTHS[1]
     model, known = (make_model(given, **OPTIONS[name]) for given in (None, length))

@@ -60,7 +60,17 @@ def test_a_run_covers_most_of_a_window():
 CLOSE = {"rtol": 1e-5, "atol": 5e-6}
 
 
-@pytest.mark.parametrize("name", [*PROBLEMS, *WINDOWS])
+# One of each kind of mask, bias and option: all problems run eagerly and with unknown lengths.
+GRAPHS = [
+    *("nothing hidden", "causal, more queries than keys", "window, causal, offset"),
+    *("positions of each sample", "padded queries and keys, causal", "segments, causal"),
+    *("mask with empty rows", "bias (B, N, T, S), causal", "bias of heads, window"),
+    *("bias of minus infinity", "cap, bias, causal", "sink, empty rows", "dropout"),
+    "all at once",
+]
+
+
+@pytest.mark.parametrize("name", [*GRAPHS, *WINDOWS])
 def test_graphs_of_known_lengths(name):
     """Of three key heads one walks over the blocks beside the two others."""
     given = (PROBLEMS | WINDOWS)[name]
