@@ -82,6 +82,7 @@ class AttentionLayer(keras.layers.Layer):
         use_causal_mask: bool,
         **kwargs: Any,
     ) -> None:
+        checks.width(heads.query, max(heads.size, heads.value_size))
         super().__init__(**kwargs)
         self.supports_masking = True
         self._heads = heads
@@ -101,7 +102,7 @@ class AttentionLayer(keras.layers.Layer):
         self.seed = checks.seed(seed)
         self._sliding_window = checks.optional_positive_integer("sliding_window", sliding_window)
         self._use_gate = checks.flag("use_gate", use_gate)
-        self._position = as_position(position)
+        self._position = as_position(position, self)
         self._qk_norm = checks.flag("qk_norm", qk_norm)
         self._logit_soft_cap = checks.optional_positive_number("logit_soft_cap", logit_soft_cap)
         self._attention_sink = checks.flag("attention_sink", attention_sink)
@@ -223,6 +224,7 @@ class AttentionLayer(keras.layers.Layer):
             if dense.quantization_mode is not None or getattr(dense, "lora_enabled", False):
                 raise ValueError(
                     "The heads of a quantised layer or one with LoRA stay as they are. "
+                    "Change them before `quantize()` and before LoRA is enabled. "
                     f"Received: {self.name!r}"
                 )
             is_output = dense is self._output_dense
@@ -251,6 +253,7 @@ class AttentionLayer(keras.layers.Layer):
         self._fold = AxisFold(resolve_axes(self._attention_axes, rank), rank)
         self.feature_dim = query_shape[-1]
         self._feature_sizes = tuple(s[-1] for s in (query_shape, value_shape, key_shape))
+        self._check_kernels()
         self._query_dense = self._projection("query", query_shape, heads.query, heads.size)
         self._key_dense = self._projection("key", key_shape, heads.key_value, heads.size)
         if self._use_gate:
@@ -273,6 +276,18 @@ class AttentionLayer(keras.layers.Layer):
             )
         if self._position is not None:
             self._position.prepare(heads.query, heads.size)
+        if not self.trainable:  # which the sublayers, made just now, were not told
+            for sublayer in self._flatten_layers(include_self=False):
+                sublayer.trainable = False
+
+    def _check_kernels(self) -> None:
+        """All of them before the first is made."""
+        heads, features = self._heads, self._feature_sizes
+        checks.kernel("query", (features[0], heads.query, heads.size))
+        checks.kernel("value", (features[1], heads.key_value, heads.value_size))
+        checks.kernel("key", (features[2], heads.key_value, heads.size))
+        output = self._output_shape or (features[0],)
+        checks.kernel("attention_output", (heads.query, heads.value_size, *output))
 
     def _projection(
         self, name: str, shape: Shape, heads: int, size: int, activation: Any = None
@@ -457,7 +472,7 @@ class AttentionLayer(keras.layers.Layer):
             "sink": self.sink if self._attention_sink else None,
         }
         query, key, value = _in_one_dtype(query, key, value)
-        context.observe(self, _weights_of(query, key, value, visibility, options))
+        context.observe(self, _weights_of(self.name, query, key, value, visibility, options))
         if type(self)._compute_attention is not AttentionLayer._compute_attention:
             self._check_overridden(options)
             heads, weights = self._attend_overridden(
@@ -763,9 +778,15 @@ def joined_masks(*masks: Tensor | None) -> Tensor | None:
 
 
 def _weights_of(
-    query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, options: dict[str, Any]
+    name: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visibility: Visibility,
+    options: dict[str, Any],
 ) -> Callable[[Span | None], Tensor]:
     def weights(rows: Span | None = None) -> Tensor:
+        checks.rows(rows, query.shape[1], name)
         return attention_weights(make_problem(query, key, value, visibility, **options), rows)
 
     return weights

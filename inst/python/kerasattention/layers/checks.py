@@ -1,5 +1,7 @@
 """Checks of arguments and shapes, each message with the rule and what was received."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -53,7 +55,12 @@ def optional_flag(name: str, value: Any) -> bool | None:
 def optional_positive_number(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+    # Outside of float32's range it would be 0 or infinite in the formula, which gives NaN.
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not 1.2e-38 <= value <= 3.4e38
+    ):
         raise ValueError(
             f"`{name}` must be `None` or a positive number. Received: {name}={value!r}"
         )
@@ -62,17 +69,61 @@ def optional_positive_number(name: str, value: Any) -> float | None:
 
 def divisible_heads(query_heads: int, kv_heads: int) -> None:
     if query_heads % kv_heads:
-        divisors = [n for n in range(1, query_heads + 1) if query_heads % n == 0]
         raise ValueError(
             "`num_query_heads` must be divisible by `num_key_value_heads`. Received: "
             f"num_query_heads={query_heads}, num_key_value_heads={kv_heads}. "
-            f"`num_key_value_heads` can be one of {divisors}."
+            f"`num_key_value_heads` can be one of {divisors(query_heads)}."
+        )
+
+
+def divisors(number: int) -> list[int]:
+    """The divisors of a number that an error lists; of one above 2^40 only 1 and itself."""
+    if number > 2**40:
+        return [1, number]
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
+
+
+# Several times what the largest published models have. Beyond it a size is a mistake, or
+# comes from a file that is not to be trusted, and allocating would end the process.
+MOST_FEATURES = 2**20
+MOST_NUMBERS = 2**30
+
+
+def rows(rows: Any, length: int | None, layer: str) -> None:
+    """Refuses query rows that a layer's input does not have, where its length is known."""
+    if rows is not None and length is not None and not 0 <= rows.start < rows.stop <= length:
+        raise ValueError(
+            f"`rows` must lie between 0 and {length - 1} in layer {layer!r}. "
+            f"Received: {rows.start} to {rows.stop - 1}"
+        )
+
+
+def width(heads: int, size: int) -> None:
+    """Refuses more features in all heads than any model has."""
+    if heads * size > MOST_FEATURES:
+        raise ValueError(
+            f"The number of heads times their size must be at most {MOST_FEATURES}. "
+            f"Received: {heads} heads of size {size}"
+        )
+
+
+def kernel(name: str, shape: Sequence[int | None]) -> None:
+    """Refuses a kernel that no memory holds, before anything is allocated."""
+    numbers = math.prod(size or 1 for size in shape)
+    if numbers > MOST_NUMBERS or max(size or 1 for size in shape) > MOST_FEATURES:
+        raise ValueError(
+            f"The kernel of `{name}` may have at most {MOST_NUMBERS} numbers, and "
+            f"{MOST_FEATURES} along an axis. Received: shape {tuple(shape)}"
         )
 
 
 def seed(value: Any) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise ValueError(f"`seed` must be `None` or an integer. Received: seed={value!r}")
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and not (is_integer and -(2**31) <= value < 2**31):
+        raise ValueError(
+            f"`seed` must be `None` or an integer of 32 bits. Received: seed={value!r}"
+        )
     return value
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerasattention.layers import GroupQueryAttention, MultiHeadAttention
+from kerasattention.layers import GroupQueryAttention, MultiHeadAttention, checks
 from kerasattention.layers.base import AttentionLayer
 from kerasattention.models.replace import replace_layers
 
@@ -26,8 +26,9 @@ def convert_attention(
     2023, https://arxiv.org/abs/2305.13245).
 
     Args:
-        model: A Functional or Sequential model, nested ones included, with Keras's
-            attention layers or ours. It is left as it is.
+        model: A Functional or Sequential model, nested ones and those in
+            `TimeDistributed` included, with Keras's attention layers or ours. It is
+            left as it is.
         num_key_value_heads: None to keep the heads, or K' that divides the key/value
             heads of every attention layer.
         method: "mean" pools the heads of a group, "first" takes its first one,
@@ -35,33 +36,44 @@ def convert_attention(
         seed: Integer seed for "random".
 
     Returns:
-        The copy, with all other weights kept, compiled as `model` was.
+        The copy, with all other weights kept, compiled as `model` was. What is
+        frozen, quantised or has LoRA is so in the copy.
 
     Raises:
-        ValueError: A model that cannot be copied, heads that do not divide.
+        ValueError: A model that cannot be copied, an attention layer where it cannot
+            be exchanged (inside of a layer with code of its own), heads that do not
+            divide.
     """
     if method not in METHODS:
         raise ValueError(f"`method` must be one of {METHODS}. Received: {method!r}")
     random = np.random.default_rng(seed)
 
-    def exchange(layer: keras.layers.Layer) -> tuple[AttentionLayer, list[Any]] | None:
-        if not isinstance(layer, (*KERAS_LAYERS, AttentionLayer)):
-            return None
+    wanted = KERAS_LAYERS if num_key_value_heads is None else (*KERAS_LAYERS, AttentionLayer)
+
+    def exchange(layer: keras.layers.Layer) -> tuple[AttentionLayer, list[Any] | None]:
+        _check_kind(layer)
         if num_key_value_heads is None:
-            return None if isinstance(layer, AttentionLayer) else _ours(layer)
+            return _KINDS[type(layer)].from_config(layer.get_config()), None
         return _merged(layer, num_key_value_heads, method, random)
 
-    return replace_layers(model, exchange)
+    return replace_layers(model, lambda layer: isinstance(layer, wanted), exchange)
 
 
-def _ours(layer: keras.layers.Layer) -> tuple[AttentionLayer, list[Any]]:
-    """Our layer for Keras's, whose config and order of weights are the same."""
-    kind = (
-        MultiHeadAttention
-        if isinstance(layer, keras.layers.MultiHeadAttention)
-        else GroupQueryAttention
-    )
-    return kind.from_config(layer.get_config()), layer.get_weights()
+# Config and order of weights are the same.
+_KINDS = {
+    keras.layers.MultiHeadAttention: MultiHeadAttention,
+    keras.layers.GroupQueryAttention: GroupQueryAttention,
+}
+
+
+def _check_kind(layer: keras.layers.Layer) -> None:
+    """Refuses a subclass, whose own code would be lost."""
+    if type(layer) not in (*_KINDS, *_KINDS.values()):
+        raise ValueError(
+            f"Layer {layer.name!r} is a {type(layer).__name__}, a class derived from an attention "
+            "layer: its own code would be lost. Derive it from kerasattention's class, with the "
+            "heads that you want, and make the model with that."
+        )
 
 
 def _merged(
@@ -73,17 +85,36 @@ def _merged(
             f"`num_key_value_heads` must be `None` or a positive integer. Received: {kv_heads!r}"
         )
     if old_heads % kv_heads:
-        divisors = [n for n in range(1, old_heads + 1) if old_heads % n == 0]
+        divisors = checks.divisors(old_heads)
         raise ValueError(
             f"`num_key_value_heads` must divide the {old_heads} key/value heads of layer "
             f"{layer.name!r}: one of {divisors}. Received: {kv_heads}"
         )
+    _check_plain(layer)
     config["num_key_value_heads"] = kv_heads
     arrays = [
         _merge(variable, array, kv_heads, method, random)
         for variable, array in zip(layer.weights, layer.get_weights(), strict=True)
     ]
     return GroupQueryAttention.from_config(config), arrays
+
+
+def _check_plain(layer: Any) -> None:
+    """Refuses quantised kernels, whose means would need other scales, and LoRA's factors."""
+    for dense in layer._flatten_layers(include_self=False):
+        mode = getattr(dense, "quantization_mode", None)
+        if mode is not None:
+            raise ValueError(
+                f"The key/value heads of layer {layer.name!r} cannot be merged: it is quantised "
+                f"({mode}). Merge the heads before `quantize()`, of the model with its full "
+                "weights."
+            )
+        if getattr(dense, "lora_enabled", False):
+            raise ValueError(
+                f"The key/value heads of layer {layer.name!r} cannot be merged: it has LoRA's "
+                "factors. Merge the heads before LoRA is enabled, or save the model and load it: "
+                "the factors are then in the kernels."
+            )
 
 
 def _grouped_config(layer: Any) -> tuple[dict[str, Any], int]:

@@ -1,5 +1,6 @@
 """Low-rank adaptation of attention projections (Hu et al. 2021, https://arxiv.org/abs/2106.09685)."""
 
+import math
 from collections.abc import Sequence
 
 import keras
@@ -50,6 +51,14 @@ def enable_lora(
         for name in projections
         if (dense := layer.projection(name)) is not None
     ]
+    largest = min(
+        max(dense.kernel.shape[0], math.prod(dense.kernel.shape[1:])) for dense in kernels
+    )
+    if rank > largest:
+        raise ValueError(
+            f"`rank` must be at most {largest}: factors of a higher rank have more numbers than "
+            f"a kernel and give no more. Received: rank={rank}"
+        )
     if any(dense.lora_enabled for dense in kernels):
         raise ValueError("LoRA is enabled on this model already; it can be enabled once.")
     for layer in flatten_layers(model, include_self=False):

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+INT32 = np.iinfo("int32")
+
 
 class PackedSequences(NamedTuple):
     """Integers of shape (B, length) each.
@@ -47,6 +49,7 @@ def pack_sequences(sequences: Sequence[Sequence[int]], length: int) -> PackedSeq
         raise ValueError(f"`sequences` must hold at least one. Received: {sequences!r}")
     places = _first_fit([len(tokens) for tokens in arrays], length)
     rows = 1 + max(row for row, _ in places)
+    _check_size(length, sum(len(tokens) for tokens in arrays))
     packed = PackedSequences(*(np.zeros((rows, length), dtype="int32") for _ in range(3)))
     for index, (tokens, (row, start)) in enumerate(zip(arrays, places, strict=True)):
         columns = slice(start, start + len(tokens))
@@ -56,6 +59,19 @@ def pack_sequences(sequences: Sequence[Sequence[int]], length: int) -> PackedSeq
     return packed
 
 
+# A row this long costs 200 MB in all.
+MOST_PADDED = 2**24
+
+
+def _check_size(length: int, count: int) -> None:
+    """Refuses rows that would be nearly all padding, before they are allocated."""
+    if length > max(MOST_PADDED, 16 * count):
+        raise ValueError(
+            f"`length` must be at most {max(MOST_PADDED, 16 * count)} for {count} tokens: rows "
+            f"of it would be padding and fill the memory. Received: length={length}"
+        )
+
+
 def _as_tokens(index: int, tokens: Sequence[int], length: int) -> np.ndarray:
     array = np.asarray(tokens)
     where = f"sequence {index + 1}"
@@ -63,6 +79,11 @@ def _as_tokens(index: int, tokens: Sequence[int], length: int) -> np.ndarray:
         raise ValueError(
             "Each of `sequences` must be a sequence of at least one integer. Received: "
             f"{where} of shape {array.shape} and dtype {array.dtype}"
+        )
+    if array.min() < INT32.min or array.max() > INT32.max:
+        raise ValueError(
+            "Each of `sequences` must hold integers that 32 bits can hold. Received: "
+            f"{where} with values from {array.min()} to {array.max()}"
         )
     if array.size > length:
         raise ValueError(

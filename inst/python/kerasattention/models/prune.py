@@ -45,12 +45,10 @@ def prune_heads(model: keras.Model, heads: Mapping[str, Sequence[int]]) -> keras
     }
     _check_shared_positions(layers, plans)
 
-    def exchange(layer: keras.layers.Layer) -> tuple[AttentionLayer, list[Any]] | None:
-        if not isinstance(layer, AttentionLayer) or layer.name not in plans:
-            return None
-        return plans[layer.name].apply(layer)
+    def wanted(layer: keras.layers.Layer) -> bool:
+        return isinstance(layer, AttentionLayer) and layer.name in plans
 
-    return replace_layers(model, exchange)
+    return replace_layers(model, wanted, lambda layer: plans[layer.name].apply(layer))
 
 
 def _check_shared_positions(layers: dict[str, AttentionLayer], plans: dict[str, "_Kept"]) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -33,7 +33,7 @@ class AlibiPosition(Position):
 
     def __init__(self, slopes: Sequence[float] | None = None) -> None:
         if slopes is not None:
-            slopes = tuple(slopes)
+            slopes = tuple(slopes) if isinstance(slopes, Iterable) else (slopes,)
             if not slopes or not all(_is_slope(slope) for slope in slopes):
                 raise ValueError(
                     "`slopes` must be `None` or positive numbers, one per query head. "
@@ -74,7 +74,7 @@ def _geometric(count: int) -> list[float]:
 
 
 def _is_slope(x: Any) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and 0 < x < math.inf
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and 0 < x < 1e30
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,10 @@ from kerasattention.attend.tensors import Span, Tensor, is_static
 from kerasattention.attend.visibility import Visibility
 from kerasattention.positions.base import Position
 
+# Tables of these sizes are made from two numbers, which may come from a file.
+MOST_BUCKETS = 2**14
+MOST_DISTANCE = 2**18
+
 
 # A Keras layer, so that whatever holds it tracks, saves and trains the table.
 @keras.saving.register_keras_serializable(package="kerasattention")
@@ -28,8 +32,8 @@ class RelativePosition(keras.layers.Layer, Position):
     One object given to several layers is one table that they share, as in T5.
 
     Args:
-        num_buckets: Number of buckets: even, at least 4.
-        max_distance: Distance from which on all share a bucket.
+        num_buckets: Number of buckets: even, from 4 to 16384.
+        max_distance: Distance from which on all share a bucket, at most 262144.
         **kwargs: `name`, `trainable`, `dtype` of a Keras layer.
 
     Raises:
@@ -38,16 +42,21 @@ class RelativePosition(keras.layers.Layer, Position):
 
     def __init__(self, num_buckets: int = 32, max_distance: int = 128, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not _is_integer(num_buckets) or num_buckets < 4 or num_buckets % 2:
+        if not _is_integer(num_buckets) or not 4 <= num_buckets <= MOST_BUCKETS or num_buckets % 2:
             raise ValueError(
-                "`num_buckets` must be an even integer of at least 4, half of it for each "
-                f"side. Received: num_buckets={num_buckets!r}"
+                f"`num_buckets` must be an even integer of at least 4 and at most {MOST_BUCKETS}, "
+                f"half of it for each side. Received: num_buckets={num_buckets!r}"
             )
         if not _is_integer(max_distance) or max_distance <= num_buckets // 2:
             raise ValueError(
                 "`max_distance` must be an integer greater than half of `num_buckets`: so "
                 "many distances have a bucket of their own. Received: "
                 f"max_distance={max_distance!r}, num_buckets={num_buckets}"
+            )
+        if max_distance > MOST_DISTANCE:
+            raise ValueError(
+                f"`max_distance` must be at most {MOST_DISTANCE}: the bucket of each distance is "
+                f"looked up in a table. Received: max_distance={max_distance}"
             )
         self.num_buckets = num_buckets
         self.max_distance = max_distance
@@ -65,6 +74,10 @@ class RelativePosition(keras.layers.Layer, Position):
 
     def build(self, num_heads: int) -> None:
         """Makes the table (num_buckets, N)."""
+        if not _is_integer(num_heads) or not 1 <= num_heads <= MOST_BUCKETS:
+            raise ValueError(
+                f"A `RelativePosition` serves 1 to {MOST_BUCKETS} heads. Received: {num_heads!r}"
+            )
         self.num_heads = num_heads
         self.table = self.add_weight(
             name="table",

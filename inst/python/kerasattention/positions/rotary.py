@@ -64,7 +64,8 @@ class RotaryPosition(Position):
         self.scaling = check_scaling(scaling)
 
     def prepare(self, num_query_heads: int, head_size: int) -> None:
-        self.rotated_size(head_size)
+        """Tries the frequencies, so that an error comes when a layer is built."""
+        self.frequencies(head_size)
 
     def rotated_size(self, head_size: int) -> int:
         """R, how many features of a head turn."""
@@ -80,7 +81,18 @@ class RotaryPosition(Position):
 
     def frequencies(self, head_size: int) -> Frequencies:
         """Radians per position of each pair, and the factor of cosine and sine."""
-        return rotary_frequencies(self.theta, self.rotated_size(head_size), self.scaling)
+        size = self.rotated_size(head_size)
+        try:
+            frequencies = rotary_frequencies(self.theta, size, self.scaling)
+            finite = np.isfinite([*frequencies.values, frequencies.attention_factor]).all()
+        except ArithmeticError:
+            finite = False
+        if not finite:
+            raise ValueError(
+                "`theta` and `scaling` must give frequencies that are finite. Received: "
+                f"theta={self.theta}, scaling={self.scaling}"
+            )
+        return frequencies
 
     def turn(
         self,
@@ -150,6 +162,5 @@ class RotaryPosition(Position):
 
 
 def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
-    )
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and -1e30 < value < 1e30

@@ -154,7 +154,7 @@ def check_scaling(scaling: Any) -> dict[str, Any] | None:
     kind = options.pop("type", None)
     rope_type = options.pop("rope_type", kind)
     kind = rope_type if kind is None else kind
-    if kind not in SCALINGS or rope_type != kind:
+    if not isinstance(kind, str) or kind not in SCALINGS or rope_type != kind:
         raise ValueError(f"`scaling` must have a `type` of {kinds}. Received: scaling={scaling!r}")
     _check_names(kind, options)
     for name, value in options.items():
@@ -186,7 +186,8 @@ def _check_value(kind: str, name: str, value: Any) -> None:
         if not isinstance(value, bool):
             raise ValueError(f"`truncate` of `scaling` must be True or False. {received}")
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value < 1e30:
         raise ValueError(f"`{name}` of `scaling` must be a positive number. {received}")
     if name == "factor" and value < 1:
         raise ValueError(
