@@ -3,7 +3,7 @@
 # what it names and nothing that begins like it.
 
 # What inst/python asks for.
-oldest_keras <- "3.12"
+oldest_keras <- "3.15"
 
 advise <- function(found) {
   if (is.null(found[["python"]])) {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Run a part of the Python suite with other versions of Keras, NumPy and Python than `make
-# setup` installs: the oldest that DESCRIPTION allows, some in between, and Keras's nightly.
+# setup` installs: the oldest that DESCRIPTION allows, the newest, and Keras's nightly.
 #   tools/test-versions.sh                    all of them, on torch
 #   BACKEND=jax tools/test-versions.sh oldest nightly
 # Each has an environment of its own in .setup/versions/ (1 GB with torch), made at its first
@@ -11,8 +11,7 @@ cd "$(dirname "$0")/.."
 # Name, Python, NumPy, Keras. The first is what DESCRIPTION, `oldest_keras` in R/advice.R and
 # inst/python/pyproject.toml declare.
 versions=(
-  "oldest  3.10 1.26.4 keras==3.12.0"
-  "middle  3.12 1.26.4 keras==3.14.1"
+  "oldest  3.11 1.26.4 keras==3.15.1"
   "newest  3.13 2.4.6  keras==3.15.1"
   "nightly 3.11 2.4.6  keras-nightly"
 )
@@ -34,12 +33,11 @@ find_python() {
   return 1
 }
 
-# The oldest Python has no newer JAX.
 backend_package() {
   case $backend in
     torch) echo "torch==2.13.0" ;;
     tensorflow) echo "tensorflow-cpu==2.21.0" ;;
-    jax) if [ "$1" = 3.10 ]; then echo "jax==0.6.2"; else echo "jax==0.10.2"; fi ;;
+    jax) echo "jax" ;; # the newest that takes this NumPy
     *)
       echo "BACKEND must be torch, tensorflow or jax. Received: $backend" >&2
       return 1
@@ -52,7 +50,7 @@ make_venv() {
   if [ -f "$venv/ready" ]; then
     return
   fi
-  package=$(backend_package "$python") || return
+  package=$(backend_package) || return
   if ! interpreter=$(find_python "$python"); then
     echo "Python $python was not found on the PATH nor among pyenv's versions." >&2
     return 1

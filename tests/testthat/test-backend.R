@@ -1,5 +1,5 @@
 test_that("reticulate is asked for Keras and one backend, and keras3 is left to choose", {
-  ours <- c("keras>=3.12", "numpy>=1.26")
+  ours <- c("keras>=3.15", "numpy>=1.26")
   expect_equal(python_requirements("tensorflow", "base"), c(ours, "tensorflow"))
   expect_equal(python_requirements("jax", "base"), c(ours, "jax"))
   expect_equal(python_requirements("torch", c("base", "keras3")), ours)
@@ -40,9 +40,9 @@ test_that("a backend chosen after the package was loaded takes the place of the 
     )
   )
   then <- which(output == "then")
-  expect_true(all(c("keras>=3.12", "numpy>=1.26", "tensorflow") %in% output[1:then]))
+  expect_true(all(c("keras>=3.15", "numpy>=1.26", "tensorflow") %in% output[1:then]))
   after <- output[then:length(output)]
-  expect_true(all(c("keras>=3.12", "numpy>=1.26", "jax") %in% after))
+  expect_true(all(c("keras>=3.15", "numpy>=1.26", "jax") %in% after))
   expect_false("tensorflow" %in% after)
   expect_equal(utils::tail(output, 1), "[1] FALSE")
 })

@@ -69,7 +69,7 @@ test_that("each thing that is missing has a line to type", {
 test_that("versions are compared as versions", {
   expect_true(is_too_old("2.15.0"))
   expect_true(is_too_old("3.9.2"))
-  expect_false(is_too_old("3.12.0"))
+  expect_false(is_too_old("3.15.0"))
   expect_false(is_too_old("3.15.1"))
   expect_false(is_too_old("3.16.0.dev0"))
 })
