@@ -482,12 +482,15 @@ def test_bad_calls_name_the_argument_and_the_value():
 
 
 def test_a_conversation_that_grows_is_given_room_to():
-    from kerasattention.decoding.generate import decoder_for
+    from kerasattention.decoding.pool import borrowed_decoder
+
+    def decoder_for(length):
+        with borrowed_decoder(model, 2, length) as decoder:
+            return decoder
 
     model = model_of(attending())
-    first = decoder_for(model, 2, 60, None)
-    second = decoder_for(model, 2, 70, None)
+    first, second = decoder_for(60), decoder_for(70)
     assert (first.max_length, second.max_length) == (64, 128)
-    assert decoder_for(model, 2, 120, None) is second
-    assert decoder_for(model, 2, 300, None).max_length == 320
-    assert decoder_for(model, 2, 40, None).max_length == 64
+    assert decoder_for(120) is second
+    assert decoder_for(300).max_length == 320
+    assert decoder_for(40).max_length == 64

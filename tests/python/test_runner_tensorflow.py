@@ -9,7 +9,7 @@ import kerasattention as ka
 from backends import BACKEND
 from decoding_models import attending, draw_tokens, model_of
 from kerasattention.decoding.decoder import IncrementalDecoder
-from kerasattention.decoding.generate import decoder_for
+from kerasattention.decoding.pool import borrowed_decoder
 
 pytestmark = pytest.mark.skipif(BACKEND != "tensorflow", reason="XLA is asked for on TensorFlow")
 
@@ -27,9 +27,8 @@ CALLS = {
 
 
 def compiles(model, rows, length):
-    decoder = decoder_for(model, rows, length, None)
-    assert isinstance(decoder, IncrementalDecoder)
-    return decoder._runner._compiles
+    with borrowed_decoder(model, rows, length) as decoder:
+        return decoder._runner._compiles
 
 
 @pytest.mark.parametrize(("name", "call"), zip(MODELS, [*CALLS, "greedy"], strict=True))

@@ -1,7 +1,10 @@
 """`IncrementalDecoder`: a model's output token by token, with caches."""
 
+import contextlib
+import os
+import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -9,8 +12,11 @@ import numpy as np
 from keras import ops
 
 from kerasattention.attend.tensors import Tensor
+from kerasattention.decoding.inputs import MOST_IDS, Inputs
 from kerasattention.decoding.memory import cache_bytes
 from kerasattention.decoding.plan import make_plan
+from kerasattention.decoding.sampling import check_usable
+from kerasattention.decoding.structure import Structure
 from kerasattention.models.scores import with_our_layers
 
 Tokens = Any
@@ -51,18 +57,38 @@ class IncrementalDecoder:
     ) -> None:
         check_positive("batch_size", batch_size)
         check_positive("max_length", max_length)
-        self.batch_size, self.max_length = batch_size, max_length
+        self.batch_size, self.max_length = int(batch_size), int(max_length)
+        self._token_input = token_input
+        self._lock = threading.Lock()
+        self.is_broken = False
+        self._model = weakref.ref(model)
+        self.hold(model)
+        self._make(model)
+
+    def hold(self, model: keras.Model | None) -> None:
+        """Keeps the model alive, or no longer does: a pool belongs to its model."""
+        self._held = model
+
+    def is_current(self) -> bool:
+        """Whether the model is made of what it was when the decoder was made."""
+        return self._structure.is_current()
+
+    def _make(self, model: keras.Model) -> None:
+        self._structure = Structure(model)
         ours = with_our_layers(model)
-        self._copied = None if ours is model else (weakref.ref(model), ours)
-        self.plan = make_plan(ours, token_input)
+        self._copy = None if ours is model else ours
+        self.plan = make_plan(ours, self._token_input)
         limit = self.plan.static_length
-        if limit is not None and max_length > limit and not self._takes_any_length():
-            raise ValueError(
+        if limit is not None and self.max_length > limit and not self._takes_any_length():
+            raise LengthError(
                 f"`max_length` must be at most {limit}, the length that the model was made for. "
-                f"Received: {max_length}"
+                f"Received: {self.max_length}"
             )
-        self._runner = make_runner(self.plan, ours, batch_size, max_length)
-        self.reset()
+        self._check_size()
+        self._inputs = Inputs(self.plan, self.batch_size)
+        self._runner = make_runner(self.plan, ours, self.batch_size, self.max_length)
+        self._length = self._prompt_length = 0
+        self._padding: Tensor | None = None
 
     @property
     def length(self) -> int:
@@ -106,17 +132,22 @@ class IncrementalDecoder:
                 f"The caches hold {self._length} tokens; call `reset()` before `prefill()`, or "
                 "give further tokens to `step()`."
             )
-        tokens, padding = self._as_rows(tokens)
-        count = tokens.shape[1]
-        self._check_room(count)
-        self._follow_weights()
-        others = self._other_inputs(inputs)
-        wide = _pad_right(tokens, self._bucket(count, 0))
-        given = {self.plan.tokens: ops.convert_to_tensor(wide), **others}
-        self._padding = None if padding is None else ops.convert_to_tensor(padding)
-        logits = self._runner.prompt(given, count, self._padding)
-        self._length = count
-        return logits
+        with self._exclusive():
+            model = self._model()
+            if model is not None and not self.is_current():
+                self._make(model)
+            tokens, padding = self._inputs.prompts(tokens)
+            count = tokens.shape[1]
+            self._check_room(count)
+            self._follow_weights()
+            others = self._inputs.others(inputs)
+            wide = _pad_right(tokens, self._bucket(count, 0))
+            given = {self.plan.tokens: ops.convert_to_tensor(wide), **others}
+            self._padding = None if padding is None else ops.convert_to_tensor(padding)
+            with self._run():
+                logits = self._runner.prompt(given, count, self._padding)
+                self._length = self._prompt_length = count
+            return logits
 
     def step(self, tokens: Tokens) -> Tensor:
         """Takes the next token of each row, or several.
@@ -132,15 +163,18 @@ class IncrementalDecoder:
         """
         if self._length == 0:
             raise ValueError("Call `prefill()` with a prompt of at least one token first.")
-        tokens = self._as_step(tokens)
-        count = tokens.shape[1]
-        self._check_room(count)
-        if count > 1:
-            tokens = _pad_right(_to_numpy(tokens), self._bucket(count, self._length))
-        tokens = ops.convert_to_tensor(tokens)
-        logits = self._runner.after(tokens, self._length, count, self._padding)
-        self._length += count
-        return logits
+        with self._exclusive():
+            self._check_unchanged()
+            tokens = self._inputs.step(tokens)
+            count = tokens.shape[1]
+            self._check_room(count)
+            wide = _pad_right(tokens, self._bucket(count, self._length))
+            with self._run():
+                logits = self._runner.after(
+                    ops.convert_to_tensor(wide), self._length, count, self._padding
+                )
+                self._length += count
+            return logits
 
     def loop(
         self, kind: Any, numbers: Any, last: Tensor, steps: int, finished: Tensor, stop: Tensor
@@ -158,107 +192,72 @@ class IncrementalDecoder:
         Returns:
             Tokens (B, at least `steps`), `finished`, and how many steps were made.
         """
-        self._check_room(steps)
-        made, finished, count = self._runner.loop(
-            kind, numbers, last, self._length, steps, CHUNK, self._padding, finished, stop
-        )
-        self._length += count
-        return made, finished, count
+        with self._exclusive():
+            self._check_unchanged()
+            self._check_room(steps)
+            with self._run():
+                made, finished, count, failed = self._runner.loop(
+                    kind, numbers, last, self._length, steps, CHUNK, self._padding, finished, stop
+                )
+                number = self._length - self._prompt_length + failed + 2
+                self._length += count
+            check_usable(failed < count, number)
+            return made, finished, count
 
     def reset(self) -> None:
         """Forgets all tokens."""
-        self._length = 0
-        self._padding: Tensor | None = None
-        self._runner.reset()
+        with self._exclusive(after_failure=True):
+            self._length = 0
+            self._padding = None
+            if self.is_broken:  # what a run left behind is not known
+                runner = type(self._runner)
+                model = self._model() if self._copy is None else self._copy
+                self._runner = runner(self.plan, model, self.batch_size, self.max_length)
+                self.is_broken = False
+            else:
+                self._runner.reset()
 
     def room(self) -> int | None:
         """How many more tokens fit; None if there is no limit."""
         return None if self.unlimited else self.max_length - self._length
 
+    # One run at a time ----------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _exclusive(self, after_failure: bool = False) -> Iterator[None]:
+        """Refuses a second thread: it would write into the caches of the first."""
+        if not self._lock.acquire(blocking=False):
+            raise ValueError(
+                "The decoder is running already, in another thread or in the call that this one "
+                "was made from. Make an `IncrementalDecoder` for each, or use `generate()`."
+            )
+        try:
+            if self.is_broken and not after_failure:
+                raise ValueError("An earlier run was broken off; call `reset()` first.")
+            yield
+        finally:
+            self._lock.release()
+
+    @contextlib.contextmanager
+    def _run(self) -> Iterator[None]:
+        """A run that ends early leaves caches that nobody should use."""
+        self.is_broken = True
+        yield
+        self.is_broken = False
+
+    def _check_unchanged(self) -> None:
+        if not self.is_current():
+            raise ValueError(
+                "The model has been changed since `prefill()`: a layer, its options or its "
+                "variables are others. Call `reset()` and `prefill()` with all tokens so far."
+            )
+
     def _follow_weights(self) -> None:
         """A model with Keras's attention layers is decoded by a copy with ours."""
-        original = None if self._copied is None else self._copied[0]()
-        if original is not None:
-            for mine, theirs in zip(self._copied[1].weights, original.weights, strict=True):
+        model = self._model()
+        if self._copy is not None and model is not None:
+            for mine, theirs in zip(self._copy.weights, model.weights, strict=True):
                 mine.assign(theirs)
-
-    # Inputs ---------------------------------------------------------------------
-
-    @property
-    def _spec(self) -> Any:
-        return self.plan.program.specs[self.plan.tokens]
-
-    def _as_rows(self, tokens: Tokens) -> tuple[np.ndarray, np.ndarray | None]:
-        """(B, t, ...) and how much of each row is padding, if any."""
-        padding = None
-        if _is_ragged(tokens):
-            rows = [np.asarray(row).reshape(-1) for row in tokens]
-            if any(row.size == 0 for row in rows):
-                raise ValueError("Each prompt must have at least one token.")
-            length = max(row.size for row in rows)
-            padding = np.array([length - row.size for row in rows], "int32")
-            tokens = np.stack([np.pad(row, (length - row.size, 0)) for row in rows])
-            padding = padding if padding.any() else None
-        tokens = self._checked(_to_numpy(tokens))
-        rank = len(self._spec.shape)
-        if tokens.ndim == rank - 1:
-            tokens = tokens[None]
-        if tokens.ndim != rank or tokens.shape[0] != self.batch_size or tokens.shape[1] == 0:
-            expected = (self.batch_size, "t", *self._spec.shape[2:])
-            raise ValueError(
-                f"`tokens` must have shape {_shape(expected)}, t at least 1. "
-                f"Received: shape {tokens.shape}"
-            )
-        return tokens.astype(self._spec.dtype), padding
-
-    def _as_step(self, tokens: Tokens) -> Any:
-        rank = len(self._spec.shape)
-        if not _is_tensor(tokens):
-            tokens = self._checked(np.asarray(tokens))
-            if tokens.ndim == 0:
-                tokens = tokens[None]
-        received = tuple(tokens.shape)
-        if len(received) == rank - 1:
-            tokens = tokens[:, None]
-        if len(tokens.shape) != rank or tokens.shape[0] != self.batch_size or tokens.shape[1] < 1:
-            expected = (self.batch_size, *self._spec.shape[2:])
-            raise ValueError(
-                f"`tokens` must have shape {_shape(expected)}, the next token of each row. "
-                f"Received: shape {received}"
-            )
-        if keras.backend.standardize_dtype(tokens.dtype) != self._spec.dtype:
-            tokens = ops.cast(tokens, self._spec.dtype)
-        return tokens
-
-    def _checked(self, tokens: np.ndarray) -> np.ndarray:
-        if "int" in self._spec.dtype and tokens.dtype.kind == "f":
-            if not np.all(tokens == np.floor(tokens)):
-                raise ValueError("`tokens` must be whole numbers.")
-        elif tokens.dtype.kind not in "iuf":
-            raise ValueError(f"`tokens` must be numbers. Received: {tokens.dtype}")
-        return tokens
-
-    def _other_inputs(self, inputs: Any) -> dict[int, Tensor]:
-        slots = self.plan.other_inputs
-        specs = [self.plan.program.specs[slot] for slot in slots]
-        names = [spec.name for spec in specs]
-        if isinstance(inputs, dict):
-            missing = [name for name in names if name not in inputs]
-            given = [inputs[name] for name in names if name in inputs]
-        else:
-            given = [] if inputs is None else list(inputs) if len(slots) > 1 else [inputs]
-            if len(slots) == 1 and isinstance(inputs, (list, tuple)) and len(inputs) == 1:
-                given = list(inputs)
-            missing = names[len(given) :]
-        if missing or len(given) != len(slots):
-            raise ValueError(
-                f"`inputs` must hold the model's other inputs {names}. "
-                + (f"Missing: {missing}" if missing else f"Received: {len(given)} of them")
-            )
-        return {
-            slot: ops.cast(ops.convert_to_tensor(x), spec.dtype)
-            for slot, x, spec in zip(slots, given, specs, strict=True)
-        }
 
     # Lengths --------------------------------------------------------------------
 
@@ -285,6 +284,22 @@ class IncrementalDecoder:
     def _takes_any_length(self) -> bool:
         return not self.plan.by_index
 
+    def _check_size(self) -> None:
+        """Refuses caches that no memory of this machine could hold, before any is allocated."""
+        most, size = _memory_size(), self.cache_bytes
+        if self.plan.by_index:  # layers that run on a full length each time
+            size += 8 * self.batch_size * self.max_length
+        if self.max_length > MOST_IDS or size > most:
+            raise LengthError(
+                f"`batch_size` = {self.batch_size} rows of `max_length` = {self.max_length} tokens "
+                f"need {size / 2**30:.3g} GiB of caches, more than the {most / 2**30:.3g} GiB of "
+                "memory that there are. Ask for fewer rows or fewer tokens."
+            )
+
+
+class LengthError(ValueError):
+    """More tokens or rows than a model or a machine can take."""
+
 
 def make_runner(plan: Any, model: keras.Model, batch: int, max_length: int) -> Any:
     """The runner of Keras's backend."""
@@ -305,25 +320,15 @@ def check_positive(name: str, x: Any) -> None:
         raise ValueError(f"`{name}` must be a positive integer. Received: {x!r}")
 
 
-def _is_ragged(tokens: Tokens) -> bool:
-    if not isinstance(tokens, Sequence) or isinstance(tokens, str):
-        return False
-    return len({np.size(row) for row in tokens}) > 1
-
-
-def _is_tensor(x: Any) -> bool:
-    return ops.is_tensor(x)
-
-
-def _to_numpy(x: Any) -> np.ndarray:
-    return ops.convert_to_numpy(x) if ops.is_tensor(x) else np.asarray(x)
-
-
 def _pad_right(tokens: np.ndarray, length: int) -> np.ndarray:
     missing = length - tokens.shape[1]
     widths = [(0, 0), (0, missing)] + [(0, 0)] * (tokens.ndim - 2)
     return np.pad(tokens, widths) if missing > 0 else tokens
 
 
-def _shape(sizes: tuple[Any, ...]) -> str:
-    return "(" + ", ".join(str(size) for size in sizes) + ("," if len(sizes) == 1 else "") + ")"
+def _memory_size() -> int:
+    """Bytes of memory of this machine."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not told everywhere
+        return 2**40

@@ -1,7 +1,5 @@
 """`generate()`: continues token ids with a key/value cache."""
 
-import dataclasses
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +10,9 @@ from keras import ops
 from kerasattention.attend.tensors import Tensor
 from kerasattention.decoding.decoder import CHUNK, IncrementalDecoder, check_positive
 from kerasattention.decoding.plan import as_logits
-from kerasattention.decoding.sampling import Sampler, choose_tokens
+from kerasattention.decoding.pool import borrowed_decoder
+from kerasattention.decoding.prompts import Prompts, as_stop
+from kerasattention.decoding.sampling import Sampler, are_unusable, check_usable, choose_tokens
 
 Tokens = Any
 Callback = Callable[[np.ndarray], Any]
@@ -72,23 +72,23 @@ def generate(
     check_positive("max_new_tokens", max_new_tokens)
     check_positive("num_return_sequences", num_return_sequences)
     sampler = Sampler(temperature, top_k, top_p, seed)
-    stop = _as_stop(stop_token)
-    prompts = _Prompts.of(tokens, num_return_sequences)
-    decoder = decoder_for(model, prompts.rows, prompts.length + max_new_tokens, token_input)
-    reports = _Reports(callback, progress, max_new_tokens)
-    try:
-        made = continue_prompts(
-            decoder,
-            prompts.tokens,
-            max_new_tokens,
-            sampler,
-            stop,
-            _repeat(inputs, num_return_sequences),
-            reports,
-        )
-    finally:
-        decoder.reset()
-        reports.close()
+    stop = as_stop(stop_token)
+    prompts = Prompts.of(tokens, int(num_return_sequences))
+    length = prompts.length + int(max_new_tokens)
+    with borrowed_decoder(model, prompts.rows, length, token_input) as decoder:
+        reports = _Reports(callback, progress, max_new_tokens)
+        try:
+            made = continue_prompts(
+                decoder,
+                prompts.repeated,
+                max_new_tokens,
+                sampler,
+                stop,
+                _repeat(inputs, num_return_sequences),
+                reports,
+            )
+        finally:
+            reports.close()
     return prompts.joined(made, stop)
 
 
@@ -103,9 +103,8 @@ def continue_prompts(
 ) -> np.ndarray:
     """The new tokens (B, at most `max_new_tokens`)."""
     kind, numbers = sampler.kind, sampler.numbers()
-    decoder.reset()
-    logits = decoder.prefill(prompts, inputs)
-    logits = as_logits(decoder.plan, logits)
+    logits = as_logits(decoder.plan, decoder.prefill(prompts, inputs))
+    check_usable(_any(are_unusable(logits)), 1)
     last = choose_tokens(logits, kind, numbers, decoder.length, decoder.padding)
     stop_tokens = ops.convert_to_tensor(stop, dtype="int32")
     finished = ops.any(ops.equal(last[:, None], stop_tokens[None]), axis=1)
@@ -120,95 +119,6 @@ def continue_prompts(
         done += count
         more = reports.tell(part, done)
     return np.concatenate(parts, axis=1)
-
-
-# Decoders are kept with their model: what is compiled serves the next call too.
-_decoders: "weakref.WeakKeyDictionary[keras.Model, dict[Any, IncrementalDecoder]]" = (
-    weakref.WeakKeyDictionary()
-)
-_KEPT = 2
-
-
-def decoder_for(
-    model: keras.Model, rows: int, length: int, token_input: str | int | None
-) -> IncrementalDecoder:
-    """A decoder with room for `length` tokens, made for an earlier call if there was one."""
-    kept = _decoders.setdefault(model, {})
-    for key, decoder in reversed(kept.items()):
-        wide = decoder.max_length <= 2 * max(length, 64)
-        if key == (rows, token_input) and decoder.max_length >= length and wide:
-            return decoder
-    return make_decoder(model, rows, length, token_input)
-
-
-def make_decoder(
-    model: keras.Model, rows: int, length: int, token_input: str | int | None
-) -> IncrementalDecoder:
-    kept = _decoders.setdefault(model, {})
-    last = kept.get((rows, token_input))
-    # A conversation grows turn by turn: room for twice as much compiles less often.
-    grows = last is not None and last.max_length < length
-    wanted = max(length, 2 * last.max_length) if grows else length
-    try:
-        decoder = IncrementalDecoder(model, rows, -(-wanted // 64) * 64, token_input=token_input)
-    except ValueError:
-        decoder = IncrementalDecoder(model, rows, length, token_input=token_input)
-    kept.pop((rows, token_input), None)
-    kept[(rows, token_input)] = decoder
-    while len(kept) > _KEPT:
-        kept.pop(next(iter(kept)))
-    return decoder
-
-
-@dataclasses.dataclass(frozen=True)
-class _Prompts:
-    """Prompts of whatever form, and how to give the results back in it."""
-
-    tokens: Any
-    rows: int
-    length: int
-    form: str
-    lengths: tuple[int, ...]
-
-    @classmethod
-    def of(cls, tokens: Tokens, copies: int) -> "_Prompts":
-        if isinstance(tokens, (list, tuple)) and tokens and np.ndim(tokens[0]) > 0:
-            rows = [_checked(np.asarray(row).reshape(-1)) for row in tokens]
-            form = "list"
-        else:
-            tokens = ops.convert_to_numpy(tokens) if ops.is_tensor(tokens) else np.asarray(tokens)
-            form = "vector" if tokens.ndim == 1 else "matrix"
-            if tokens.ndim not in (1, 2):
-                raise ValueError(
-                    "`tokens` must be a vector, a matrix (B, T) or a list of vectors. "
-                    f"Received: shape {tokens.shape}"
-                )
-            rows = list(np.atleast_2d(_checked(tokens)))
-        lengths = tuple(row.size for row in rows for _ in range(copies))
-        if not lengths or min(lengths) == 0:
-            raise ValueError("Each prompt must have at least one token.")
-        rows = [row for row in rows for _ in range(copies)]
-        same = len(set(lengths)) == 1
-        form = "matrix" if form == "vector" and copies > 1 else form
-        return cls(np.stack(rows) if same else rows, len(rows), max(lengths), form, lengths)
-
-    def joined(self, made: np.ndarray, stop: np.ndarray) -> np.ndarray | list[np.ndarray]:
-        rows = [np.concatenate([row, new]) for row, new in zip(self.tokens, made, strict=True)]
-        rows = [row.astype("int32") for row in rows]
-        if self.form == "vector":
-            return rows[0]
-        if self.form == "matrix":
-            return np.stack(rows)
-        # Of different lengths anyway: each ends with its stop token.
-        return [
-            row[: size + _used(new, stop)]
-            for row, size, new in zip(rows, self.lengths, made, strict=True)
-        ]
-
-
-def _used(new: np.ndarray, stop: np.ndarray) -> int:
-    ends = np.flatnonzero(np.isin(new, stop))
-    return int(ends[0]) + 1 if ends.size else new.size
 
 
 class _Reports:
@@ -240,24 +150,6 @@ class _Reports:
             self.bar.update(self.bar._seen_so_far or 0, finalize=True)
 
 
-def _as_stop(stop_token: int | Sequence[int] | None) -> np.ndarray:
-    stop = np.asarray([] if stop_token is None else stop_token).reshape(-1)
-    if stop.size and (stop.dtype.kind not in "iu" or (stop < 0).any()):
-        raise ValueError(
-            f"`stop_token` must be `None` or token ids, 0 or greater. Received: {stop_token!r}"
-        )
-    return stop.astype("int32")
-
-
-def _checked(tokens: np.ndarray) -> np.ndarray:
-    whole = tokens.dtype.kind in "iu" or (
-        tokens.dtype.kind == "f" and bool(np.all(tokens == np.floor(tokens)))
-    )
-    if not whole or (tokens < 0).any():
-        raise ValueError("`tokens` must be token ids: whole numbers, 0 or greater.")
-    return tokens.astype("int32")
-
-
 def _repeat(inputs: Any, copies: int) -> Any:
     """The other inputs once for each continuation."""
     if inputs is None or copies == 1:
@@ -271,3 +163,7 @@ def _repeat(inputs: Any, copies: int) -> Any:
 
 def _all(finished: Tensor) -> bool:
     return bool(ops.convert_to_numpy(finished).all())
+
+
+def _any(unusable: Tensor) -> bool:
+    return bool(ops.convert_to_numpy(unusable).any())

@@ -18,9 +18,9 @@ from torch.utils._pytree import tree_map
 Tensor = torch.Tensor
 
 
-def int8_products(model: keras.Model) -> contextlib.AbstractContextManager:
-    """Where products of int8 numbers, weights of this model among them, are computed as such."""
-    weights = [x.value for x in model.weights]
+def int8_products(variables: list[keras.Variable]) -> contextlib.AbstractContextManager:
+    """Where products of int8 numbers, some of these weights among them, are computed as such."""
+    weights = [x.value for x in variables]
     weights = [x for x in weights if x.dtype == torch.int8 and x.device.type == "cpu"]
     return _Int8Products(weights) if weights else contextlib.nullcontext()
 

@@ -198,6 +198,19 @@ def _shape(x: Any) -> tuple[int, ...]:
     return tuple(shape) if shape is not None else ()
 
 
+def vocabulary(program: Program, slot: int) -> int | None:
+    """How many ids the embeddings know that read a slot; None where none does."""
+    sizes = []
+    for instruction in program.instructions:
+        if slot not in instruction.inputs:
+            continue
+        if isinstance(instruction.operation, CastTo):
+            sizes.append(vocabulary(program, instruction.outputs[0]))
+        elif isinstance(instruction.operation, layers.Embedding):
+            sizes.append(instruction.operation.input_dim)
+    return min((size for size in sizes if size is not None), default=None)
+
+
 def holds_attention(operation: Any) -> bool:
     """Whether one of our attention layers is somewhere inside."""
     if not isinstance(operation, layers.Layer):

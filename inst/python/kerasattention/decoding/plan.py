@@ -45,6 +45,7 @@ class Plan:
         tail: Index of the first of `each` behind which nothing looks at other tokens.
         static_length: T where the model was made for one length, else None.
         probabilities: Whether the output has gone through a softmax.
+        tried: Names of the layers that are known by a trial only.
     """
 
     program: Program
@@ -57,6 +58,7 @@ class Plan:
     tail: int
     static_length: int | None
     probabilities: bool
+    tried: tuple[str, ...] = ()
 
     @property
     def other_inputs(self) -> tuple[int, ...]:
@@ -66,6 +68,10 @@ class Plan:
     def by_index(self) -> bool:
         """Whether any instruction depends on a token's index."""
         return Way.AT_INDEX in self.ways
+
+    def vocabulary(self, slot: int) -> int | None:
+        """How many ids an input may have: those that the embedding that reads it knows."""
+        return kinds.vocabulary(self.program, slot)
 
 
 def make_plan(model: keras.Model, token_input: str | int | None = None) -> Plan:

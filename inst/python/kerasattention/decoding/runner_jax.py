@@ -12,7 +12,7 @@ from kerasattention.attend.tensors import Tensor
 from kerasattention.decoding.cache import CacheContext, Moment
 from kerasattention.decoding.memory import ArrayMemory
 from kerasattention.decoding.plan import Plan, as_logits, run_each, run_once
-from kerasattention.decoding.sampling import choose_tokens
+from kerasattention.decoding.sampling import are_unusable, choose_tokens
 
 Lent = dict[int, tuple[Tensor, Tensor | None]]
 
@@ -75,10 +75,13 @@ class Runner:
         padding: Tensor | None,
         finished: Tensor,
         stop: Tensor,
-    ) -> tuple[Tensor, Tensor, int]:
-        """Up to `steps` tokens (B, room) from the last one, who is finished, how many."""
+    ) -> tuple[Tensor, Tensor, int, int]:
+        """Up to `steps` tokens (B, room) from the last one, who is finished, how many.
+
+        Also the first step with logits that are unusable; `room` where none has.
+        """
         numbers = tuple(jnp.asarray(x) for x in numbers)
-        self.arrays, made, finished, count = self._loop(
+        self.arrays, made, finished, count, failed = self._loop(
             (kind, room),
             self._weights(),
             self.arrays,
@@ -92,7 +95,7 @@ class Runner:
             stop,
             numbers,
         )
-        return made, finished, int(count)
+        return made, finished, int(count), int(failed)
 
     def _weights(self) -> list[Tensor]:
         return [variable.value for variable in self.variables]
@@ -160,19 +163,21 @@ class Runner:
             return (state[0] < steps) & ~jnp.all(state[3])
 
         def one(state: Any) -> Any:
-            index, arrays, tokens, finished, made = state
+            index, arrays, tokens, finished, made, failed = state
             at = start + index
             logits, arrays = after(arrays, crossed, lent, tokens[:, None], at, None, padding)
             logits = as_logits(self.plan, logits)
+            fails = jnp.any(are_unusable(logits))
+            failed = jnp.minimum(failed, jnp.where(fails, index, room))
             chosen = choose_tokens(logits, kind, numbers, at + 1, padding)
             chosen = jnp.where(finished, tokens, chosen)
             finished = finished | jnp.any(chosen[:, None] == stop[None], axis=1)
             made = jax.lax.dynamic_update_slice(made, chosen[:, None], (0, index))
-            return index + 1, arrays, chosen, finished, made
+            return index + 1, arrays, chosen, finished, made, failed
 
-        state = (jnp.int32(0), arrays, tokens, finished, made)
-        count, arrays, _, finished, made = jax.lax.while_loop(wanted, one, state)
-        return arrays, made, finished, count
+        state = (jnp.int32(0), arrays, tokens, finished, made, jnp.int32(room))
+        count, arrays, _, finished, made, failed = jax.lax.while_loop(wanted, one, state)
+        return arrays, made, finished, count, failed
 
     def _context(
         self, memory: ArrayMemory, moment: Moment, crossed: Any, tokens: Tensor

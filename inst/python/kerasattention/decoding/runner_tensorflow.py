@@ -12,7 +12,7 @@ from kerasattention.decoding.cache import CacheContext, Memory, Moment
 from kerasattention.decoding.kernels_tensorflow import FlatKernels, projections_of
 from kerasattention.decoding.memory import ArrayMemory, VariableMemory
 from kerasattention.decoding.plan import Calls, Plan, as_logits, run_each, run_once
-from kerasattention.decoding.sampling import choose_tokens
+from kerasattention.decoding.sampling import are_unusable, choose_tokens
 from kerasattention.decoding.tied_tensorflow import ENOUGH_STEPS, tied_embeddings
 
 Lent = dict[int, tuple[Tensor, Tensor | None]]
@@ -105,8 +105,11 @@ class Runner:
         padding: Tensor | None,
         finished: Tensor,
         stop: Tensor,
-    ) -> tuple[Tensor, Tensor, int]:
-        """Up to `steps` tokens (B, room) from the last one, who is finished, how many."""
+    ) -> tuple[Tensor, Tensor, int, int]:
+        """Up to `steps` tokens (B, room) from the last one, who is finished, how many.
+
+        Also the first step with logits that are unusable; `room` where none has.
+        """
         begin = Loop(
             kind,
             room,
@@ -118,8 +121,8 @@ class Runner:
             stop,
             tuple(tf.constant(x) for x in numbers),
         )
-        made, finished, count = self._run_fastest(begin)
-        return made, finished, int(count)
+        made, finished, count, failed = self._run_fastest(begin)
+        return made, finished, int(count), int(failed)
 
     def _run_fastest(self, begin: Loop) -> Any:
         if self._compiles:
@@ -157,8 +160,7 @@ class Runner:
         def after(tokens: Tensor, at: Tensor, arrays: Any) -> Any:
             return self._run_after(crossed, lent, tokens, at, None, begin.padding), arrays
 
-        made, finished, count, _ = self._repeat(begin, after, ())
-        return made, finished, count
+        return self._repeat(begin, after, ())[:4]
 
     def _run_compiled_loop(self, begin: Loop, crossed: Any, lent: Lent) -> Any:
         """The same with the caches as the loop's state: XLA changes those in place."""
@@ -173,33 +175,45 @@ class Runner:
             return self._run_after(*given, memory, kernels, calls), memory.arrays
 
         held = [{name: x.value() for name, x in call.items()} for call in self.memory.variables]
-        made, finished, count, held = self._repeat(begin, after, held)
+        made, finished, count, failed, held = self._repeat(begin, after, held)
         for call, arrays in enumerate(held):
             for name, x in arrays.items():
                 self.memory.replace(call, name, x)
-        return made, finished, count
+        return made, finished, count, failed
 
     def _repeat(self, begin: Loop, after: Any, arrays: Any) -> Any:
         """The loop: `after` gives logits and arrays from tokens (B, 1), their index and arrays."""
 
-        def wanted(index: Tensor, tokens: Tensor, finished: Tensor, made: Tensor, _: Any) -> Tensor:
+        def wanted(index: Tensor, tokens: Tensor, finished: Tensor, *_: Any) -> Tensor:
             return tf.logical_and(index < begin.steps, tf.logical_not(tf.reduce_all(finished)))
 
-        def one(index: Tensor, tokens: Tensor, finished: Tensor, made: Tensor, arrays: Any) -> Any:
+        def one(
+            index: Tensor,
+            tokens: Tensor,
+            finished: Tensor,
+            made: Tensor,
+            failed: Tensor,
+            arrays: Any,
+        ) -> Any:
             at = begin.start + index
             logits, arrays = after(tokens[:, None], at, arrays)
             logits = as_logits(self.plan, logits)
+            fails = tf.reduce_any(are_unusable(logits))
+            failed = tf.minimum(failed, tf.where(fails, index, begin.room))
             chosen = choose_tokens(logits, begin.kind, begin.numbers, at + 1, begin.padding)
             chosen = tf.where(finished, tokens, chosen)
             stopped = tf.reduce_any(chosen[:, None] == begin.stop[None], axis=1)
             here = tf.range(begin.room) == index
             made = tf.where(here[None], chosen[:, None], made)
-            return index + 1, chosen, tf.logical_or(finished, stopped), made, arrays
+            return index + 1, chosen, tf.logical_or(finished, stopped), made, failed, arrays
 
         made = tf.zeros((self.batch, begin.room), "int32")
-        state = (tf.constant(0), begin.tokens, begin.finished, made, arrays)
-        count, _, finished, made, arrays = tf.while_loop(wanted, one, state, parallel_iterations=1)
-        return made, finished, count, arrays
+        failed = tf.constant(begin.room)
+        state = (tf.constant(0), begin.tokens, begin.finished, made, failed, arrays)
+        count, _, finished, made, failed, arrays = tf.while_loop(
+            wanted, one, state, parallel_iterations=1
+        )
+        return made, finished, count, failed, arrays
 
     def _context(
         self,

@@ -11,7 +11,7 @@ from kerasattention.decoding.int8_prompts_torch import int8_products
 from kerasattention.decoding.memory import TorchMemory
 from kerasattention.decoding.plan import Plan, as_logits, run_each, run_once
 from kerasattention.decoding.record_torch import Step, record
-from kerasattention.decoding.sampling import choose_tokens
+from kerasattention.decoding.sampling import are_unusable, choose_tokens
 
 # A recording takes as long as some steps; short continuations do without.
 STEPS_BEFORE_RECORDING = 4
@@ -30,7 +30,9 @@ class Runner:
     compiles = False
 
     def __init__(self, plan: Plan, model: keras.Model, batch: int, max_length: int) -> None:
-        self.plan, self.model = plan, model
+        self.plan = plan
+        # Not the model: decoders are kept with it, and would keep it alive.
+        self._weights = list(model.weights)
         self.batch, self.max_length = batch, max_length
         with torch.inference_mode():
             self.memory = TorchMemory(plan.specs, batch, max_length)
@@ -48,7 +50,7 @@ class Runner:
         """Logits (B, V) after a prompt into empty caches."""
         tokens = inputs[self.plan.tokens]
         context = self._context(Moment(0, None, True, padding), self.crossed, tokens)
-        with int8_products(self.model):
+        with int8_products(self._weights):
             self.lent = run_once(self.plan, inputs)
             return run_each(self.plan, context, tokens, self.lent, self.max_length)
 
@@ -56,7 +58,7 @@ class Runner:
     def after(self, tokens: Tensor, start: int, count: int, padding: Tensor | None) -> Tensor:
         """Logits (B, V) after tokens (B, t) that follow others."""
         if tokens.shape[1] > 1:
-            with int8_products(self.model):
+            with int8_products(self._weights):
                 return self._run(tokens, start, padding)
         return self._one(tokens, start, padding)
 
@@ -72,19 +74,27 @@ class Runner:
         padding: Tensor | None,
         finished: Tensor,
         stop: Tensor,
-    ) -> tuple[Tensor, Tensor, int]:
-        """Up to `steps` tokens (B, room) from the last one, who is finished, how many."""
+    ) -> tuple[Tensor, Tensor, int, int]:
+        """Up to `steps` tokens (B, room) from the last one, who is finished, how many.
+
+        Also the first step with logits that are unusable; `room` where none has.
+        """
         made = torch.zeros((self.batch, room), dtype=torch.int32, device=tokens.device)
+        unusable = torch.zeros((self.batch, room), dtype=torch.bool, device=tokens.device)
+        count = steps
         for index in range(steps):
             if stop.numel() and bool(finished.all()):
-                return made, finished, index
+                count = index
+                break
             logits = self._one(tokens[:, None], start + index, padding)
             logits = as_logits(self.plan, logits)
             chosen = choose_tokens(logits, kind, numbers, start + index + 1, padding)
             tokens = torch.where(finished, tokens, chosen)
             finished = finished | (tokens[:, None] == stop[None]).any(dim=1)
             made[:, index] = tokens
-        return made, finished, steps
+            unusable[:, index] = are_unusable(logits)
+        failed = unusable.any(dim=0).nonzero()
+        return made, finished, count, int(failed[0]) if len(failed) else room
 
     def _one(self, tokens: Tensor, start: int, padding: Tensor | None) -> Tensor:
         at = torch.tensor(start, device=tokens.device)

@@ -14,6 +14,12 @@ from keras import ops
 from kerasattention.attend.dropout import mix_bits
 from kerasattention.attend.tensors import Tensor
 
+# Below this no two logits in float32 are near enough for the less likely one to be drawn, and
+# above the other no two are far enough apart. Neither bound is 0 or infinite in float32.
+COLDEST, HOTTEST = 1e-20, 1e30
+# In place of an infinite logit, of which no difference can be taken.
+_MOST = 3e38
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
@@ -49,7 +55,7 @@ class Sampler:
     @property
     def kind(self) -> tuple[bool, int | None, bool]:
         """What decides the operations: compiled once per kind."""
-        if self.temperature == 0.0:
+        if self.temperature < COLDEST:
             return (True, None, False)
         return (False, self.top_k, self.top_p is not None and self.top_p < 1.0)
 
@@ -59,7 +65,7 @@ class Sampler:
         if seed is None:
             seed = int(ops.convert_to_numpy(keras.random.randint((), 0, 2**31 - 1)))
         top_p = 1.0 if self.top_p is None else self.top_p
-        return float(self.temperature), float(top_p), int(seed) % (2**31)
+        return float(min(self.temperature, HOTTEST)), float(top_p), int(seed) % (2**31)
 
 
 def choose_tokens(
@@ -86,7 +92,9 @@ def choose_tokens(
     logits = ops.cast(logits, "float32")
     if greedy:
         return ops.cast(ops.argmax(logits, axis=-1), "int32")
-    logits = logits / temperature
+    logits = ops.minimum(logits, _MOST)
+    # The likeliest is at 0: a small temperature makes no infinite numbers of it.
+    logits = (logits - ops.max(logits, axis=-1, keepdims=True)) / temperature
     at = at if padding is None else (at - padding)[:, None]
     if top_k is not None and top_k < logits.shape[-1]:
         return _choose_among(logits, top_k, top_p if nucleus else None, seed, at)
@@ -94,6 +102,23 @@ def choose_tokens(
         logits = ops.where(in_nucleus(logits, top_p), logits, float("-inf"))
     noise = gumbel_noise(seed, at, ops.shape(logits)[0], ops.arange(logits.shape[-1]))
     return ops.cast(ops.argmax(logits + noise, axis=-1), "int32")
+
+
+def are_unusable(logits: Tensor) -> Tensor:
+    """(B): whether the logits (B, V) of a row have a NaN, or leave no token possible."""
+    best = ops.max(logits, axis=-1)
+    if keras.backend.backend() == "torch":  # whose maximum is NaN if any is; not so under XLA
+        return ops.logical_not(best > float("-inf"))
+    return ops.logical_or(ops.any(ops.isnan(logits), axis=-1), best == float("-inf"))
+
+
+def check_usable(unusable: bool, number: int) -> None:
+    """Refuses to choose the new token of this number, counted from 1."""
+    if unusable:
+        raise ValueError(
+            f"The model's logits for new token {number} are NaN, or -Inf for all tokens, so none "
+            "can be chosen. Look at the model's weights and at its output for these tokens."
+        )
 
 
 def _choose_among(logits: Tensor, top_k: int, top_p: Any, seed: Any, at: Any) -> Tensor:

@@ -1,0 +1,86 @@
+"""Decoders that are kept with their model, each for one call at a time.
+
+What is compiled serves the next call too. A call takes a decoder out of the pool and gives it
+back; another call meanwhile, of another thread or in a callback, makes one of its own. No lock
+is held while a decoder runs.
+"""
+
+import contextlib
+import dataclasses
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from kerasattention.decoding.decoder import IncrementalDecoder, LengthError
+
+# Decoders kept for a model that nobody uses.
+KEPT = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class _Idle:
+    key: Any
+    decoder: IncrementalDecoder
+
+
+_idle: "weakref.WeakKeyDictionary[keras.Model, list[_Idle]]" = weakref.WeakKeyDictionary()
+_lock = threading.RLock()  # a model may be collected, and its entry go, while it is held
+
+
+@contextlib.contextmanager
+def borrowed_decoder(
+    model: keras.Model, rows: int, length: int, token_input: str | int | None = None
+) -> Iterator[IncrementalDecoder]:
+    """A decoder with room for `length` tokens, of this call alone.
+
+    It is kept for later calls unless a run of it was broken off.
+    """
+    key = (rows, token_input)
+    decoder, grows = _take(model, key, length)
+    if decoder is None:
+        decoder = _make(model, key, length, grows)
+    decoder.hold(model)
+    try:
+        yield decoder
+    finally:
+        if not decoder.is_broken:
+            decoder.reset()
+            decoder.hold(None)
+            _give_back(model, _Idle(key, decoder))
+
+
+def _take(model: keras.Model, key: Any, length: int) -> tuple[IncrementalDecoder | None, int]:
+    """An idle decoder, or None and the length of the longest one that was too short."""
+    shortest = 0
+    with _lock:
+        kept = _idle.setdefault(model, [])
+        for idle in [x for x in reversed(kept) if x.key == key]:
+            size = idle.decoder.max_length
+            if length <= size <= 2 * max(length, 64):
+                kept.remove(idle)
+                if idle.decoder.is_current():
+                    return idle.decoder, 0
+            elif size < length:
+                kept.remove(idle)  # a longer one takes its place
+                shortest = max(shortest, size)
+    return None, shortest
+
+
+def _make(model: keras.Model, key: Any, length: int, shorter: int) -> IncrementalDecoder:
+    rows, token_input = key
+    # A conversation grows turn by turn: room for twice as much compiles less often.
+    wanted = max(length, 2 * shorter)
+    try:
+        return IncrementalDecoder(model, rows, -(-wanted // 64) * 64, token_input=token_input)
+    except LengthError:
+        return IncrementalDecoder(model, rows, length, token_input=token_input)
+
+
+def _give_back(model: keras.Model, idle: _Idle) -> None:
+    with _lock:
+        kept = _idle.setdefault(model, [])
+        kept.append(idle)
+        del kept[:-KEPT]
