@@ -59,6 +59,11 @@ def shares_objects() -> bool:
     return _get_global_attribute("shared_objects/id_to_config_map") is not None
 
 
+def finds_shared_objects() -> bool:
+    """Whether an `ObjectSharingScope` is open, as it is while a model is loaded."""
+    return _get_global_attribute("shared_objects/id_to_obj_map") is not None
+
+
 def flatten_layers(layer: keras.layers.Layer, include_self: bool = True) -> list[Any]:
     """A layer and all layers in it, however deep; each once."""
     return _attribute(layer, "_flatten_layers")(include_self=include_self)

@@ -4,7 +4,7 @@ Nothing is believed of a layer that is not known: a result that differs when the
 tokens come one at a time is a reason to refuse it, and better than wrong text.
 """
 
-from typing import Any
+import contextlib
 
 import keras
 import numpy as np
@@ -20,8 +20,13 @@ from kerasattention.decoding.program import Instruction, Program
 from kerasattention.layers.base import AttentionLayer
 from kerasattention.layers.context import AttentionContext, attention_context
 
-# Lengths of a trial; primes, so that no axis is taken for another.
-TOKENS, OTHERS, FREE, PROMPT = 5, 7, 3, 3
+# Lengths of a trial; primes, so that no axis is taken for another. Short ones saw no layer that
+# looks back further.
+TOKENS, OTHERS, FREE, PROMPT = 67, 7, 3, 31
+# Pieces of the tokens that must be as within the whole; the last ones show what builds up.
+_PIECES = (slice(0, PROMPT), slice(2, 3), slice(40, 47), slice(-5, -4), slice(-1, None))
+# Sizes of runs that follow each other on caches.
+_RUNS = (PROMPT, 1, 1, 17, 1, 1, 13, 1, 1)
 
 
 class Trial:
@@ -39,14 +44,24 @@ class Trial:
     ) -> None:
         self.instruction, self.length = instruction, length or TOKENS
         self.moving = [slot for slot in instruction.inputs if slot in moving]
-        random = np.random.default_rng(7)
-        self.inputs = {
-            slot: self._draw(program.specs[slot], slot in moving, random)
-            for slot in dict.fromkeys(instruction.inputs)
-        }
+        self.program = program
         self.masked = {
-            slot for slot in self.inputs if get_keras_mask(program.specs[slot]) is not None
+            slot
+            for slot in instruction.inputs
+            if get_keras_mask(program.specs[slot]) is not None
         }
+        # A table of positions may be shorter than a trial.
+        for size in (length,) if length else (TOKENS, PROMPT, 13, 5):
+            self.length, self.inputs = size, {}
+            self.inputs = self._draw_all(moving)
+            with contextlib.suppress(ValueError):
+                self._result(self.inputs)
+                break
+
+    def _draw_all(self, moving: set[int]) -> dict[int, np.ndarray]:
+        random = np.random.default_rng(7)
+        slots = dict.fromkeys(self.instruction.inputs)
+        return {slot: self._draw(slot, slot in moving, random) for slot in slots}
 
     def per_position(self) -> bool:
         """True if a token's result depends on it alone; False if on its index too.
@@ -55,17 +70,26 @@ class Trial:
             ValueError: It depends on other tokens.
         """
         whole = self._result(self.inputs)
-        pieces = [slice(0, PROMPT), slice(2, 3), slice(4, 5)]
-        if self.length > 4 and all(self._agrees(whole, piece) for piece in pieces):
+        if not _near(self._result(self.inputs), whole):
+            raise self._refusal("its result changes from call to call")
+        if self.length > 2 and self._acts_alone(whole):
             return True
-        at = self.length // 2
-        changed = {
-            slot: self._changed(x, at) if slot in self.moving else x
-            for slot, x in self.inputs.items()
-        }
-        if _near(_cut(self._result(changed), at), _cut(whole, at)):
-            return False
-        raise self._refusal(kinds.MIXING)
+        for at in (0, 1, self.length // 3, self.length // 2, self.length - 1):
+            # Decoding puts the same token at all other indices.
+            for change in (_with_others, _repeated):
+                changed = {
+                    slot: change(x, at % self.length) if slot in self.moving else x
+                    for slot, x in self.inputs.items()
+                }
+                if not _near(_cut(self._result(changed), at), _cut(whole, at)):
+                    raise self._refusal(kinds.MIXING)
+        return False
+
+    def _acts_alone(self, whole: list[np.ndarray]) -> bool:
+        """Whether pieces, and each token by itself, give what they give within the whole."""
+        singles = [slice(at, at + 1) for at in range(min(self.length, TOKENS))]
+        pieces = [x for x in _PIECES if len(range(*x.indices(self.length)))]
+        return all(self._agrees(whole, piece) for piece in (*pieces, *singles))
 
     def with_cache(self) -> list[CacheSpec]:
         """The caches of the attention layers inside.
@@ -80,7 +104,10 @@ class Trial:
             raise recorder.refusals[0]
         context = _Feed(tuple(recorder.specs), self.length)
         upto = 0
-        for size in (PROMPT, 1, 1):
+        for size in _RUNS:
+            size = min(size, max(1, self.length // 2), self.length - upto)
+            if size == 0:
+                break
             piece = slice(upto, upto + size)
             with attention_context(context.at(upto, size)):
                 result = self._result(self._piece(piece))
@@ -110,13 +137,8 @@ class Trial:
     def _piece(self, piece: slice) -> dict[int, np.ndarray]:
         return {slot: x[:, piece] if slot in self.moving else x for slot, x in self.inputs.items()}
 
-    def _changed(self, x: np.ndarray, at: int) -> np.ndarray:
-        """Other values at all tokens but one."""
-        other = 1 - x if x.dtype.kind == "i" else x[::-1] * -1.3 + 0.1
-        other[:, at] = x[:, at]
-        return other
-
-    def _draw(self, spec: Any, moves: bool, random: np.random.Generator) -> np.ndarray:
+    def _draw(self, slot: int, moves: bool, random: np.random.Generator) -> np.ndarray:
+        spec = self.program.specs[slot]
         time = self.length if moves else OTHERS
         shape = [FREE if size is None else size for size in spec.shape]
         shape[0] = 1
@@ -124,10 +146,25 @@ class Trial:
             shape[1] = time
         dtype = keras.backend.standardize_dtype(spec.dtype)
         if "int" in dtype:
-            return random.integers(0, 2, shape).astype(dtype)
+            return self._draw_ids(slot, shape, random).astype(dtype)
         if dtype == "bool":
             return np.ones(shape, "bool")
         return random.normal(size=shape).astype("float32")
+
+    def _draw_ids(self, slot: int, shape: list[int], random: np.random.Generator) -> np.ndarray:
+        """Every id that the model knows, or as many as there are tokens."""
+        held = [
+            x.input_dim
+            for x in getattr(self.instruction.operation, "_flatten_layers", list)()
+            if isinstance(x, keras.layers.Embedding)
+        ]
+        known = [kinds.vocabulary(self.program, slot), *held]
+        most = min((x for x in known if x is not None), default=2)
+        if slot in self.program.inputs and not held and most == 2:
+            most = int(self.program.specs[self.program.output].shape[-1] or 2)
+        size = int(np.prod(shape))
+        ids = np.concatenate([random.permutation(most) for _ in range(-(-size // most))])
+        return ids[:size].reshape(shape)
 
     def _refusal(self, reason: str) -> ValueError:
         kind = type(self.instruction.operation).__name__
@@ -188,6 +225,18 @@ class _Feed:
         return CacheContext(
             self.specs, self.memory, moment, self.crossed, length=size, max_length=self.length
         )
+
+
+def _with_others(x: np.ndarray, at: int) -> np.ndarray:
+    """Other values at all tokens but one."""
+    other = np.roll(x, 7, axis=1) if x.dtype.kind in "iub" else x * -1.3 + 0.1
+    other[:, at] = x[:, at]
+    return other
+
+
+def _repeated(x: np.ndarray, at: int) -> np.ndarray:
+    """The values of one token at all of them."""
+    return np.repeat(x[:, at : at + 1], x.shape[1], axis=1)
 
 
 def _cut(arrays: list[np.ndarray], at: int) -> list[np.ndarray]:

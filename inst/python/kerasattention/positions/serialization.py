@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from kerasattention._keras import shares_objects
+from kerasattention._keras import finds_shared_objects, shares_objects
 from kerasattention.positions.base import Position
 
 
@@ -70,7 +70,7 @@ class _Sharing:
 
     def position_of(self, config: dict[str, Any], owner: keras.layers.Layer) -> Any:
         names = config.get("shared_by")
-        in_scope = get_global_attribute("shared_objects/id_to_obj_map") is not None
+        in_scope = finds_shared_objects()
         if in_scope or not isinstance(names, list):
             return keras.saving.deserialize_keras_object(config)
         key = (str(config.get("shared_object_id")), threading.get_ident())

@@ -1,0 +1,50 @@
+"""Layers that mix tokens, far back or for some ids only, are refused by the trial."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import kerasattention as ka
+from decoding_models import FEATURES, VOCABULARY, attending, embedded
+
+
+def shifted(steps):
+    def mix(x):
+        return x + ops.pad(x, [(0, 0), (steps, 0), (0, 0)])[:, : ops.shape(x)[1]]
+
+    return lambda tokens, x: layers.Lambda(mix, name="culprit")(x)
+
+
+def counted(count):
+    def add(tokens, x):
+        ids = layers.Lambda(count, name="culprit")(tokens)
+        return x + layers.Embedding(8, FEATURES)(ids)
+
+    return add
+
+
+def seen(tokens):
+    return ops.cast(tokens == 5, "int32")
+
+
+MIXING = {
+    "the token before": shifted(1),
+    "six tokens before": shifted(6),
+    "thirty tokens before": shifted(30),
+    "a running count of an id": counted(lambda t: ops.minimum(ops.cumsum(seen(t), axis=1), 7)),
+    "whether an id has come": counted(lambda t: ops.cast(ops.cumsum(seen(t), axis=1) > 0, "int32")),
+    "a running sum": counted(lambda t: ops.cumsum(t, axis=1) % 8),
+    "a number of its own": lambda tokens, x: layers.Lambda(
+        lambda y: y + np.random.default_rng().normal(), name="culprit"
+    )(x),
+}
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_what_mixes_tokens_is_refused_by_name(name):
+    tokens, x = embedded()
+    x = attending()(MIXING[name](tokens, x))
+    model = keras.Model(tokens, layers.Dense(VOCABULARY)(x))
+    with pytest.raises(ValueError, match="'culprit' cannot be decoded token by token"):
+        ka.IncrementalDecoder(model, 1, 40)
