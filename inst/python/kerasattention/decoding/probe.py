@@ -46,9 +46,7 @@ class Trial:
         self.moving = [slot for slot in instruction.inputs if slot in moving]
         self.program = program
         self.masked = {
-            slot
-            for slot in instruction.inputs
-            if get_keras_mask(program.specs[slot]) is not None
+            slot for slot in instruction.inputs if get_keras_mask(program.specs[slot]) is not None
         }
         # A table of positions may be shorter than a trial.
         for size in (length,) if length else (TOKENS, PROMPT, 13, 5):

@@ -7,7 +7,6 @@ from typing import Any
 import keras
 
 from kerasattention._keras import ObjectSharingScope
-
 from kerasattention.models.alike import Arrays, freeze_alike, set_arrays
 
 Layer = keras.layers.Layer
