@@ -129,7 +129,7 @@ input_hint <- function(x) {
       "`object` comes first. To make a layer alone, name the other arguments."
     )
   }
-  if (is.numeric(x) && axes_of(x) == 1) {
+  if (is_plain_number(x) && axes_of(x) == 1) {
     return(
       "A vector has no axes: `array(x, c(B, T, D))`. Two arrays go into a `list()`, not `c()`."
     )

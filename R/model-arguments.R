@@ -30,13 +30,24 @@ check_layer <- function(
 # One input, or a list of several.
 check_model_input <- function(x, arg = caller_arg(x), call = caller_env()) {
   if (!is_plain_list(x)) {
-    return(check_array(x, arg = arg, call = call))
+    check_array(x, arg = arg, call = call)
+    return(check_values(x, arg, call))
   }
   if (length(x) == 0) {
     abort_argument(arg, "an array, or a list of them", x, call = call)
   }
   for (i in seq_along(x)) {
     check_array(x[[i]], arg = paste0(arg, "[[", i, "]]"), call = call)
+    check_values(x[[i]], paste0(arg, "[[", i, "]]"), call)
+  }
+  invisible(x)
+}
+
+# A symbolic tensor, such as the input of a model, holds no values.
+check_values <- function(x, arg, call) {
+  if (inherits(x, "keras.src.backend.common.keras_tensor.KerasTensor")) {
+    rule <- "an array or a tensor with values"
+    abort_argument(arg, rule, x, call = call)
   }
   invisible(x)
 }

@@ -74,7 +74,7 @@ hostile <- alist(
   as.difftime(1, units = "secs"),
   1i,
   as.raw(1:3),
-  mean,
+  identity,
   sum,
   function() 1,
   function(x) x,

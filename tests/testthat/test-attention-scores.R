@@ -181,5 +181,12 @@ test_that("queries and labels that the model does not have are refused", {
     attention_scores(model, toy_input(), queries = c(5, 6))
     attention_scores(model, toy_input(), queries = 1:100)
     attention_scores(model, toy_input(), tokens = words[1:4])
+    attention_scores(model, input(5L, 14L))
+    layer_multi_head_attention(
+      toy_input(),
+      2,
+      4,
+      value = structure(1, class = "python.builtin.object")
+    )
   })
 })
