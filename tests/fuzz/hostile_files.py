@@ -12,6 +12,7 @@ h5py's or gguf's.
 
 import argparse
 import base64
+import copy
 import io
 import json
 import marshal
@@ -75,7 +76,7 @@ def mutate_json(tree: Any, random: np.random.Generator) -> Any:
     for _ in range(int(random.integers(1, 3))):
         places = list(_places(tree))
         holder, key = places[random.integers(len(places))]
-        value = HOSTILE[random.integers(len(HOSTILE))]
+        value = copy.deepcopy(HOSTILE[random.integers(len(HOSTILE))])
         if isinstance(holder[key], dict) and random.random() < 0.3:
             value = _code()
         elif key in ("class_name", "module", "registered_name"):
