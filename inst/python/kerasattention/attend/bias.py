@@ -10,7 +10,7 @@ from typing import Protocol
 import keras
 from keras import ops
 
-from kerasattention.attend.tensors import Span, Tensor, slice_axis
+from kerasattention.attend.tensors import Span, Tensor, accumulator_of, slice_axis
 from kerasattention.attend.visibility import Visibility
 
 
@@ -23,13 +23,16 @@ class BlockBias(Protocol):
     def with_tensors(self, tensors: dict[str, Tensor]) -> "BlockBias":
         """The same bias of other tensors."""
 
+    def in_precision(self, dtype: str) -> "BlockBias":
+        """The same bias, computed in float32 or float64."""
+
     def block(self, visibility: Visibility, rows: Span, columns: Span) -> Tensor:
-        """The bias of a block: float32 that broadcasts to (B, N, t, s)."""
+        """The bias of a block: float32 or float64 that broadcasts to (B, N, t, s)."""
 
     def block_gradient(
         self, gradient: Tensor, visibility: Visibility, rows: Span, columns: Span
     ) -> dict[str, Tensor]:
-        """The gradient of each tensor for a block's gradient (B, N, t, s), in float32."""
+        """The gradient of each tensor for a block's gradient (B, N, t, s), in its dtype."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +47,12 @@ class TensorBias:
     def with_tensors(self, tensors: dict[str, Tensor]) -> "TensorBias":
         return TensorBias(tensors["attention_bias"])
 
+    def in_precision(self, dtype: str) -> "TensorBias":
+        return self
+
     def block(self, visibility: Visibility, rows: Span, columns: Span) -> Tensor:
         bias = slice_axis(slice_axis(self.bias, 2, rows), 3, columns)
-        return ops.cast(bias, "float32")
+        return ops.cast(bias, accumulator_of(bias.dtype))
 
     def block_gradient(
         self, gradient: Tensor, visibility: Visibility, rows: Span, columns: Span
@@ -105,6 +111,9 @@ class SumOfBiases:
                 for index, bias in enumerate(self.biases)
             )
         )
+
+    def in_precision(self, dtype: str) -> "SumOfBiases":
+        return SumOfBiases(tuple(bias.in_precision(dtype) for bias in self.biases))
 
     def block(self, visibility: Visibility, rows: Span, columns: Span) -> Tensor:
         blocks = [bias.block(visibility, rows, columns) for bias in self.biases]

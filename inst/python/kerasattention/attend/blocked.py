@@ -78,7 +78,7 @@ def blocked_attention(problem: Problem, size: int | None = None) -> Tensor:
         given = problem.with_tensors(named)
         return _backward_blocks(given, blocks, output, log_sum, upstream)
 
-    return with_gradient(forward, backward, problem.tensors(), problem.differentiable())
+    return with_gradient(forward, backward, problem)
 
 
 def _on_cpu_of_jax() -> bool:
@@ -95,8 +95,8 @@ def _forward_block(problem: Problem, block: Block) -> tuple[Tensor, Tensor]:
     batch, kv_heads, groups = ops.shape(problem.query)[:3]
     shape = (batch, kv_heads, groups, block.rows.size)
     return (
-        ops.zeros((*shape, problem.value.shape[-1]), dtype="float32"),
-        ops.zeros((*shape, 1), dtype="float32"),
+        ops.zeros((*shape, problem.value.shape[-1]), dtype=problem.accumulator),
+        ops.zeros((*shape, 1), dtype=problem.accumulator),
     )
 
 
@@ -107,13 +107,13 @@ def _backward_blocks(
     log_sum: Tensor,
     upstream: Tensor,
 ) -> dict[str, Tensor]:
-    upstream = ops.cast(upstream, "float32")
+    upstream = ops.cast(upstream, problem.accumulator)
     # The softmax's own gradient: row sums of weight * d weight = output * d output.
     row_sums = ops.sum(upstream * output, axis=-1, keepdims=True)  # (B, K, G, T, 1)
     queries = []
     totals: dict[str, Tensor] = {}
-    keys = ops.zeros(ops.shape(problem.key), dtype="float32")
-    values = ops.zeros(ops.shape(problem.value), dtype="float32")
+    keys = ops.zeros(ops.shape(problem.key), dtype=problem.accumulator)
+    values = ops.zeros(ops.shape(problem.value), dtype=problem.accumulator)
     for block in blocks:
         part = [slice_axis(x, 3, block.rows) for x in (log_sum, row_sums, upstream)]
         if block.columns.size == 0:

@@ -1,5 +1,6 @@
 """`scaled_dot_product_attention()`: the one function that both layers call."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -12,6 +13,7 @@ from kerasattention.attend.problem import Problem
 from kerasattention.attend.scores import attention_weights
 from kerasattention.attend.tensors import (
     Tensor,
+    accumulator_of,
     join_query_heads,
     split_key_heads,
     split_query_heads,
@@ -164,6 +166,12 @@ def make_problem(
 ) -> Problem:
     """Brings everything into the engine's layout."""
     kv_heads = key.shape[2]
+    sizes = (query.shape[2], ops.shape(query)[1], ops.shape(key)[1])
+    given = [_with_known_axes(bias, sizes) for bias in biases or [] if bias is not None]
+    if visibility.mask is not None:
+        mask = broadcast_unknown_axes(visibility.mask, sizes)
+        visibility = dataclasses.replace(visibility, mask=mask)
+    precision = accumulator_of(query.dtype)
     if sink is not None:
         sink = ops.reshape(sink, (kv_heads, query.shape[2] // kv_heads))
     return Problem(
@@ -172,7 +180,7 @@ def make_problem(
         value=split_key_heads(value),
         visibility=visibility,
         scale=1.0 / math.sqrt(query.shape[-1]) if scale is None else scale,
-        bias=join_biases(biases or []),
+        bias=join_biases([bias.in_precision(precision) for bias in given]),
         sink=sink,
         seed=draw_seed(seed) if rate > 0.0 else None,
         rate=rate,
@@ -211,6 +219,24 @@ def expand_mask(mask: Tensor | None, name: str) -> Tensor | None:
         f"`{name}` must have shape (T, S), (B, T, S), (B, 1, T, S) or (B, N, T, S). "
         f"Received shape {tuple(mask.shape)}"
     )
+
+
+def broadcast_unknown_axes(x: Tensor, sizes: tuple[Any, Any, Any]) -> Tensor:
+    """A mask or bias of rank 4 whose axes after the first are 1 or those of (N, T, S).
+
+    While TensorFlow traces a graph it may know neither. Where an axis turns out to be whole,
+    nothing is copied.
+    """
+    if None not in tuple(x.shape)[1:]:
+        return x
+    known = [1 if size == 1 else whole for size, whole in zip(x.shape[1:], sizes, strict=True)]
+    return ops.broadcast_to(x, (ops.shape(x)[0], *known))
+
+
+def _with_known_axes(bias: BlockBias, sizes: tuple[Any, Any, Any]) -> BlockBias:
+    if not isinstance(bias, TensorBias):
+        return bias
+    return TensorBias(broadcast_unknown_axes(bias.bias, sizes))
 
 
 def _as_tensor(x: Tensor | None, dtype: str | None) -> Tensor | None:

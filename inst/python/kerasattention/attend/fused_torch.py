@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from kerasattention.attend.blocked import sink_gradient
+from kerasattention.attend.double_backward_torch import with_second_derivative
 from kerasattention.attend.gradient import with_gradient
 from kerasattention.attend.pieces import Piece, piece_mask, plan_pieces
 from kerasattention.attend.problem import Problem, sink_logits
@@ -110,7 +111,7 @@ def with_cpu_kernel(problem: Problem) -> Tensor:
     def backward(named: Named, output: Tensor, log_sum: Tensor, upstream: Tensor) -> Named:
         return _backward_pieces(problem.with_tensors(named), pieces, output, log_sum, upstream)
 
-    return with_gradient(forward, backward, problem.tensors(), problem.differentiable())
+    return with_gradient(forward, backward, problem)
 
 
 def _forward_pieces(problem: Problem, pieces: list[Piece]) -> tuple[Tensor, Tensor]:
@@ -307,7 +308,7 @@ def _public_part(problem: Problem, piece: Piece, sample: int | None) -> Tensor:
             scale=problem.scale,
             enable_gqa=problem.groups > 1,
         )
-        return output.view_as(query)
+        return with_second_derivative(output).view_as(query)
     return _masked_public_part(problem, query, key, value, mask)
 
 
@@ -323,7 +324,8 @@ def _masked_public_part(
         mask = torch.where(seen, mask, 0.0)
     output = F.scaled_dot_product_attention(
         query.flatten(2, 3), key, value, attn_mask=_stack_rows(mask, query), scale=problem.scale
-    ).view_as(query)
+    )
+    output = with_second_derivative(output).view_as(query)
     if not problem.may_be_empty:
         return output
     return torch.where(group_heads(seen, problem.kv_heads), output, 0.0)

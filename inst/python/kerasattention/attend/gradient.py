@@ -3,6 +3,10 @@
 `forward` maps named tensors to (output, kept); `backward` maps the same named
 tensors, output, kept and the output's gradient to a gradient per differentiable
 name. Every tensor goes in by name, none by closure: JAX needs to see them all.
+
+A backward pass that is itself differentiated is that of the plain formula, which the
+backend can differentiate as often as asked for: it holds (T, S) logits. In a gradient of
+first order the plain formula is not computed.
 """
 
 from collections.abc import Callable
@@ -10,21 +14,27 @@ from typing import Any
 
 import keras
 
+from kerasattention.attend.plain import plain_attention
+from kerasattention.attend.problem import Problem
 from kerasattention.attend.tensors import Tensor
 
 Named = dict[str, Tensor]
 Forward = Callable[[Named], tuple[Tensor, Tensor]]
 Backward = Callable[[Named, Tensor, Tensor, Tensor], Named]
+Plain = Callable[[Named], Tensor]
 
 
-def with_gradient(
-    forward: Forward, backward: Backward, named: Named, differentiable: list[str]
-) -> Tensor:
-    """Runs `forward` so that differentiating it runs `backward`."""
+def with_gradient(forward: Forward, backward: Backward, problem: Problem) -> Tensor:
+    """Runs `forward` on the problem's tensors so that differentiating it runs `backward`."""
+    named = problem.tensors()
     run = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}.get(keras.backend.backend())
     if run is None:
         return forward(named)[0]
-    return run(forward, backward, named, differentiable)
+
+    def plain(named: Named) -> Tensor:
+        return plain_attention(problem.with_tensors(named))
+
+    return run(forward, backward, plain, named, problem.differentiable())
 
 
 def _cast_like(gradients: Named, named: Named) -> Named:
@@ -34,7 +44,7 @@ def _cast_like(gradients: Named, named: Named) -> Named:
 
 
 def _tensorflow(
-    forward: Forward, backward: Backward, named: Named, differentiable: list[str]
+    forward: Forward, backward: Backward, plain: Plain, named: Named, differentiable: list[str]
 ) -> Tensor:
     import tensorflow as tf
 
@@ -42,34 +52,95 @@ def _tensorflow(
 
     @tf.custom_gradient
     def function(*values: Any) -> Any:
-        inputs = dict(zip(names, values, strict=True))
-        output, kept = forward(inputs)
+        output, kept = forward(dict(zip(names, values, strict=True)))
 
         def gradient(upstream: Tensor) -> list[Tensor | None]:
-            gradients = _cast_like(backward(inputs, output, kept, upstream), inputs)
+            found = first_order(*values, output, kept, upstream)
+            gradients = dict(zip(differentiable, found, strict=True))
             return [gradients.get(name) for name in names]
 
         return output, gradient
 
+    @tf.custom_gradient
+    def first_order(*given: Any) -> Any:
+        *values, output, kept, upstream = given
+        inputs = dict(zip(names, values, strict=True))
+        gradients = _cast_like(backward(inputs, output, kept, upstream), inputs)
+
+        def gradient(*directions: Tensor) -> list[Tensor | None]:
+            *found, of_upstream = second_order(inputs, upstream, directions)
+            gradients = dict(zip(differentiable, found, strict=True))
+            # The output and what was kept are functions of the inputs, and already counted.
+            return [*(gradients.get(name) for name in names), None, None, of_upstream]
+
+        return [gradients[name] for name in differentiable], gradient
+
+    def second_order(
+        inputs: Named, upstream: Tensor, directions: tuple[Tensor, ...]
+    ) -> list[Tensor]:
+        # Tapes tell tensors apart by identity, and one may be given under two names.
+        moving = {name: tf.identity(inputs[name]) for name in differentiable}
+        wanted = [*moving.values(), upstream]
+        zero = tf.UnconnectedGradients.ZERO
+        with tf.GradientTape() as outer:
+            outer.watch(wanted)
+            with tf.GradientTape() as inner:
+                inner.watch(wanted[:-1])
+                output = tf.cast(plain(inputs | moving), upstream.dtype)
+            found = inner.gradient(output, wanted[:-1], upstream, unconnected_gradients=zero)
+        return outer.gradient(found, wanted, list(directions), unconnected_gradients=zero)
+
     return function(*[tf.convert_to_tensor(named[name]) for name in names])
 
 
-def _jax(forward: Forward, backward: Backward, named: Named, differentiable: list[str]) -> Tensor:
+def _jax(
+    forward: Forward, backward: Backward, plain: Plain, named: Named, differentiable: list[str]
+) -> Tensor:
     import jax
     import jax.numpy as jnp
 
+    # `function` has a gradient in reverse mode. What its passes compute is differentiated in
+    # either mode: by rules whose tangents are those of the plain formula.
     @jax.custom_vjp
     def function(moving: Named, fixed: Named) -> Tensor:
         return forward(moving | fixed)[0]
 
     def run_forward(moving: Named, fixed: Named) -> tuple[Tensor, Any]:
-        output, kept = forward(moving | fixed)
+        output, kept = run(moving, fixed)
         return output, (moving, fixed, output, kept)
 
     def run_backward(saved: Any, upstream: Tensor) -> tuple[Named, None]:
         moving, fixed, output, kept = saved
-        gradients = backward(moving | fixed, output, kept, upstream)
-        return _cast_like(gradients, moving), None
+        return first_order(moving, fixed, output, kept, upstream), None
+
+    @jax.custom_jvp
+    def run(moving: Named, fixed: Named) -> tuple[Tensor, Tensor]:
+        return forward(moving | fixed)
+
+    @run.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        moving, fixed = primals
+        output, kept = run(moving, fixed)
+        of_plain = jax.jvp(lambda x: plain(x | fixed), (moving,), (tangents[0],))[1]
+        # What is kept is read by `first_order` alone, whose rule does not ask for its tangent.
+        return (output, kept), (of_plain.astype(output.dtype), jnp.zeros_like(kept))
+
+    @jax.custom_jvp
+    def first_order(
+        moving: Named, fixed: Named, output: Tensor, kept: Tensor, upstream: Tensor
+    ) -> Named:
+        return _cast_like(backward(moving | fixed, output, kept, upstream), moving)
+
+    @first_order.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        moving, fixed, _, _, upstream = primals
+
+        def of_plain(moving: Named, upstream: Tensor) -> Named:
+            output, pull = jax.vjp(lambda x: plain(x | fixed), moving)
+            return pull(upstream.astype(output.dtype))[0]
+
+        along = jax.jvp(of_plain, (moving, upstream), (tangents[0], tangents[-1]))[1]
+        return first_order(*primals), along
 
     function.defvjp(run_forward, run_backward)
     arrays = {name: jnp.asarray(x) for name, x in named.items()}
@@ -78,7 +149,9 @@ def _jax(forward: Forward, backward: Backward, named: Named, differentiable: lis
     return function(moving, fixed)
 
 
-def _torch(forward: Forward, backward: Backward, named: Named, differentiable: list[str]) -> Tensor:
+def _torch(
+    forward: Forward, backward: Backward, plain: Plain, named: Named, differentiable: list[str]
+) -> Tensor:
     import torch
 
     names = list(named)
@@ -91,11 +164,25 @@ def _torch(forward: Forward, backward: Backward, named: Named, differentiable: l
             return output
 
         @staticmethod
-        @torch.autograd.function.once_differentiable
         def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
             *values, output, kept = ctx.saved_tensors
             inputs = dict(zip(names, values, strict=True))
-            gradients = _cast_like(backward(inputs, output, kept, upstream), inputs)
+            # With gradients on, the caller has asked for a graph of this gradient.
+            if torch.is_grad_enabled():
+                needed = zip(names, ctx.needs_input_grad, strict=True)
+                wanted = [name for name, is_needed in needed if is_needed]
+                gradients = differentiable_gradients(inputs, wanted, upstream)
+            else:
+                gradients = _cast_like(backward(inputs, output, kept, upstream), inputs)
             return tuple(gradients.get(name) for name in names)
+
+    def differentiable_gradients(inputs: Named, wanted: list[str], upstream: Tensor) -> Named:
+        # Views: one input may be a function of another, or the same tensor.
+        moving = {name: inputs[name].view_as(inputs[name]) for name in wanted}
+        output = plain(inputs | moving).to(upstream.dtype)
+        found = torch.autograd.grad(
+            output, list(moving.values()), upstream, create_graph=True, materialize_grads=True
+        )
+        return dict(zip(wanted, found, strict=True))
 
     return Function.apply(*[named[name] for name in names])

@@ -58,7 +58,7 @@ def looped_attention(problem: Problem, size: int) -> Tensor:
             lambda: _backward(given, walk, output, upstream),
         )
 
-    output = with_gradient(forward, backward, problem.tensors(), problem.differentiable())
+    output = with_gradient(forward, backward, problem)
     return output[:, :, :, :length]
 
 

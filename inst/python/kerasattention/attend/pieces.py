@@ -67,20 +67,25 @@ def piece_mask(problem: Problem, piece: Piece) -> Tensor | None:
     """What a kernel adds to the logits of a piece.
 
     Returns:
-        float32 of zeros and minus infinities, plus the bias, that broadcasts to
-        (B, N, t, s), or to (B, count, 1, t, s) for a run; None where all is visible.
+        Zeros and minus infinities, plus the bias, in the accumulator's dtype, which the
+        kernel of the CPU reads whatever it is given. They broadcast to (B, N, t, s), or to
+        (B, count, 1, t, s) for a run; None where all is visible.
     """
     visibility, bias = problem.visibility, problem.bias
     if piece.triangle:
         visibility = dataclasses.replace(visibility, causal=False, window=None)
     if piece.count > 1:
-        return _run_mask(visibility, piece)
+        return _in_accumulator(problem, _run_mask(visibility, piece))
     visible = visibility.block(piece.rows, piece.columns)
     mask = None if visible is None else ops.where(visible, 0.0, float("-inf"))
     if bias is None:
-        return mask
+        return _in_accumulator(problem, mask)
     added = bias.block(problem.visibility, piece.rows, piece.columns)
-    return added if mask is None else added + mask
+    return _in_accumulator(problem, added if mask is None else added + mask)
+
+
+def _in_accumulator(problem: Problem, mask: Tensor | None) -> Tensor | None:
+    return None if mask is None else ops.cast(mask, problem.accumulator)
 
 
 def run_columns(x: Tensor, piece: Piece) -> Tensor:

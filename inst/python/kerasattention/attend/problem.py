@@ -15,6 +15,7 @@ from kerasattention.attend.dropout import keep_block
 from kerasattention.attend.tensors import (
     Span,
     Tensor,
+    accumulator_of,
     group_heads,
     matmul,
     slice_axis,
@@ -65,12 +66,13 @@ class Problem:
     @property
     def accumulator(self) -> str:
         """The dtype of logits and weights: float32, or float64 where the inputs are."""
-        is_double = keras.backend.standardize_dtype(self.query.dtype) == "float64"
-        return "float64" if is_double else "float32"
+        return accumulator_of(self.query.dtype)
 
     @property
     def may_be_empty(self) -> bool:
         """Whether a query may see no key. A bias can hide one by minus infinity."""
+        if not self.key.shape[2]:  # none, or a number that is not known
+            return True
         return self.visibility.may_leave_a_query_without_keys or self.bias is not None
 
     def widened(self) -> "Problem":

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from keras import ops
 
-from kerasattention.attend.tensors import Tensor
+from kerasattention.attend.tensors import Tensor, tanh
 
 _HIDDEN = float("-inf")
 
@@ -25,7 +25,7 @@ def cap(logits: Tensor, soft_cap: float | None) -> Tensor:
     """c * tanh(logits / c) (Gemma 2, Riviere et al. 2024)."""
     if soft_cap is None:
         return logits
-    return ops.tanh(logits * (1.0 / soft_cap)) * soft_cap
+    return tanh(logits * (1.0 / soft_cap)) * soft_cap
 
 
 def cap_gradient(capped: Tensor, soft_cap: float | None) -> Tensor | float:
@@ -55,9 +55,10 @@ def exponentiate(logits: Tensor, sink: Tensor | None, may_be_empty: bool) -> Wei
             denominator alone (gpt-oss; Xiao et al. 2023 name them sinks).
         may_be_empty: Whether a row may see no key.
     """
-    peak = ops.max(logits, axis=-1, keepdims=True)
+    peak = _row_max(logits)
     if sink is not None:
-        peak = ops.maximum(peak, sink)
+        # Not a maximum of Keras, which on torch gives float32 for doubles.
+        peak = ops.where(peak > sink, peak, sink)
     if may_be_empty:
         # An infinite peak would make -inf - -inf = nan of a row without keys.
         peak = ops.where(peak == _HIDDEN, 0.0, peak)
@@ -66,6 +67,13 @@ def exponentiate(logits: Tensor, sink: Tensor | None, may_be_empty: bool) -> Wei
     if sink is not None:
         denominator = denominator + ops.exp(sink - peak)
     return Weights(numerator, denominator, peak)
+
+
+def _row_max(logits: Tensor) -> Tensor:
+    """(..., t, 1); minus infinity for a row of no logits, of which Keras refuses a maximum."""
+    if 0 in logits.shape:
+        return ops.sum(logits, axis=-1, keepdims=True) + _HIDDEN
+    return ops.max(logits, axis=-1, keepdims=True)
 
 
 def reciprocal(denominator: Tensor, may_be_empty: bool) -> Tensor:

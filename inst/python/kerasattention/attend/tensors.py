@@ -18,6 +18,11 @@ def is_static(*sizes: Any) -> bool:
     return all(isinstance(size, int) for size in sizes)
 
 
+def accumulator_of(dtype: Any) -> str:
+    """The dtype to compute in: float64 for float64, and float32 for all others."""
+    return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
+
+
 def wants_float32_inputs(dtype: str) -> bool:
     """Whether products of this dtype need their inputs cast to float32.
 
@@ -38,7 +43,19 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
         import jax.numpy as jnp
 
         return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+    if dtype == "float64":
+        # On torch Keras computes a product of doubles in float32.
+        return a @ ops.cast(b, dtype)
     return ops.matmul(a, b)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """In the dtype of x: Keras gives float32 for a float64 on JAX."""
+    if keras.backend.backend() == "jax":
+        import jax.numpy as jnp
+
+        return jnp.tanh(x)
+    return ops.tanh(x)
 
 
 def transpose_last(x: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ def _tiled(named: Named, frame: Problem, tile: Tile) -> Tensor:
     def backward(named: Named, output: Tensor, log_sum: Tensor, upstream: Tensor) -> Named:
         return _backward(frame.with_tensors(named), tile, output, log_sum, upstream)
 
-    return with_gradient(forward, backward, named, problem.differentiable())
+    return with_gradient(forward, backward, problem)
 
 
 def _with_positions(problem: Problem) -> Problem:
@@ -239,7 +239,8 @@ def _forward(problem: Problem, tile: Tile) -> tuple[Tensor, Tensor]:
             return parts
         return tuple(_put(x, part, 3, rows.start) for x, part in zip(state, parts, strict=True))
 
-    empty = (jnp.zeros((*shape, problem.value.shape[-1])), jnp.zeros((*shape, 1)))
+    widths = (problem.value.shape[-1], 1)
+    empty = tuple(jnp.zeros((*shape, width), problem.accumulator) for width in widths)
     return _over_blocks(length, tile.rows, visit, empty)
 
 
@@ -247,9 +248,9 @@ def _forward_block(problem: Problem, rows: Span, columns: int) -> tuple[Tensor, 
     batch, kv_heads, groups = problem.query.shape[:3]
     shape = (batch, kv_heads, groups, rows.size)
     state = State(
-        jnp.full((*shape, 1), -jnp.inf),
-        jnp.zeros((*shape, 1)),
-        jnp.zeros((*shape, problem.value.shape[-1])),
+        jnp.full((*shape, 1), -jnp.inf, problem.accumulator),
+        jnp.zeros((*shape, 1), problem.accumulator),
+        jnp.zeros((*shape, problem.value.shape[-1]), problem.accumulator),
     )
 
     def visit(problem: Problem, columns: Span, wanted: Any, state: State) -> State:
@@ -308,7 +309,7 @@ def _hide_repeated(logits: Tensor, columns: Span, wanted: Any) -> Tensor:
 def _backward(
     problem: Problem, tile: Tile, output: Tensor, log_sum: Tensor, upstream: Tensor
 ) -> Named:
-    upstream = upstream.astype(jnp.float32)
+    upstream = upstream.astype(problem.accumulator)
     # The softmax's own gradient: row sums of weight * d weight = output * d output.
     row_sums = jnp.sum(upstream * output, axis=-1, keepdims=True)
     found = _backward_tiles(problem, tile, log_sum, row_sums, upstream)
@@ -337,7 +338,8 @@ def _backward_tiles(
             repeated = (jnp.arange(rows.size) + rows.start < wanted)[:, None]
             part_log_sum = jnp.where(repeated, jnp.inf, part_log_sum)
         whole = state.query
-        state = state._replace(query=jnp.zeros((*whole.shape[:3], rows.size, whole.shape[4])))
+        of_rows = jnp.zeros((*whole.shape[:3], rows.size, whole.shape[4]), whole.dtype)
+        state = state._replace(query=of_rows)
         transposed = tuple(_stack_transposed(x, rows) for x in (query_t, upstream_t))
 
         def see(problem: Problem, columns: Span, wanted: Any, state: Gradients) -> Gradients:
@@ -373,8 +375,8 @@ def _no_gradients(problem: Problem) -> Gradients:
     bias = {} if problem.bias is None else problem.bias.tensors()
     shapes = (problem.query.shape, key.shape, value.shape)
     return Gradients(
-        *(jnp.zeros(shape, jnp.float32) for shape in shapes),
-        {name: jnp.zeros(x.shape, jnp.float32) for name, x in bias.items()},
+        *(jnp.zeros(shape, problem.accumulator) for shape in shapes),
+        {name: jnp.zeros(x.shape, problem.accumulator) for name, x in bias.items()},
     )
 
 

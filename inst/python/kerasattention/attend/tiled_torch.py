@@ -55,7 +55,7 @@ def tiled_attention(problem: Problem, size: int) -> Tensor:
     def backward(named: Named, output: Tensor, log_sum: Tensor, upstream: Tensor) -> Named:
         return _backward(problem.with_tensors(named), plan, output, log_sum, upstream)
 
-    return with_gradient(forward, backward, problem.tensors(), problem.differentiable())
+    return with_gradient(forward, backward, problem)
 
 
 def plan_tiles(problem: Problem, size: int) -> list[Tiles]:

@@ -71,7 +71,7 @@ def unrolled_attention(problem: Problem, pieces: list[Piece]) -> Tensor:
             name: tf.concat([x[name] for x in found], axis=axes.get(name, 1)) for name in found[0]
         }
 
-    return with_gradient(forward, backward, problem.tensors(), problem.differentiable())
+    return with_gradient(forward, backward, problem)
 
 
 # Which heads ------------------------------------------------------------------------------

@@ -757,7 +757,8 @@ def _in_one_dtype(*tensors: Tensor) -> list[Tensor]:
     dtypes = [keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors]
     if len(set(dtypes)) == 1:
         return list(tensors)
-    dtype = keras.backend.result_type(*dtypes)
+    # Keras's own rule gives float32 for float64 and another.
+    dtype = "float64" if "float64" in dtypes else keras.backend.result_type(*dtypes)
     return [ops.cast(tensor, dtype) for tensor in tensors]
 
 

@@ -82,6 +82,7 @@ class AlibiBias:
     """The bias of a block, from distances alone."""
 
     slopes: tuple[float, ...]
+    dtype: str = "float32"
 
     def tensors(self) -> dict[str, Tensor]:
         return {}
@@ -89,10 +90,13 @@ class AlibiBias:
     def with_tensors(self, tensors: dict[str, Tensor]) -> "AlibiBias":
         return self
 
+    def in_precision(self, dtype: str) -> "AlibiBias":
+        return dataclasses.replace(self, dtype=dtype)
+
     def block(self, visibility: Visibility, rows: Span, columns: Span) -> Tensor:
         """(B|1, N, t, s)."""
-        distances = ops.cast(ops.abs(visibility.distances(rows, columns)), "float32")
-        slopes = np.array(self.slopes, dtype="float32")[None, :, None, None]
+        distances = ops.cast(ops.abs(visibility.distances(rows, columns)), self.dtype)
+        slopes = np.array(self.slopes, dtype=self.dtype)[None, :, None, None]
         return ops.multiply(distances, -slopes)
 
     def block_gradient(

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from kerasattention.attend.bias import BlockBias
-from kerasattention.attend.tensors import Span, Tensor, is_static
+from kerasattention.attend.tensors import Span, Tensor, accumulator_of, is_static
 from kerasattention.attend.visibility import Visibility
 from kerasattention.positions.base import Position
 
@@ -148,7 +148,7 @@ class BucketBias:
     """Biases looked up by distance, block by block.
 
     Attributes:
-        table: (num_buckets, N) float32.
+        table: (num_buckets, N), looked up in float32 or in its own float64.
         buckets: The bucket of each distance from -M to M.
     """
 
@@ -160,6 +160,9 @@ class BucketBias:
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> BlockBias:
         return dataclasses.replace(self, table=tensors["table"])
+
+    def in_precision(self, dtype: str) -> BlockBias:
+        return self
 
     def block(self, visibility: Visibility, rows: Span, columns: Span) -> Tensor:
         """(B|1, N, t, s)."""
@@ -189,7 +192,9 @@ class BucketBias:
         """(...) to (N, ...)."""
         # The small axis is looked up first, so that the large lookup is a contiguous one.
         by_distance = ops.take(self.table, np.array(self.buckets, dtype="int32"), axis=0)
-        by_distance = ops.transpose(ops.cast(by_distance, "float32"))  # (N, 2 M + 1)
+        by_distance = ops.transpose(
+            ops.cast(by_distance, accumulator_of(self.table.dtype))
+        )  # (N, 2 M + 1)
         return ops.take(by_distance, self._clipped(distances), axis=1)
 
     def _buckets_of(self, distances: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerasattention.attend.tensors import Tensor
+from kerasattention.attend.tensors import Tensor, accumulator_of
 from kerasattention.positions.base import Position
 from kerasattention.positions.scaling import Frequencies, check_scaling, rotary_frequencies
 
@@ -102,18 +102,19 @@ class RotaryPosition(Position):
         key_positions: Tensor,
     ) -> tuple[Tensor, Tensor]:
         frequencies = self.frequencies(query.shape[-1])
-        angles = self._cosine_and_sine(query_positions, frequencies)
+        dtype = accumulator_of(query.dtype)
+        angles = self._cosine_and_sine(query_positions, frequencies, dtype)
         query = self._rotate(query, *angles)
         if key_positions is not query_positions:
-            angles = self._cosine_and_sine(key_positions, frequencies)
+            angles = self._cosine_and_sine(key_positions, frequencies, dtype)
         return query, self._rotate(key, *angles)
 
     def _cosine_and_sine(
-        self, positions: Tensor, frequencies: Frequencies
+        self, positions: Tensor, frequencies: Frequencies, dtype: str
     ) -> tuple[Tensor, Tensor]:
-        """Factors of the features and of their partners, (T, 1, R) or (B, T, 1, R) float32."""
-        radians = frequencies.values.astype("float32")
-        angles = ops.multiply(ops.expand_dims(ops.cast(positions, "float32"), -1), radians)
+        """Factors of the features and of their partners, (T, 1, R) or (B, T, 1, R)."""
+        radians = frequencies.values.astype(dtype)
+        angles = ops.multiply(ops.expand_dims(ops.cast(positions, dtype), -1), radians)
         cosine, sine = ops.cos(angles), ops.sin(angles)
         if frequencies.attention_factor != 1.0:
             cosine, sine = (x * frequencies.attention_factor for x in (cosine, sine))
@@ -138,8 +139,8 @@ class RotaryPosition(Position):
         return ops.concatenate([turned, tail], axis=-1)
 
     def _combine(self, x: Tensor, partners: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        """In float32 whatever the dtype: bfloat16 angles would be off by whole degrees."""
-        wide = [ops.cast(part, "float32") for part in (x, partners)]
+        """In the dtype of the angles: bfloat16 ones would be off by whole degrees."""
+        wide = [ops.cast(part, cosine.dtype) for part in (x, partners)]
         return ops.cast(wide[0] * cosine + wide[1] * sine, x.dtype)
 
     def _partners(self, x: Tensor) -> Tensor:

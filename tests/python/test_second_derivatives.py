@@ -1,0 +1,283 @@
+"""Gradients of gradients: along directions, against central differences of the reference.
+
+What is differentiated is the sum of each gradient of first order times a direction, by every
+input and by the gradient that comes in from above.
+"""
+
+import contextlib
+import functools
+
+import numpy as np
+import pytest
+from keras import ops
+
+import reference
+from backends import BACKEND, tensor, to_numpy
+from problems import SEED, SMALL_BLOCK, block_size, problem, sum_to
+
+SIZES = {"B": 2, "K": 2, "G": 3, "H": 5, "Hv": 3, "T": 11, "S": 13}
+N = SIZES["K"] * SIZES["G"]
+
+
+def made(**options):
+    return problem(**SIZES, **options)
+
+
+def _random(*shape):
+    return np.random.default_rng(1).normal(size=shape)
+
+
+PADDED = np.arange(13) < np.array([[13], [4]])
+HIDDEN = np.random.default_rng(2).random((2, N, 11, 13)) < 0.6
+HIDDEN[:, :, 3] = False  # a row without keys
+
+GIVEN = {
+    "causal": made(visibility={"causal": True}),
+    "window": made(visibility={"causal": True, "window": 4}),
+    "padding and a sink": made(sink=_random(N), visibility={"key_mask": PADDED}),
+    "all": made(
+        rate=0.3,
+        cap=1.3,
+        scale=0.9,
+        sink=_random(N),
+        bias=_random(2, N, 11, 13),
+        visibility={"mask": HIDDEN, "window": 9},
+    ),
+}
+CASES = [(name, "blocked") for name in GIVEN]
+if BACKEND == "torch":
+    # Torch's public function in one call and in several, and its kernel of the CPU.
+    CASES += [(name, "fused") for name in ("causal", "window", "padding and a sink")]
+
+
+@pytest.fixture(autouse=True)
+def doubles():
+    """Central differences need float64, which JAX has where it is switched on alone."""
+    if BACKEND != "jax":
+        yield
+        return
+    import jax
+
+    with jax.enable_x64(True):
+        yield
+
+
+def double(x):
+    return tensor(x, "float64")
+
+
+def directions_of(given, seed):
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=x.shape) for name, x in given.trainable().items()}
+
+
+def first_order(given, values, upstream):
+    """The reference's gradients of sum(output * upstream) at these values."""
+    options = {name: values.get(name) for name in ("bias", "sink")}
+    if given.rate:
+        options |= {"keep": reference.kept_weights(SEED, given.shape, given.rate)}
+    found = reference.attention_gradients(
+        values["query"],
+        values["key"],
+        values["value"],
+        upstream,
+        scale=given.scale,
+        cap=given.cap,
+        seen=given.seen,
+        rate=given.rate,
+        **options,
+    )
+    if given.bias is not None:
+        found["bias"] = sum_to(found["bias"], given.bias.shape)
+    return found
+
+
+@functools.cache
+def expected(name):
+    """The derivative along a direction of each input, by central differences."""
+    given, step = GIVEN[name], 1e-5
+    along = directions_of(given, 5)
+    steps = directions_of(given, 6) | {
+        "upstream": np.random.default_rng(7).normal(size=(2, 11, N, 3))
+    }
+    values = given.trainable() | {"upstream": given.upstream}
+
+    def total(**changed):
+        moved = values | changed
+        found = first_order(given, moved, moved["upstream"])
+        return sum(np.sum(found[which] * along[which]) for which in along)
+
+    return (
+        along,
+        steps,
+        {
+            which: (
+                total(**{which: values[which] + step * direction})
+                - total(**{which: values[which] - step * direction})
+            )
+            / (2 * step)
+            for which, direction in steps.items()
+        },
+    )
+
+
+def tf_gradients(function, values, upstream):
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        output = function(**values)
+    return tape.gradient(output, values, upstream)
+
+
+def torch_gradients(function, values, upstream):
+    import torch
+
+    output = function(**values)
+    found = torch.autograd.grad(output, list(values.values()), upstream, create_graph=True)
+    return dict(zip(values, found, strict=True))
+
+
+def jax_gradients(function, values, upstream):
+    import jax
+
+    return jax.vjp(lambda x: function(**x), values)[1](upstream)[0]
+
+
+def gradients(function, values, upstream):
+    """The gradients of sum(output * upstream), which can be differentiated again."""
+    run = {"tensorflow": tf_gradients, "torch": torch_gradients, "jax": jax_gradients}
+    return run[BACKEND](function, values, upstream)
+
+
+def gradient_of(loss, values):
+    """The gradients of a scalar by a dictionary of tensors."""
+    if BACKEND == "torch":
+        values = {name: x.clone().requires_grad_(True) for name, x in values.items()}
+        return gradients(lambda **x: loss(x), values, ops.ones((), "float64"))
+    return gradients(lambda **x: loss(x), values, ops.ones((), "float64"))
+
+
+def second_order(given, way, along):
+    """A function of inputs and upstream, in one dictionary: its gradients of second order."""
+
+    def total(values):
+        values = dict(values)
+        upstream = values.pop("upstream")
+        found = gradients(lambda **x: given.attend(**x, implementation=way), values, upstream)
+        return sum(ops.sum(found[name] * along[name]) for name in along)
+
+    return lambda values: gradient_of(total, values)
+
+
+@pytest.mark.parametrize(("name", "way"), CASES)
+def test_second_order(name, way):
+    given = GIVEN[name]
+    along, steps, differences = expected(name)
+    along = {which: double(x) for which, x in along.items()}
+    values = {which: double(x) for which, x in given.trainable().items()}
+    values["upstream"] = double(given.upstream)
+    with block_size(SMALL_BLOCK) if way == "blocked" else contextlib.nullcontext():
+        found = second_order(given, way, along)(values)
+    for which, direction in steps.items():
+        derivative = np.sum(to_numpy(found[which]) * direction)
+        np.testing.assert_allclose(derivative, differences[which], rtol=1e-7, err_msg=which)
+
+
+def test_third_order():
+    """Of one function: the plain formula's, which the backend differentiates by itself."""
+    given = made(sink=_random(N), bias=_random(N, 11, 13)[None], visibility={"causal": True})
+    along, again = (
+        {name: double(x) for name, x in directions_of(given, seed).items()} for seed in (5, 6)
+    )
+    values = {name: double(x) for name, x in given.trainable().items()}
+    values["upstream"] = double(given.upstream)
+
+    def third(way):
+        def total(values):
+            found = second_order_of(values)
+            return sum(ops.sum(found[name] * again[name]) for name in again)
+
+        second_order_of = second_order(given, way, along)
+        return gradient_of(total, values)
+
+    expected = third("plain")
+    with block_size(SMALL_BLOCK):
+        found = third("blocked")
+    for name in values:
+        np.testing.assert_allclose(
+            to_numpy(found[name]), to_numpy(expected[name]), rtol=1e-9, atol=1e-9, err_msg=name
+        )
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="lengths are unknown on TensorFlow alone")
+@pytest.mark.parametrize(("known", "jit_compile"), [(True, False), (True, True), (False, False)])
+def test_in_graphs_of_known_and_unknown_lengths(known, jit_compile):
+    import tensorflow as tf
+
+    name = "all" if known else "padding and a sink"
+    given = GIVEN[name]
+    along, steps, differences = expected(name)
+    along = {which: double(x) for which, x in along.items()}
+    values = {which: double(x) for which, x in given.trainable().items()}
+    values["upstream"] = double(given.upstream)
+    function = second_order(given, "blocked", along)
+    signature = None
+    if not known:
+        shapes = {which: list(x.shape) for which, x in values.items()}
+        for which in ("query", "key", "value", "upstream"):
+            shapes[which][1] = None
+        signature = [{which: tf.TensorSpec(x, tf.float64) for which, x in shapes.items()}]
+    with block_size(SMALL_BLOCK):
+        run = tf.function(function, input_signature=signature, jit_compile=jit_compile)
+        found = run(values)
+    for which, direction in steps.items():
+        derivative = np.sum(to_numpy(found[which]) * direction)
+        np.testing.assert_allclose(derivative, differences[which], rtol=1e-7, err_msg=which)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="only JAX has a forward mode")
+def test_forward_mode_over_reverse_mode():
+    import jax
+
+    given = GIVEN["all"]
+    along, steps, differences = expected("all")
+    values = {which: double(x) for which, x in given.trainable().items()}
+    values["upstream"] = double(given.upstream)
+    along = {which: double(x) for which, x in along.items()}
+
+    def total(values):
+        values = dict(values)
+        upstream = values.pop("upstream")
+        found = gradients(lambda **x: given.attend(**x, implementation="blocked"), values, upstream)
+        return sum(ops.sum(found[name] * along[name]) for name in along)
+
+    with block_size(SMALL_BLOCK):
+        moved = {which: double(x) for which, x in steps.items()}
+        derivative = jax.jit(lambda x, along: jax.jvp(total, (x,), (along,))[1])(values, moved)
+    np.testing.assert_allclose(derivative, sum(differences.values()), rtol=1e-7)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="only JAX has a forward mode")
+def test_forward_mode_alone_is_right_or_an_error():
+    import jax
+
+    given = GIVEN["causal"]
+    values = {which: double(x) for which, x in given.trainable().items()}
+    steps = {which: double(x) for which, x in directions_of(given, 6).items()}
+
+    def tangent(way):
+        return jax.jvp(lambda x: given.attend(**x, implementation=way), (values,), (steps,))[1]
+
+    moved = given.trainable()
+    above, below = (
+        reference.attention(
+            *(moved[n] + sign * 1e-6 * to_numpy(steps[n]) for n in ("query", "key", "value")),
+            seen=given.seen,
+        )[0]
+        for sign in (1, -1)
+    )
+    expected = (above - below) / 2e-6
+    np.testing.assert_allclose(to_numpy(tangent("plain")), expected, rtol=1e-6, atol=1e-8)
+    with block_size(SMALL_BLOCK), pytest.raises(TypeError, match="forward-mode"):
+        tangent("blocked")
