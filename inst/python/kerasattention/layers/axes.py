@@ -165,7 +165,7 @@ class AxisFold:
             return x
         batches, lengths, keys = self.batches(query), self.lengths(query), self.lengths(key)
         shape = x.shape
-        heads = shape[len(batches)]
+        heads = ops.shape(x)[len(batches)]
         if not all(size == 1 for size in shape[: len(batches)]):
             x = ops.broadcast_to(x, (*batches, *ops.shape(x)[len(batches) :]))
             count = _product(batches)
