@@ -58,6 +58,15 @@ def tanh(x: Tensor) -> Tensor:
     return ops.tanh(x)
 
 
+def cos_and_sin(x: Tensor) -> tuple[Tensor, Tensor]:
+    """In the dtype of x, as `tanh`."""
+    if keras.backend.backend() == "jax":
+        import jax.numpy as jnp
+
+        return jnp.cos(x), jnp.sin(x)
+    return ops.cos(x), ops.sin(x)
+
+
 def transpose_last(x: Tensor) -> Tensor:
     """Swaps the last two axes."""
     axes = list(range(len(x.shape)))

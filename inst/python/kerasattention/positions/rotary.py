@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerasattention.attend.tensors import Tensor, accumulator_of
+from kerasattention.attend.tensors import Tensor, accumulator_of, cos_and_sin
 from kerasattention.positions.base import Position
 from kerasattention.positions.scaling import Frequencies, check_scaling, rotary_frequencies
 
@@ -115,7 +115,7 @@ class RotaryPosition(Position):
         """Factors of the features and of their partners, (T, 1, R) or (B, T, 1, R)."""
         radians = frequencies.values.astype(dtype)
         angles = ops.multiply(ops.expand_dims(ops.cast(positions, dtype), -1), radians)
-        cosine, sine = ops.cos(angles), ops.sin(angles)
+        cosine, sine = cos_and_sin(angles)
         if frequencies.attention_factor != 1.0:
             cosine, sine = (x * frequencies.attention_factor for x in (cosine, sine))
         cosine, sine = self._pair(cosine, cosine), self._pair(-sine, sine)
