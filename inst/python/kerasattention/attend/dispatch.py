@@ -9,6 +9,7 @@ from keras import ops
 from kerasattention.attend.bias import BlockBias, TensorBias, join_biases
 from kerasattention.attend.choice import choose_way
 from kerasattention.attend.dropout import draw_seed
+from kerasattention.attend.finite import with_finite_inputs
 from kerasattention.attend.problem import Problem
 from kerasattention.attend.scores import attention_weights
 from kerasattention.attend.tensors import (
@@ -142,7 +143,7 @@ def attend(
             "`flash_attention=None`, or leave out `return_attention_scores`."
         )
     way = choose_way(problem, implementation, never_hold_scores)
-    output = join_query_heads(ops.cast(way(problem), query.dtype))
+    output = join_query_heads(ops.cast(with_finite_inputs(problem, way), query.dtype))
     mask = visibility.query_mask
     if mask is not None:
         output = ops.where(mask[:, :, None, None], output, ops.zeros_like(output))

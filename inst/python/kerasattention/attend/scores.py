@@ -3,6 +3,7 @@
 from keras import ops
 
 from kerasattention.attend import softmax
+from kerasattention.attend.finite import with_finite_inputs
 from kerasattention.attend.problem import Problem, block_logits, sink_logits
 from kerasattention.attend.tensors import Span, Tensor, is_static
 
@@ -18,7 +19,6 @@ def attention_weights(problem: Problem, rows: Span | None = None) -> Tensor:
         (B, N, t, S) in float32. A row without keys is zero; with a sink a row
         sums to less than one.
     """
-    problem = problem.scaled()
     every = problem.rows()
     rows = every if rows is None else rows
     if is_static(*every, *rows) and not 0 <= rows.start <= rows.stop <= every.size:
@@ -27,11 +27,9 @@ def attention_weights(problem: Problem, rows: Span | None = None) -> Tensor:
             f"Query positions must lie between 0 and {every.size - 1}. "
             f"Received: {rows.start} to {rows.stop - 1}"
         )
-    logits, _ = block_logits(problem, rows, problem.columns())
-    numerator, denominator, _ = softmax.exponentiate(
-        logits, sink_logits(problem), problem.may_be_empty
-    )
-    weights = numerator * softmax.reciprocal(denominator, problem.may_be_empty)
+    weights = with_finite_inputs(
+        problem, lambda given: _weights(given.scaled(), rows), rows, of_values=False
+    )  # (B, K, G, t, S)
     batch, kv_heads, groups, length, keys = ops.shape(weights)
     weights = ops.reshape(weights, (batch, kv_heads * groups, length, keys))
     mask = problem.visibility.query_mask
@@ -39,3 +37,11 @@ def attention_weights(problem: Problem, rows: Span | None = None) -> Tensor:
         return weights
     seen = mask[:, None, rows.start : rows.stop, None]
     return ops.where(seen, weights, 0.0)
+
+
+def _weights(problem: Problem, rows: Span) -> Tensor:
+    logits, _ = block_logits(problem, rows, problem.columns())
+    numerator, denominator, _ = softmax.exponentiate(
+        logits, sink_logits(problem), problem.may_be_empty
+    )
+    return numerator * softmax.reciprocal(denominator, problem.may_be_empty)

@@ -42,6 +42,8 @@ class Visibility:
         query_segments: None or (B, T) integers; 0 marks padding.
         key_segments: None or (B, S) integers.
         mask: None or booleans that broadcast to (B, N, T, S), of rank 4.
+        masked_out_is_finite: Whether queries and keys that are masked out are known to hold
+            finite numbers, as in a cache, so that nobody has to look.
     """
 
     causal: bool = False
@@ -54,6 +56,7 @@ class Visibility:
     query_segments: Tensor | None = None
     key_segments: Tensor | None = None
     mask: Tensor | None = None
+    masked_out_is_finite: bool = False
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors it holds by name, for a function transform that must see them."""

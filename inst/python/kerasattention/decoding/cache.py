@@ -95,6 +95,9 @@ class Memory(Protocol):
     def replace(self, call: int, name: str, x: Tensor) -> None:
         """Puts x in place of the whole array."""
 
+    def clear(self, call: int, name: str, axis: int, start: int) -> None:
+        """Zeros from index `start` of an axis on, where an earlier sequence may have left NaN."""
+
 
 class CacheContext(AttentionContext):
     """Lends its cache to each call of an attention layer, in order of calls.
@@ -170,7 +173,10 @@ class CacheContext(AttentionContext):
     ) -> tuple[Tensor, Tensor, Visibility]:
         spec = self.specs[self._call]
         if spec.cross:
-            return key, value, visibility
+            # A layer makes no keys of padding but from zeros.
+            finite = not self.moment.fresh
+            return key, value, dataclasses.replace(visibility, masked_out_is_finite=finite)
+        key, value = self._without_padding(key), self._without_padding(value)
         new = {"key": _stored("key", key), "value": _stored("value", value)}
         if spec.masked:
             new["mask"] = visibility.key_mask
@@ -188,6 +194,8 @@ class CacheContext(AttentionContext):
             key_positions=positions,
             key_mask=held.get("mask"),
             mask=self._mask(spec, positions),
+            # One token sees all real ones; of several, the first may not see the last.
+            masked_out_is_finite=self.length == 1,
         )
         key, value = (self._given(name, held[name]) for name in ("key", "value"))
         return key, value, visibility
@@ -197,6 +205,23 @@ class CacheContext(AttentionContext):
         x = ops.reshape(x, (-1, self.specs[self._call].kv_heads, *x.shape[-2:]))
         return ops.transpose(x, (0, 3, 1, 2) if _AXES[name] == -1 else (0, 2, 1, 3))
 
+    def _without_padding(self, x: Tensor) -> Tensor:
+        """(B, S, K, H) with zeros for tokens that are not real: no NaN of theirs gets stored."""
+        moment = self.moment
+        padding = moment.padding if moment.fresh else None
+        if self.length == 1 or (padding is None and moment.count is None):
+            return x
+        real = self._once("real", self._make_real, padding)
+        return ops.where(real, x, ops.zeros_like(x))
+
+    def _make_real(self, padding: Tensor | None) -> Tensor:
+        """(B|1, S, 1, 1): the tokens that are neither padding nor behind the last one."""
+        index = ops.arange(self.length, dtype="int32")[None, :, None, None]
+        real = index <= self._last(self.length)
+        if padding is None:
+            return real
+        return ops.logical_and(real, index >= padding[:, None, None, None])
+
     # A prompt into an empty cache -----------------------------------------------
 
     def _fill(self, name: str, x: Tensor) -> None:
@@ -204,6 +229,8 @@ class CacheContext(AttentionContext):
         length = x.shape[axis]
         if length <= slots:
             self.memory.write(self._call, name, axis, 0, x)
+            if length < slots and name != "mask":
+                self.memory.clear(self._call, name, axis, length)
             return
         # Slot s takes the last real position p with p modulo W = s.
         positions = latest_positions(slots, self._last(length))

@@ -50,6 +50,9 @@ class ArrayMemory:
     def replace(self, call: int, name: str, x: Tensor) -> None:
         self.arrays[call][name] = x
 
+    def clear(self, call: int, name: str, axis: int, start: int) -> None:
+        """Nothing to do: each sequence begins with new arrays."""
+
 
 class VariableMemory:
     """TensorFlow variables: a strided assignment writes in place."""
@@ -78,6 +81,12 @@ class VariableMemory:
     def replace(self, call: int, name: str, x: Tensor) -> None:
         self.variables[call][name].assign(x)
 
+    def clear(self, call: int, name: str, axis: int, start: int) -> None:
+        variable = self.variables[call][name]
+        index = [slice(None)] * len(variable.shape)
+        index[axis] = slice(start, None)
+        variable[tuple(index)].assign(ops.zeros_like(variable.value()[tuple(index)]))
+
 
 class TorchMemory:
     """torch tensors, written in place."""
@@ -99,6 +108,10 @@ class TorchMemory:
 
     def replace(self, call: int, name: str, x: Tensor) -> None:
         self.tensors[call][name].copy_(x)
+
+    def clear(self, call: int, name: str, axis: int, start: int) -> None:
+        whole = self.tensors[call][name]
+        whole.narrow(axis, start, whole.shape[axis] - start).zero_()
 
 
 def cache_bytes(specs: tuple[CacheSpec, ...], batch: int, max_length: int) -> int:

@@ -394,7 +394,7 @@ class AttentionLayer(keras.layers.Layer):
             window=self._sliding_window,
             query_positions=fold.fold_tokens(positions, query),
             query_mask=query_mask,
-            key_mask=self._padding_of_keys(inputs, value_mask, key_mask),
+            key_mask=self._padding_of_keys(inputs, query_mask, paddings),
             query_segments=fold.fold_tokens(segment_ids, query),
             key_segments=fold.fold_tokens(segment_ids, query),
             mask=fold.fold_scores(_boolean(attention_mask), query, inputs.key),
@@ -402,8 +402,9 @@ class AttentionLayer(keras.layers.Layer):
         if inputs.self_attention:
             visibility = dataclasses.replace(visibility, key_positions=visibility.query_positions)
         bias = fold.fold_scores(attention_bias, query, inputs.key)
+        inputs = self._without_padding(inputs, visibility)
         heads, weights = self._attend(inputs, visibility, bias, training, return_attention_scores)
-        output = self._project_back(query, heads)
+        output = self._project_back(inputs.query, heads)
         if query_mask is not None and get_keras_mask(output) is None:
             set_keras_mask(output, fold.unfold_padding(query_mask, query))
         if not return_attention_scores:
@@ -429,13 +430,35 @@ class AttentionLayer(keras.layers.Layer):
         return joined_masks(*folded)
 
     def _padding_of_keys(
-        self, inputs: Call, value_mask: Tensor | None, key_mask: Tensor | None
+        self, inputs: Call, padding: Tensor | None, given: tuple[Tensor | None, ...]
     ) -> Tensor | None:
+        """(B', S), the queries' `padding` itself where nothing but the input's mask is given."""
+        attached = get_keras_mask(inputs.query)
+        if inputs.self_attention and all(mask is None or mask is attached for mask in given):
+            return padding
+        _, value_mask, key_mask = given
         if inputs.key is inputs.value:
             return self._padding(inputs.key, value_mask, key_mask)
         return joined_masks(
             self._padding(inputs.value, value_mask), self._padding(inputs.key, key_mask)
         )
+
+    def _without_padding(self, inputs: Call, visibility: Visibility) -> Call:
+        """Zeros in padded inputs: in a gradient of a kernel, 0 * NaN would be NaN."""
+
+        def without(x: Tensor, mask: Tensor | None) -> Tensor:
+            if mask is None:
+                return x
+            mask = self._fold.unfold_padding(mask, x)
+            return ops.where(ops.expand_dims(mask, -1), x, ops.zeros_like(x))  # (B, ..., D)
+
+        query_mask, key_mask = visibility.query_mask, visibility.key_mask
+        query = without(inputs.query, query_mask)
+        if inputs.self_attention and query_mask is key_mask:
+            return dataclasses.replace(inputs, query=query, value=query, key=query)
+        key = without(inputs.key, key_mask)
+        value = key if inputs.value is inputs.key else without(inputs.value, key_mask)
+        return dataclasses.replace(inputs, query=query, value=value, key=key)
 
     def _is_causal(self, use_causal_mask: bool | None) -> bool:
         if use_causal_mask is None:

@@ -1,0 +1,276 @@
+"""NaN and infinity in masked-out keys and values reach neither outputs nor gradients.
+
+A weight of zero is not enough, since 0 * NaN is NaN. So a kernel is given inputs in which
+zeros replace the non-finite numbers, and the output of every query that sees such a key
+or value becomes NaN. Which queries those are is computed only where a number is not finite.
+
+Where a backend runs eagerly, one reduction of the inputs decides whether anything has to be
+done. While JAX or XLA traces, the replacement is unconditional: it is fused into the copies
+that bring the inputs into the kernel's layout. TensorFlow's other graphs decide when they run.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import keras
+from keras import ops
+
+from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias
+from kerasattention.attend.problem import Problem
+from kerasattention.attend.tensors import Span, Tensor, group_heads, is_static
+
+Kernel = Callable[[Problem], Tensor]
+
+# Queries of a block when the queries that see non-finite numbers are looked for.
+BLOCK = 128
+# What is no block loop: XLA compiles one for as long as the rest.
+WHOLE = 512 * 512
+
+
+def with_finite_inputs(
+    problem: Problem, kernel: Kernel, rows: Span | None = None, of_values: bool = True
+) -> Tensor:
+    """Calls a kernel so that masked-out non-finite numbers have no effect.
+
+    Args:
+        problem: The attention problem.
+        kernel: Computes (B, K, G, t, X) of a problem whose inputs are finite.
+        rows: The queries that the kernel computes; None for all.
+        of_values: Whether its result depends on the values.
+    """
+    if not may_mask_out(problem):
+        return kernel(problem)
+    finite = _known_to_be_finite(problem)
+    if finite is True:
+        return kernel(problem)
+    rows = problem.rows() if rows is None else rows
+    if finite is None and _decides_at_run_time():
+        from kerasattention.attend import finite_tensorflow
+
+        return finite_tensorflow.with_finite_inputs(problem, kernel, rows, of_values)
+    output = kernel(cleaned(problem))
+    return poison(output, _rows_of(problem, rows, of_values, finite))
+
+
+def may_mask_out(problem: Problem) -> bool:
+    """Whether a key or a query may be masked out that may hold a non-finite number."""
+    visibility = problem.visibility
+    if visibility.masked_out_is_finite:
+        return False
+    return (
+        visibility.hides_by_content
+        or visibility.query_mask is not None
+        or visibility.hides_by_position(problem.rows(), problem.columns())
+        or _may_hold_infinity(problem.bias)
+    )
+
+
+def is_finite(problem: Problem) -> Tensor:
+    """A boolean: whether queries, keys and values hold finite numbers only.
+
+    Finite numbers whose sum overflows count as non-finite, which costs time and changes nothing.
+    """
+    sums = []
+    for x in (problem.query, problem.key, problem.value):
+        x = ops.cast(x, problem.accumulator)
+        # First over all axes but the last: XLA computes such sums with vectors.
+        sums.append(ops.sum(ops.sum(x, axis=tuple(range(len(x.shape) - 1)))))
+    return ops.isfinite(sums[0] + sums[1] + sums[2])
+
+
+def cleaned(problem: Problem) -> Problem:
+    """The problem with zeros in place of non-finite queries, keys and values."""
+    query, key, value = (_clean(x) for x in (problem.query, problem.key, problem.value))
+    return dataclasses.replace(problem, query=query, key=key, value=value)
+
+
+def poison(output: Tensor, rows: Tensor) -> Tensor:
+    """NaN in the given rows (B, K, G, t) of an output (B, K, G, t, X).
+
+    A row's gradient becomes infinite, except where it is exactly zero: what nobody uses has
+    no part in the gradients of others.
+    """
+    if keras.backend.standardize_dtype(output.dtype) in ("float16", "bfloat16"):
+        output = ops.cast(output, "float32")
+    if keras.backend.backend() == "tensorflow":
+        from kerasattention.attend import finite_tensorflow
+
+        return finite_tensorflow.poison(output, rows)
+    dtype = keras.backend.standardize_dtype(output.dtype)
+
+    def choose(poisoned: float, other: float) -> Tensor:
+        return ops.where(rows[..., None], ops.cast(poisoned, dtype), ops.cast(other, dtype))
+
+    # Twice a large factor, since 0 * infinity would be NaN; so JAX's forward mode works, too.
+    factor = choose(1e200 if dtype == "float64" else 1e30, 1.0)  # (B, K, G, t, 1)
+    return output * factor * factor + choose(float("nan"), 0.0)
+
+
+# Which queries --------------------------------------------------------------------------
+
+
+def poisoned_rows(problem: Problem, rows: Span, of_values: bool) -> Tensor:
+    """(B, K, G, t): queries that see a non-finite key or value, or hold one and see any key."""
+    query, key = _has_non_finite(problem.query), _has_non_finite(problem.key)
+    if of_values:
+        key = ops.logical_or(key, _has_non_finite(problem.value))
+    if not is_static(*rows) and keras.backend.backend() != "tensorflow":
+        return _poisoned_block(problem, query, key, rows)
+    keys = problem.key.shape[2]
+    if is_static(*rows, keys) and (rows.size <= BLOCK or rows.size * keys <= WHOLE):
+        return _poisoned_block(problem, query, key, rows)
+    return _poisoned_in_blocks(problem, query, key, rows)
+
+
+def _poisoned_in_blocks(problem: Problem, query: Tensor, key: Tensor, rows: Span) -> Tensor:
+    """Block by block: memory grows with T + S, not with T * S."""
+    size = min(BLOCK, rows.size) if is_static(rows.size) else ops.minimum(BLOCK, rows.size)
+    batch, kv_heads, groups = ops.shape(query)[:3]
+
+    def step(index: Tensor, found: Tensor) -> Tensor:
+        start, last = index * size, rows.size - size
+        start = min(start, last) if is_static(start, last) else ops.minimum(start, last)
+        block = _poisoned_block(problem, query, key, Span(rows.start + start, size))
+        return ops.slice_update(found, (0, 0, 0, start), ops.cast(block, "int8"))
+
+    found = ops.zeros((batch, kv_heads, groups, rows.size), dtype="int8")
+    count = (rows.size + BLOCK - 1) // BLOCK
+    return ops.cast(ops.fori_loop(0, count, step, found), "bool")
+
+
+def _poisoned_block(problem: Problem, query: Tensor, key: Tensor, rows: Span) -> Tensor:
+    query = _slice_rows(query, rows)  # (B, K, G, t)
+    key = key[:, :, None, None, :]  # (B, K, 1, 1, S)
+    visible = _visible(problem, rows)  # (B|1, K|1, G|1, t|1, S|1)
+    if visible is None:
+        return ops.logical_or(ops.any(key, axis=-1), query)
+    sees_key = ops.any(visible, axis=-1)
+    sees_poison = ops.any(ops.logical_and(visible, key), axis=-1)
+    return ops.logical_or(sees_poison, ops.logical_and(query, sees_key))
+
+
+def _visible(problem: Problem, rows: Span) -> Tensor | None:
+    columns, kv_heads = problem.columns(), problem.kv_heads
+    masks = []
+    mask = problem.visibility.block(rows, columns)
+    if mask is not None:
+        masks.append(group_heads(mask, kv_heads))
+    if _may_hold_infinity(problem.bias):
+        bias = problem.bias.block(problem.visibility, rows, columns)
+        masks.append(group_heads(ops.not_equal(bias, float("-inf")), kv_heads))
+    return functools.reduce(ops.logical_and, masks) if masks else None
+
+
+def _slice_rows(x: Tensor, rows: Span) -> Tensor:
+    if is_static(rows.start):
+        return x[:, :, :, rows.start : rows.stop]
+    return ops.slice(x, (0, 0, 0, rows.start), (*ops.shape(x)[:3], rows.size))
+
+
+def _has_non_finite(x: Tensor) -> Tensor:
+    """(..., X) to (...)."""
+    return ops.logical_not(ops.all(ops.isfinite(x), axis=-1))
+
+
+def _may_hold_infinity(bias: BlockBias | None) -> bool:
+    """Whether a bias may mask keys out by minus infinity; those of positions never do."""
+    if isinstance(bias, SumOfBiases):
+        return any(_may_hold_infinity(part) for part in bias.biases)
+    return isinstance(bias, TensorBias)
+
+
+def _rows_of(problem: Problem, rows: Span, of_values: bool, finite: bool | None) -> Tensor:
+    """The poisoned rows, looked for only where something is not finite, if that may be asked."""
+
+    def find() -> Tensor:
+        return poisoned_rows(problem, rows, of_values)
+
+    if finite is False or keras.backend.backend() not in ("jax", "tensorflow"):
+        return find()
+    shape = (*ops.shape(problem.query)[:3], rows.size)
+    return ops.cond(is_finite(problem), lambda: ops.zeros(shape, dtype="bool"), find)
+
+
+# What is known, and what replaces numbers, on each backend ------------------------------
+
+
+def _decides_at_run_time() -> bool:
+    if keras.backend.backend() != "tensorflow":
+        return False
+    from kerasattention.attend.hiding_tensorflow import is_compiled_by_xla
+
+    return not is_compiled_by_xla()
+
+
+def _known_to_be_finite(problem: Problem) -> bool | None:
+    """Whether all inputs are finite; None while that is not known, as in a trace."""
+    backend = keras.backend.backend()
+    if backend == "torch":
+        return _known_on_torch(problem)
+    if backend == "jax":
+        return _known_on_jax(problem)
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return bool(is_finite(problem)) if tf.executing_eagerly() else None
+    return bool(is_finite(problem))
+
+
+def _known_on_torch(problem: Problem) -> bool | None:
+    import torch
+
+    tensors = (problem.query, problem.key, problem.value)
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return None
+    if tensors[0].is_cuda and torch.cuda.is_current_stream_capturing():
+        return None
+    dtype = getattr(torch, problem.accumulator)
+    sums = [x.detach().sum(dtype=dtype) for x in tensors]
+    try:
+        if tensors[0].device.type == "cpu":
+            # Half the time of adding them up first; elsewhere each would be waited for.
+            return all(math.isfinite(x.item()) for x in sums)
+        return math.isfinite(sum(sums).item())
+    except RuntimeError:  # no number: a fake or meta tensor, or torch.func.vmap()
+        return None
+
+
+def _known_on_jax(problem: Problem) -> bool | None:
+    import jax
+
+    tensors = (problem.query, problem.key, problem.value)
+    if any(isinstance(x, jax.core.Tracer) or not x.is_fully_addressable for x in tensors):
+        return None
+    return bool(_jax_functions()[0](problem.query, problem.key, problem.value))
+
+
+@functools.cache
+def _jax_functions() -> tuple[Callable[..., Tensor], Callable[[Tensor], Tensor]]:
+    """Whether arrays are finite, and the replacement, whose derivative is one."""
+    import jax
+    import jax.numpy as jnp
+
+    @jax.jit
+    def all_finite(*arrays: Tensor) -> Tensor:
+        return functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(x)) for x in arrays])
+
+    @jax.custom_jvp
+    def clean(x: Tensor) -> Tensor:
+        return jnp.where(jnp.isfinite(x), x, 0)
+
+    # That of a selection would keep a mask of each array for the backward pass.
+    clean.defjvp(lambda primals, tangents: (clean(*primals), tangents[0]))
+    return all_finite, clean
+
+
+def _clean(x: Tensor) -> Tensor:
+    backend = keras.backend.backend()
+    if backend == "jax":
+        return _jax_functions()[1](x)
+    if backend == "tensorflow":
+        from kerasattention.attend import finite_tensorflow
+
+        return finite_tensorflow.clean(x)
+    return ops.where(ops.isfinite(x), x, ops.zeros_like(x))

@@ -1,0 +1,85 @@
+"""Inputs of kernels without non-finite numbers, in graphs of TensorFlow.
+
+A graph decides when it runs whether numbers have to be replaced. The choices are made inside
+functions with gradients of their own: XLA compiles no gradient of a choice.
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+from keras import ops
+
+from kerasattention.attend.finite import is_finite, poisoned_rows
+from kerasattention.attend.problem import Problem
+from kerasattention.attend.tensors import Span, Tensor
+
+
+def with_finite_inputs(
+    problem: Problem, kernel: Callable[[Problem], Tensor], rows: Span, of_values: bool
+) -> Tensor:
+    """`finite.with_finite_inputs()`, decided when the graph runs."""
+    finite = tf.stop_gradient(is_finite(problem))
+    shape = (*ops.shape(problem.query)[:3], rows.size)
+    poisoned = tf.cond(
+        finite,
+        lambda: tf.zeros(shape, tf.bool),
+        lambda: poisoned_rows(problem, rows, of_values),
+    )
+    named = problem.tensors()
+    inputs = ("query", "key", "value")
+    clean_inputs = _clean_unless(finite, *(named[name] for name in inputs))
+    given = problem.with_tensors(named | dict(zip(inputs, clean_inputs, strict=True)))
+    return _poison_unless(finite, kernel(given), poisoned)
+
+
+@tf.custom_gradient
+def clean(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Zeros in place of non-finite numbers; the derivative is one."""
+    return _finite_or_zero(x), lambda upstream: upstream
+
+
+def _finite_or_zero(x: Tensor) -> Tensor:
+    return tf.where(tf.math.is_finite(x), x, tf.zeros_like(x))
+
+
+def _clean_unless(finite: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    @tf.custom_gradient
+    def function(*inputs: Tensor) -> tuple[tuple[Tensor, ...], Callable[..., tuple[Tensor, ...]]]:
+        found = tf.cond(finite, lambda: inputs, lambda: tuple(map(_finite_or_zero, inputs)))
+        for x, given in zip(found, inputs, strict=True):
+            x.set_shape(given.shape)
+        return found, lambda *upstream: upstream
+
+    return function(*inputs)
+
+
+def poison(output: Tensor, rows: Tensor) -> Tensor:
+    """`finite.poison()`: Grappler would join two factors to one that overflows."""
+
+    @tf.custom_gradient
+    def function(output: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        return _poisoned(output, rows), lambda upstream: _poisoned_gradient(upstream, rows)
+
+    return function(output)
+
+
+def _poison_unless(finite: Tensor, output: Tensor, rows: Tensor) -> Tensor:
+    @tf.custom_gradient
+    def function(output: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        def gradient(upstream: Tensor) -> Tensor:
+            return tf.cond(finite, lambda: upstream, lambda: _poisoned_gradient(upstream, rows))
+
+        found = tf.cond(finite, lambda: output, lambda: _poisoned(output, rows))
+        found.set_shape(output.shape)
+        return found, gradient
+
+    return function(output)
+
+
+def _poisoned(output: Tensor, rows: Tensor) -> Tensor:
+    return tf.where(rows[..., None], tf.constant(float("nan"), output.dtype), output)
+
+
+def _poisoned_gradient(upstream: Tensor, rows: Tensor) -> Tensor:
+    used = tf.logical_and(rows[..., None], tf.not_equal(upstream, 0.0))
+    return tf.where(used, tf.constant(float("inf"), upstream.dtype), upstream)
