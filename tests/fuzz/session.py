@@ -18,6 +18,7 @@ CLASSES = {
     "second": "second derivatives",
     "empty": "batches of 0",
     "nan": "NaN and infinity in masked keys and values",
+    "nan-inputs": "the same in inputs of layers, which project them",
     "copied": "models with both Keras's attention and Lambdas or layers of one's own",
     "hostile": "models whose layers look at other tokens in ways that a trial may miss",
 }

@@ -56,6 +56,46 @@ def value_and_gradients(function, inputs, upstream, as_one=True):
     return outputs, {name: to_numpy(gradient) for name, gradient in found.items()}
 
 
+def value_and_gradients_of_layer(layer, inputs, upstream, **options):
+    """Gradients of sum(output * upstream) by every input and weight, as NumPy, by name.
+
+    Weights are named by the last parts of their paths; on JAX all of it is compiled as one.
+    """
+    names = ["/".join(v.path.split("/")[-2:]) for v in layer.trainable_variables]
+    names = [name.split("/")[-1] if name.endswith(("/sink", "/table")) else name for name in names]
+    inputs = {name: tensor(x) for name, x in inputs.items()}
+
+    def loss(given):
+        return keras.ops.sum(layer(**given, **options) * upstream)
+
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        variables = [v.value for v in layer.trainable_variables]
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            result = loss(inputs)
+        found = tape.gradient(result, [*inputs.values(), *variables])
+    elif BACKEND == "jax":
+        import jax
+
+        def stateless(values, weights):
+            state = [v.value for v in layer.non_trainable_variables]
+            output, _ = layer.stateless_call(weights, state, **values, **options)
+            return keras.ops.sum(output * upstream)
+
+        weights = [v.value for v in layer.trainable_variables]
+        by_input, by_weight = jax.jit(jax.grad(stateless, argnums=(0, 1)))(inputs, weights)
+        found = [*(by_input[name] for name in inputs), *by_weight]
+    else:
+        import torch
+
+        inputs = {name: x.detach().requires_grad_(True) for name, x in inputs.items()}
+        parameters = [v.value for v in layer.trainable_variables]
+        found = torch.autograd.grad(loss(inputs), [*inputs.values(), *parameters])
+    return dict(zip([*inputs, *names], map(to_numpy, found), strict=True))
+
+
 def compiled(function, jit_compile=False):
     """The function as the backend's `fit()` would run it: a graph, a jit, or as it is on torch."""
     if BACKEND == "tensorflow":
