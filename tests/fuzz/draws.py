@@ -72,6 +72,11 @@ def configuration(rng, modes, without=()):
     config = common | (function_call(rng) if kind == "function" else layer_call(rng, kind))
     if config.get("flash") and chance(rng, 0.8):
         config["scores"] = False  # together they are refused
+    if config["dtype"] == "float64" and "norm64" in without and config.get("qk_norm"):
+        config["qk_norm"] = False
+    kind = (config.get("position") or {}).get("kind")
+    if config["dtype"] == "float64" and "table64" in without and kind == "relative":
+        config["position"] = None
     return in_measure(config)
 
 

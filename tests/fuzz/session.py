@@ -15,6 +15,8 @@ BACKENDS = ("torch", "tensorflow", "jax")
 # Classes of cases that may be left out while they are being mended.
 CLASSES = {
     "float64": "layers and calls in float64",
+    "norm64": "layers in float64 with qk_norm: Keras's RMSNormalization computes in float32",
+    "table64": "layers in float64 with a RelativePosition",
     "second": "second derivatives",
     "empty": "batches of 0",
     "nan": "NaN and infinity in masked keys and values",
