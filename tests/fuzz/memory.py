@@ -34,7 +34,7 @@ def measured(kernel, length):
     import numpy as np
 
     import kerasattention as ka
-    from backends import compiled, tensor, value_and_gradients
+    from backends import tensor, value_and_gradients
 
     rng = np.random.default_rng(0)
     sizes = {"query": (1, length, 4, 16), "key": (1, length, 2, 16), "value": (1, length, 2, 16)}
@@ -43,10 +43,6 @@ def measured(kernel, length):
         return ka.scaled_dot_product_attention(
             query, key, value, causal=True, implementation=kernel
         )
-
-    if ARGUMENTS.backend == "tensorflow":
-        # As in `fit()`: a tape of eager operations keeps what each of them made.
-        attend = compiled(attend)
 
     def run(length):
         inputs = {

@@ -52,7 +52,9 @@ def _tensorflow(
 
     @tf.custom_gradient
     def function(*values: Any) -> Any:
-        output, kept = forward(dict(zip(names, values, strict=True)))
+        # An eager tape would keep what the blocks make, all of their scores, beside this gradient.
+        inputs = {name: tf.stop_gradient(x) for name, x in zip(names, values, strict=True)}
+        output, kept = forward(inputs)
 
         def gradient(upstream: Tensor) -> list[Tensor | None]:
             found = first_order(*values, output, kept, upstream)
