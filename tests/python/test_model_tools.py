@@ -112,8 +112,8 @@ def test_maps_leave_the_model_as_it_was(data):
         ({"layers": ["attention_7"]}, "attention_7.*attention_0"),
         ({"layers": [2]}, "2.*attention_0"),
         ({"heads": [6]}, "between 0 and 5"),
-        ({"rows": [0, 11]}, "positions must lie between 0 and .*11"),
-        ({"rows": [-1]}, "positions must lie between 0 and .*-1"),
+        ({"rows": [0, 11]}, "Query positions `rows` must lie between 0 and .*11"),
+        ({"rows": [-1]}, "Query positions `rows` must lie between 0 and .*-1"),
     ],
 )
 def test_maps_refuse_what_the_model_lacks(options, message, data):

@@ -5,7 +5,7 @@ from keras import ops
 from kerasattention.attend import softmax
 from kerasattention.attend.finite import with_finite_inputs
 from kerasattention.attend.problem import Problem, block_logits, sink_logits
-from kerasattention.attend.tensors import Span, Tensor, is_static
+from kerasattention.attend.tensors import Span, Tensor
 
 
 def attention_weights(problem: Problem, rows: Span | None = None) -> Tensor:
@@ -19,14 +19,7 @@ def attention_weights(problem: Problem, rows: Span | None = None) -> Tensor:
         (B, N, t, S) in float32. A row without keys is zero; with a sink a row
         sums to less than one.
     """
-    every = problem.rows()
-    rows = every if rows is None else rows
-    if is_static(*every, *rows) and not 0 <= rows.start <= rows.stop <= every.size:
-        # Slices outside are cut or moved inside, without a word.
-        raise ValueError(
-            f"Query positions must lie between 0 and {every.size - 1}. "
-            f"Received: {rows.start} to {rows.stop - 1}"
-        )
+    rows = problem.rows() if rows is None else rows
     weights = with_finite_inputs(
         problem, lambda given: _weights(given.scaled(), rows), rows, of_values=False
     )  # (B, K, G, t, S)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kerasattention._keras import get_keras_mask, set_keras_mask
+from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
 from kerasattention.attend.bias import TensorBias, join_biases
 from kerasattention.attend.dispatch import attend, make_problem
 from kerasattention.attend.scores import attention_weights
@@ -277,7 +277,7 @@ class AttentionLayer(keras.layers.Layer):
         if self._position is not None:
             self._position.prepare(heads.query, heads.size)
         if not self.trainable:  # which the sublayers, made just now, were not told
-            for sublayer in self._flatten_layers(include_self=False):
+            for sublayer in flatten_layers(self, include_self=False):
                 sublayer.trainable = False
 
     def _check_kernels(self) -> None:

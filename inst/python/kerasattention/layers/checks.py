@@ -94,7 +94,7 @@ def rows(rows: Any, length: int | None, layer: str) -> None:
     """Refuses query rows that a layer's input does not have, where its length is known."""
     if rows is not None and length is not None and not 0 <= rows.start < rows.stop <= length:
         raise ValueError(
-            f"`rows` must lie between 0 and {length - 1} in layer {layer!r}. "
+            f"Query positions `rows` must lie between 0 and {length - 1} in layer {layer!r}. "
             f"Received: {rows.start} to {rows.stop - 1}"
         )
 

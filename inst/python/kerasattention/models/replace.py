@@ -1,6 +1,7 @@
 """A copy of a model with some layers exchanged; weights and what is frozen are kept."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -112,7 +113,10 @@ def _copy_of(layer: Layer) -> Layer:
     try:
         if isinstance(layer, keras.layers.Lambda):
             return _copy_of_lambda(layer)
-        config = layer.get_config()
+        with warnings.catch_warnings():
+            # Keras warns of code in configs, which is replaced here by the function.
+            warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
+            config = layer.get_config()
         for name in config:
             # A config has a function's name, which may be unknown, or its code, which Keras
             # refuses to run.

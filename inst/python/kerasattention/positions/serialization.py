@@ -49,19 +49,19 @@ class _Sharing:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._guard = threading.Lock()
         self._owners: Any = weakref.WeakKeyDictionary()  # of a position, a set of layers
         self._ids: Any = weakref.WeakKeyDictionary()
         self._takers: Any = weakref.WeakKeyDictionary()  # of a copy, the names of its layers
         self._copies: Any = weakref.WeakValueDictionary()  # the latest of each id and thread
 
     def note(self, position: Any, owner: keras.layers.Layer) -> None:
-        with self._lock:
+        with self._guard:
             self._owners.setdefault(position, weakref.WeakSet()).add(owner)
 
     def entries(self, position: Any) -> dict[str, Any]:
         """What a config says of a position with more than one owner."""
-        with self._lock:
+        with self._guard:
             names = sorted(layer.name for layer in self._owners.get(position, ()))
             if len(names) < 2:
                 return {}
@@ -74,13 +74,13 @@ class _Sharing:
         if in_scope or not isinstance(names, list):
             return keras.saving.deserialize_keras_object(config)
         key = (str(config.get("shared_object_id")), threading.get_ident())
-        with self._lock:
+        with self._guard:
             copy = self._copies.get(key)
             if copy is not None and _has_room(self._takers[copy], names, owner.name):
                 self._takers[copy].append(owner.name)
                 return copy
         copy = keras.saving.deserialize_keras_object(config)
-        with self._lock:
+        with self._guard:
             self._copies[key] = copy
             self._takers[copy] = [owner.name]
             self._ids[copy] = config.get("shared_object_id")
