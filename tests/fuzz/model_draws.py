@@ -129,8 +129,7 @@ def gated(rng, x):
 
 
 def einsum(rng, x):
-    size = x.shape[-1]
-    return x + layers.EinsumDense("btd,de->bte", (None, size), bias_axes="e")(x)
+    return x + layers.EinsumDense("btd,de->bte", x.shape[1:], bias_axes="e")(x)
 
 
 def distributed(rng, x):
@@ -265,13 +264,9 @@ def over_time(rng, x, tokens):
     return layers.UnitNormalization(axis=1)(x)
 
 
-def within_batch(rng, x, tokens):
-    return layers.Lambda(lambda x: x + ops.roll(x, 1, axis=0))(x)
-
-
 HOSTILE = (
     *(look_back, look_ahead, running, started_by_id, repeats, convolution, recurrent),
-    *(not_causal, over_time, within_batch),
+    *(not_causal, over_time),
 )
 
 
