@@ -278,7 +278,8 @@ class Drawn:
         vocabulary, features = pick(rng, 7, 23, 61), pick(rng, 6, 8, 12)
         hostile = chance(rng, 0.25) and "hostile" not in without
         self.vocabulary, self.hostile = vocabulary, hostile
-        self.length = maybe(rng, 0.1, lambda: 48)
+        # A pass of each prefix of a hostile model is needed.
+        self.length = None if hostile else maybe(rng, 0.1, lambda: 48)
         tokens = keras.Input((self.length,), dtype="int32", name="tokens")
         tied = chance(rng, 0.2) and hasattr(layers, "ReversibleEmbedding")
         kind = layers.ReversibleEmbedding if tied else layers.Embedding
