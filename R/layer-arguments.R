@@ -81,7 +81,7 @@ divisors_of <- function(n) {
 # thousand; more than millions are a slip of the pen, and would take the memory of the
 # machine.
 check_width <- function(heads, size, arg, call = caller_env()) {
-  most <- 2^22
+  most <- 2^20
   width <- prod(heads, size)
   if (width > most) {
     numbers <- format(

@@ -113,7 +113,7 @@ layer_multi_head_attention <- function(
   check_whole_number(value_dim, min = 1, null = TRUE)
   check_width(num_heads, key_dim, c("num_heads", "key_dim"))
   check_width(num_heads, value_dim, c("num_heads", "value_dim"))
-  check_whole_numbers(output_shape, min = 1, max = 2^22, null = TRUE)
+  check_whole_numbers(output_shape, min = 1, max = 2^20, null = TRUE)
   check_attention_axes(attention_axes)
   arguments <- layer_arguments(environment(), list(...))
   check_layer_arguments(arguments)

@@ -189,12 +189,12 @@ position_alibi <- function() {
 #'   layer_multi_head_attention(num_heads = 4, key_dim = 8, position = shared)
 #' length(keras$Model(input, output)$weights)
 position_relative <- function(num_buckets = 32, max_distance = 128) {
-  check_whole_number(num_buckets, min = 4, max = 2^20)
+  check_whole_number(num_buckets, min = 4, max = 2^14)
   if (num_buckets %% 2 != 0) {
     hint <- "Half of the buckets are for the keys behind, half for those ahead."
     abort_argument("num_buckets", "an even number", num_buckets, hint)
   }
-  check_whole_number(max_distance, min = 1, max = 2^20)
+  check_whole_number(max_distance, min = 1, max = 2^18)
   if (max_distance <= num_buckets / 2) {
     rule <- paste("greater than half of `num_buckets`,", num_buckets / 2)
     hint <- "So many distances have a bucket of their own."

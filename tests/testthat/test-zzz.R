@@ -29,9 +29,10 @@ test_that("loading adds less than a tenth of a second to reticulate", {
   skip_on_cran()
   code <- c(
     "loadNamespace('reticulate')",
-    "cat(system.time(suppressMessages(library(kerasattention)))[['elapsed']])"
+    "used <- system.time(suppressMessages(library(kerasattention)))",
+    "cat(used[['user.self']] + used[['sys.self']])"
   )
-  # The best of several, as others may use the machine.
+  # Time of the processor, and the best of several, as others may use the machine.
   for (try in 1:5) {
     seconds <- as.numeric(utils::tail(run_r(code), 1))
     if (seconds < 0.1) break
