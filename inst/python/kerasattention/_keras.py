@@ -47,6 +47,29 @@ set_keras_mask = _find("set_keras_mask", *_MASKING)
 
 Functional: type[keras.Model] = _find("Functional", "keras.src.models.functional", "keras.models")
 
+Node: type = _find("Node", "keras.src.ops.node")
+
+# Attributes of layers that are changed by a call, by saving, or by use of the layer in another
+# model.
+BOOKKEEPING = {
+    *("_called", "_losses", "_loss_ids", "_losses_override", "training", "_torch_params"),
+    *("_inbound_nodes", "_outbound_nodes", "_tracker", "_auto_config", "_build_shapes_dict"),
+    *("_metrics", "build", "quantize", "_non_persistent_buffers_set", "is_gptq_calibrated"),
+    "is_awq_calibrated",
+}
+# Attributes of training: a model may be compiled and fitted, and computes the same afterwards.
+OF_TRAINERS = {
+    *("_compile_config", "_compile_loss", "_compile_metrics", "_compiled_trainable_state"),
+    *("_eval_epoch_iterator", "_epoch_iterator", "_jax_state", "_jax_state_synced", "_jit_compile"),
+    *("_loss_tracker", "_run_eagerly", "auto_scale_loss", "compiled", "history", "loss"),
+    *("optimizer", "predict_function", "steps_per_execution", "stop_evaluating", "stop_predicting"),
+    *("stop_training", "test_function", "train_function", "_distribute_strategy"),
+    *("_distribute_reduction_method", "_supports_reduce_retracing", "_initial_epoch"),
+}
+
+# torch's modules have their layers in a dictionary of this name.
+LAYERS_ON_TORCH = "_modules"
+
 # What is serialized or copied within it and refers to one object twice, does so afterwards.
 ObjectSharingScope = _find("ObjectSharingScope", "keras.src.saving.serialization_lib")
 _get_global_attribute = _find(
@@ -67,6 +90,11 @@ def finds_shared_objects() -> bool:
 def flatten_layers(layer: keras.layers.Layer, include_self: bool = True) -> list[Any]:
     """A layer and all layers in it, however deep; each once."""
     return _attribute(layer, "_flatten_layers")(include_self=include_self)
+
+
+def stored_value(variable: keras.Variable) -> Any:
+    """What a variable holds, not as seen from within a `StatelessScope`."""
+    return _attribute(variable, "_value")
 
 
 def has_sublayers(layer: keras.layers.Layer) -> bool:

@@ -59,7 +59,7 @@ class IncrementalDecoder:
         check_positive("max_length", max_length)
         self.batch_size, self.max_length = int(batch_size), int(max_length)
         self._token_input = token_input
-        self._lock = threading.Lock()
+        self._running = threading.Lock()
         self.is_broken = False
         self._model = weakref.ref(model)
         self.hold(model)
@@ -226,7 +226,7 @@ class IncrementalDecoder:
     @contextlib.contextmanager
     def _exclusive(self, after_failure: bool = False) -> Iterator[None]:
         """Refuses a second thread: it would write into the caches of the first."""
-        if not self._lock.acquire(blocking=False):
+        if not self._running.acquire(blocking=False):
             raise ValueError(
                 "The decoder is running already, in another thread or in the call that this one "
                 "was made from. Make an `IncrementalDecoder` for each, or use `generate()`."
@@ -236,7 +236,7 @@ class IncrementalDecoder:
                 raise ValueError("An earlier run was broken off; call `reset()` first.")
             yield
         finally:
-            self._lock.release()
+            self._running.release()
 
     @contextlib.contextmanager
     def _run(self) -> Iterator[None]:

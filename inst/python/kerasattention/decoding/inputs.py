@@ -123,7 +123,7 @@ class Inputs:
         vocabulary = self.plan.vocabulary(slot)
         if vocabulary is not None:
             x = check_token_ids(spec.name, _to_numpy(x), vocabulary)
-        x = ops.convert_to_tensor(x)
+        x = ops.convert_to_tensor(x if ops.is_tensor(x) else np.asarray(x))
         if len(x.shape) != len(spec.shape) or x.shape[0] != self.batch_size:
             expected = (self.batch_size, *("t" if n is None else n for n in spec.shape[1:]))
             raise ValueError(

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from kerasattention._keras import get_keras_mask, set_keras_mask
+from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
 from kerasattention.attend.tensors import Tensor
 from kerasattention.attend.visibility import Visibility
 from kerasattention.decoding import kinds
@@ -151,11 +151,9 @@ class Trial:
 
     def _draw_ids(self, slot: int, shape: list[int], random: np.random.Generator) -> np.ndarray:
         """Every id that the model knows, or as many as there are tokens."""
-        held = [
-            x.input_dim
-            for x in getattr(self.instruction.operation, "_flatten_layers", list)()
-            if isinstance(x, keras.layers.Embedding)
-        ]
+        operation = self.instruction.operation
+        layers = flatten_layers(operation) if isinstance(operation, keras.layers.Layer) else []
+        held = [x.input_dim for x in layers if isinstance(x, keras.layers.Embedding)]
         known = [kinds.vocabulary(self.program, slot), *held]
         most = min((x for x in known if x is not None), default=2)
         if slot in self.program.inputs and not held and most == 2:

@@ -14,51 +14,21 @@ from typing import Any
 import keras
 import numpy as np
 
-# Attributes changed by a call, by saving, or by use of the layer in another model.
-_IGNORED = {
-    *("_called", "_losses", "_loss_ids", "_losses_override", "training", "_torch_params"),
-    *("_inbound_nodes", "_outbound_nodes", "_tracker", "_auto_config", "_build_shapes_dict"),
-    *(
-        "_metrics",
-        "build",
-        "quantize",
-        "_non_persistent_buffers_set",
-        "is_gptq_calibrated",
-        "is_awq_calibrated",
-    ),
-}
-# Bookkeeping of the backends' own module classes.
+from kerasattention._keras import BOOKKEEPING, LAYERS_ON_TORCH, OF_TRAINERS, Node, stored_value
+
+# Bookkeeping of the backends' own module classes, and what Keras derives from `call()`.
 _PREFIXES = (
-    "_self_",
-    "_forward_",
-    "_backward_",
-    "_state_dict_",
-    "_load_state_dict_",
-    "_tf_",
-    "call_sig",
-    "_call_",
+    *("_self_", "_forward_", "_backward_", "_state_dict_", "_load_state_dict_", "_tf_"),
+    *("call_sig", "_call_"),
 )
-# Attributes of training: a model may be compiled and fitted, and decodes as before.
-_OF_TRAINERS = {
-    *("_compile_config", "_compile_loss", "_compile_metrics", "_compiled_trainable_state"),
-    *("_eval_epoch_iterator", "_epoch_iterator", "_jax_state", "_jax_state_synced", "_jit_compile"),
-    *("_loss_tracker", "_run_eagerly", "auto_scale_loss", "compiled", "history", "loss"),
-    *("optimizer", "predict_function", "steps_per_execution", "stop_evaluating", "stop_predicting"),
-    *("stop_training", "test_function", "train_function", "_distribute_strategy"),
-    *("_distribute_reduction_method", "_supports_reduce_retracing", "_initial_epoch"),
-}
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, type, types.ModuleType, np.ndarray)
 # Objects that change no result, or that are replaced rather than changed.
 _WHOLE = (
     *(keras.KerasTensor, keras.optimizers.Optimizer, keras.metrics.Metric, keras.Initializer),
-    *(
-        keras.regularizers.Regularizer,
-        keras.constraints.Constraint,
-        keras.dtype_policies.DTypePolicy,
-    ),
-    *(keras.InputSpec, weakref.ref),
+    *(keras.regularizers.Regularizer, keras.constraints.Constraint),
+    *(keras.dtype_policies.DTypePolicy, keras.InputSpec, weakref.ref, Node),
 )
-_FOREIGN = ("tensorflow", "jax", "torch", "numpy", "threading", "_thread", "keras.src.ops.node")
+_FOREIGN = ("tensorflow", "jax", "torch", "numpy", "threading", "_thread")
 
 # The attributes of an object with the names that do not count, a container, or a function.
 Place = tuple[Any, set[str]]
@@ -117,8 +87,7 @@ class Structure:
 
     def _add_parts(self, parts: dict[Any, Any], ignored: set[str]) -> None:
         for name, part in parts.items():
-            # torch's modules have their layers in a dictionary of their own.
-            self._add(part, ignored if name == "_modules" else set())
+            self._add(part, ignored if name == LAYERS_ON_TORCH else set())
 
     def _add(self, x: Any, ignored: set[str]) -> None:
         if isinstance(x, (*_ATOMS, *_WHOLE)) or id(x) in self._seen:
@@ -144,7 +113,7 @@ class Structure:
 
 
 def _ignored(x: Any) -> set[str]:
-    return _IGNORED | _OF_TRAINERS if isinstance(x, keras.Model) else _IGNORED
+    return BOOKKEEPING | OF_TRAINERS if isinstance(x, keras.Model) else BOOKKEEPING
 
 
 def _counted(x: Any, ignored: set[str]) -> dict[Any, Any]:
@@ -181,5 +150,5 @@ def _memory_of(variables: list[keras.Variable]) -> list[int]:
     backend = keras.backend.backend()
     if backend == "jax":
         return []
-    values = [variable._value for variable in variables]
+    values = [stored_value(variable) for variable in variables]
     return [x.data_ptr() for x in values] if backend == "torch" else [id(x) for x in values]
