@@ -1,7 +1,6 @@
 """`IncrementalDecoder`: a model's output token by token, with caches."""
 
 import contextlib
-import os
 import threading
 import weakref
 from collections.abc import Iterator
@@ -12,9 +11,11 @@ import numpy as np
 from keras import ops
 
 from kerasattention.attend.tensors import Tensor
-from kerasattention.decoding.inputs import MOST_IDS, Inputs
-from kerasattention.decoding.memory import cache_bytes
+from kerasattention.decoding.inputs import Inputs, pad_right, rounded_length
+from kerasattention.decoding.memory import LengthError, cache_bytes, check_memory
 from kerasattention.decoding.plan import make_plan
+from kerasattention.decoding.recheck import ComparedRunner
+from kerasattention.decoding.runner import make_runner
 from kerasattention.decoding.sampling import check_usable
 from kerasattention.decoding.structure import Structure
 from kerasattention.models.scores import with_our_layers
@@ -84,7 +85,10 @@ class IncrementalDecoder:
                 f"`max_length` must be at most {limit}, the length that the model was made for. "
                 f"Received: {self.max_length}"
             )
-        self._check_size()
+        size = self.cache_bytes
+        if self.plan.by_index:  # layers that run on a full length each time
+            size += 8 * self.batch_size * self.max_length
+        check_memory(size, self.batch_size, self.max_length)
         self._inputs = Inputs(self.plan, self.batch_size)
         self._runner = make_runner(self.plan, ours, self.batch_size, self.max_length)
         self._length = self._prompt_length = 0
@@ -141,7 +145,7 @@ class IncrementalDecoder:
             self._check_room(count)
             self._follow_weights()
             others = self._inputs.others(inputs)
-            wide = _pad_right(tokens, self._bucket(count, 0))
+            wide = pad_right(tokens, self._bucket(count, 0))
             given = {self.plan.tokens: ops.convert_to_tensor(wide), **others}
             self._padding = None if padding is None else ops.convert_to_tensor(padding)
             with self._run():
@@ -168,7 +172,7 @@ class IncrementalDecoder:
             tokens = self._inputs.step(tokens)
             count = tokens.shape[1]
             self._check_room(count)
-            wide = _pad_right(tokens, self._bucket(count, self._length))
+            wide = pad_right(tokens, self._bucket(count, self._length))
             with self._run():
                 logits = self._runner.after(
                     ops.convert_to_tensor(wide), self._length, count, self._padding
@@ -204,15 +208,20 @@ class IncrementalDecoder:
             check_usable(failed < count, number)
             return made, finished, count
 
+    def compare_rest(self) -> None:
+        """Compares what `loop()` has not compared yet with the model, when no more is made."""
+        if isinstance(self._runner, ComparedRunner):
+            with self._exclusive(), self._run():
+                self._runner.compare()
+
     def reset(self) -> None:
         """Forgets all tokens."""
         with self._exclusive(after_failure=True):
             self._length = 0
             self._padding = None
             if self.is_broken:  # what a run left behind is not known
-                runner = type(self._runner)
                 model = self._model() if self._copy is None else self._copy
-                self._runner = runner(self.plan, model, self.batch_size, self.max_length)
+                self._runner = make_runner(self.plan, model, self.batch_size, self.max_length)
                 self.is_broken = False
             else:
                 self._runner.reset()
@@ -275,60 +284,13 @@ class IncrementalDecoder:
         """A length to pad tokens to, so that few lengths are compiled."""
         if not self._runner.compiles or count == 1:
             return count
-        wide = 8
-        while wide < count and wide < 256:
-            wide *= 2
-        wide = wide if wide >= count else -(-count // 256) * 256
+        wide = rounded_length(count)
         return wide if self.unlimited else min(wide, self.max_length - start)
 
     def _takes_any_length(self) -> bool:
         return not self.plan.by_index
 
-    def _check_size(self) -> None:
-        """Refuses caches that no memory of this machine could hold, before any is allocated."""
-        most, size = _memory_size(), self.cache_bytes
-        if self.plan.by_index:  # layers that run on a full length each time
-            size += 8 * self.batch_size * self.max_length
-        if self.max_length > MOST_IDS or size > most:
-            raise LengthError(
-                f"`batch_size` = {self.batch_size} rows of `max_length` = {self.max_length} tokens "
-                f"need {size / 2**30:.3g} GiB of caches, more than the {most / 2**30:.3g} GiB of "
-                "memory that there are. Ask for fewer rows or fewer tokens."
-            )
-
-
-class LengthError(ValueError):
-    """More tokens or rows than a model or a machine can take."""
-
-
-def make_runner(plan: Any, model: keras.Model, batch: int, max_length: int) -> Any:
-    """The runner of Keras's backend."""
-    backend = keras.backend.backend()
-    if backend == "jax":
-        from kerasattention.decoding.runner_jax import Runner
-    elif backend == "tensorflow":
-        from kerasattention.decoding.runner_tensorflow import Runner
-    elif backend == "torch":
-        from kerasattention.decoding.runner_torch import Runner
-    else:
-        raise ValueError(f"Backend '{backend}' cannot decode; use tensorflow, jax or torch.")
-    return Runner(plan, model, batch, max_length)
-
 
 def check_positive(name: str, x: Any) -> None:
     if isinstance(x, bool) or not isinstance(x, (int, np.integer)) or x < 1:
         raise ValueError(f"`{name}` must be a positive integer. Received: {x!r}")
-
-
-def _pad_right(tokens: np.ndarray, length: int) -> np.ndarray:
-    missing = length - tokens.shape[1]
-    widths = [(0, 0), (0, missing)] + [(0, 0)] * (tokens.ndim - 2)
-    return np.pad(tokens, widths) if missing > 0 else tokens
-
-
-def _memory_size() -> int:
-    """Bytes of memory of this machine."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not told everywhere
-        return 2**40

@@ -118,6 +118,7 @@ def continue_prompts(
         last = ops.convert_to_tensor(part[:, -1])
         done += count
         more = reports.tell(part, done)
+    decoder.compare_rest()
     return np.concatenate(parts, axis=1)
 
 

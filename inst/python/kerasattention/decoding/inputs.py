@@ -12,11 +12,10 @@ import numpy as np
 from keras import ops
 
 from kerasattention.attend.tensors import Tensor
+from kerasattention.decoding.memory import MOST_IDS
 from kerasattention.decoding.plan import Plan
 
 Tokens = Any
-# Token ids are int32 in all backends.
-MOST_IDS = 2**31 - 1
 
 
 def check_token_ids(
@@ -169,3 +168,17 @@ def _some(x: np.ndarray) -> str:
 
 def _shape(sizes: tuple[Any, ...]) -> str:
     return "(" + ", ".join(str(size) for size in sizes) + ("," if len(sizes) == 1 else "") + ")"
+
+
+def rounded_length(count: int) -> int:
+    """A length to pad tokens to, so that few lengths are compiled."""
+    wide = 8
+    while wide < count and wide < 256:
+        wide *= 2
+    return wide if wide >= count else -(-count // 256) * 256
+
+
+def pad_right(tokens: np.ndarray, length: int) -> np.ndarray:
+    missing = length - tokens.shape[1]
+    widths = [(0, 0), (0, missing)] + [(0, 0)] * (tokens.ndim - 2)
+    return np.pad(tokens, widths) if missing > 0 else tokens

@@ -46,6 +46,9 @@ ELEMENTWISE_OPERATIONS = {
     *("Relu", "Relu6", "Silu", "Gelu", "Elu", "Selu", "Softplus", "Cast", "Clip", "Cos", "Sin"),
 }
 
+# Each of them takes features or single numbers; a function of one's own may do anything.
+ACTIVATIONS = tuple(x for x in vars(keras.activations).values() if callable(x))
+
 RECURRENT = "it is recurrent, and its state is not in the key/value cache"
 NOT_CAUSAL = (
     "its attention is not causal, so later tokens change what was computed for earlier ones; "
@@ -160,6 +163,8 @@ def acts_per_position(instruction: Instruction, moving: set[int], program: Progr
     operation = instruction.operation
     if not _broadcasts_over_time(instruction, moving, program):
         return False
+    if not _is_unchanged(operation):
+        return False
     kind = type(operation)
     if isinstance(operation, CastTo) or kind in ELEMENTWISE_LAYERS or kind in FEATURE_LAYERS:
         return True
@@ -173,6 +178,24 @@ def acts_per_position(instruction: Instruction, moving: set[int], program: Progr
     if kind is getattr(layers, "ReversibleEmbedding", None):
         return True
     return is_keras_operation(operation) and kind.__name__ in ELEMENTWISE_OPERATIONS
+
+
+def _is_unchanged(operation: Any) -> bool:
+    """Whether a layer has neither an activation nor a `call()` of the user."""
+    activation = getattr(operation, "activation", None)
+    known = activation is None or any(activation is x for x in ACTIVATIONS)
+    return known and "call" not in vars(operation)
+
+
+def is_our_attention(operation: Any) -> bool:
+    """Whether it is an attention layer of this package, no subclass and no position of a user."""
+    if not isinstance(operation, AttentionLayer) or "call" in vars(operation):
+        return False
+    parts = [operation, *([] if operation.position is None else [operation.position])]
+    return all(type(x).__module__.split(".")[0] == _PACKAGE for x in parts)
+
+
+_PACKAGE = __name__.split(".")[0]
 
 
 def _broadcasts_over_time(instruction: Instruction, moving: set[int], program: Program) -> bool:

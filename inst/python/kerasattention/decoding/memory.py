@@ -5,12 +5,16 @@ array would cost as much as attention itself.
 """
 
 import math
+import os
 from typing import Any
 
 from keras import ops
 
 from kerasattention.attend.tensors import Tensor
 from kerasattention.decoding.cache import CacheSpec
+
+# Token ids and indices are int32 in all backends.
+MOST_IDS = 2**31 - 1
 
 Arrays = list[dict[str, Tensor]]
 
@@ -121,6 +125,29 @@ def cache_bytes(specs: tuple[CacheSpec, ...], batch: int, max_length: int) -> in
         for arrays in _shapes(specs, batch, max_length)
         for shape, dtype in arrays.values()
     )
+
+
+def check_memory(size: int, rows: int, length: int) -> None:
+    """Refuses caches that no memory of this machine could hold, before any is allocated."""
+    most = _memory_size()
+    if length > MOST_IDS or size > most:
+        raise LengthError(
+            f"`batch_size` = {rows} rows of `max_length` = {length} tokens "
+            f"need {size / 2**30:.3g} GiB of caches, more than the {most / 2**30:.3g} GiB of "
+            "memory that there are. Ask for fewer rows or fewer tokens."
+        )
+
+
+class LengthError(ValueError):
+    """More tokens or rows than a model or a machine can take."""
+
+
+def _memory_size() -> int:
+    """Bytes of memory of this machine."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not told everywhere
+        return 2**40
 
 
 _WIDTHS = {"bool": 1, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}

@@ -16,7 +16,6 @@ from kerasattention.attend.tensors import Tensor
 from kerasattention.decoding import kinds, probe
 from kerasattention.decoding.cache import CacheContext, CacheSpec
 from kerasattention.decoding.program import Instruction, Program, lay_open
-from kerasattention.layers.base import AttentionLayer
 from kerasattention.layers.context import attention_context
 
 # By the identity of an operation.
@@ -93,10 +92,13 @@ def make_plan(model: keras.Model, token_input: str | int | None = None) -> Plan:
     if program.output not in moving:
         raise ValueError(f"The output of model '{model.name}' does not depend on its tokens.")
     length = program.specs[tokens].shape[1]
-    ways, specs = [], []
+    ways, specs, tried = [], [], []
     tail = 0
     for position, instruction in enumerate(each):
-        way, kept = _judge(instruction, moving, program, length)
+        way, kept = _known(instruction, moving, program, length)
+        if way is None:
+            way, kept = _try_out(instruction, moving, program, length)
+            tried.append(instruction.name)
         ways.append(way)
         specs += kept
         tail = position + 1 if kept else tail
@@ -113,6 +115,7 @@ def make_plan(model: keras.Model, token_input: str | int | None = None) -> Plan:
         tail,
         length,
         kinds.ends_in_softmax(each[-1]),
+        tuple(dict.fromkeys(tried)),
     )
 
 
@@ -137,23 +140,37 @@ def _token_slot(program: Program, token_input: str | int | None) -> int:
     return slot
 
 
-def _judge(
+def _known(
     instruction: Instruction, moving: set[int], program: Program, length: int | None
-) -> tuple[Way, list[CacheSpec]]:
-    """How to run an instruction on some tokens, and the caches that it needs."""
+) -> tuple[Way | None, list[CacheSpec]]:
+    """How to run an instruction on some tokens, None if not known, and its caches."""
     kinds.refuse_known(instruction)
     kinds.refuse_shape(instruction, length)
-    if isinstance(instruction.operation, AttentionLayer):
+    if kinds.is_our_attention(instruction.operation):
         return Way.AS_IT_IS, [kinds.attention_spec(instruction, moving, program)]
-    if kinds.acts_per_position(instruction, moving, program):
-        return Way.AS_IT_IS, []
-    trial = probe.Trial(instruction, moving, program, length)
-    if kinds.holds_attention(instruction.operation):
-        return Way.AS_IT_IS, trial.with_cache()
-    return (Way.AS_IT_IS if trial.per_position() else Way.AT_INDEX), []
+    known = kinds.acts_per_position(instruction, moving, program)
+    return (Way.AS_IT_IS if known else None), []
+
+
+def _try_out(
+    instruction: Instruction, moving: set[int], program: Program, length: int | None
+) -> tuple[Way, list[CacheSpec]]:
+    with probe.without_changes(instruction):
+        trial = probe.Trial(instruction, moving, program, length)
+        if kinds.holds_attention(instruction.operation):
+            return Way.AS_IT_IS, trial.with_cache()
+        return (Way.AS_IT_IS if trial.per_position() else Way.AT_INDEX), []
 
 
 # Running it ---------------------------------------------------------------------
+
+
+def run_whole(plan: Plan, inputs: dict[int, Tensor]) -> Tensor:
+    """The model's output for whole sequences, without caches: (B, T, ...)."""
+    values = dict(inputs)
+    for instruction in plan.program.instructions:
+        _run(instruction, values)
+    return values[plan.program.output]
 
 
 def run_once(plan: Plan, inputs: dict[int, Tensor]) -> dict[int, Tensor]:

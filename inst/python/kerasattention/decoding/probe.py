@@ -5,6 +5,7 @@ tokens come one at a time is a reason to refuse it, and better than wrong text.
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -27,6 +28,25 @@ TOKENS, OTHERS, FREE, PROMPT = 67, 7, 3, 31
 _PIECES = (slice(0, PROMPT), slice(2, 3), slice(40, 47), slice(-5, -4), slice(-1, None))
 # Sizes of runs that follow each other on caches.
 _RUNS = (PROMPT, 1, 1, 17, 1, 1, 13, 1, 1)
+
+
+@contextlib.contextmanager
+def without_changes(instruction: Instruction) -> Iterator[None]:
+    """Refuses a layer that changes a variable when it is called; the variable is as it was."""
+    variables = getattr(instruction.operation, "non_trainable_variables", [])
+    before = [np.array(ops.convert_to_numpy(x)) for x in variables]
+    refusal = None
+    try:
+        yield
+    except ValueError as error:
+        refusal = error
+    for variable, value in zip(variables, before, strict=True):
+        if not np.array_equal(ops.convert_to_numpy(variable), value):
+            variable.assign(value)
+            reason = f"a call changes its variable '{variable.name}'"
+            refusal = kinds.refusal(instruction.name, reason)
+    if refusal is not None:
+        raise refusal
 
 
 class Trial:

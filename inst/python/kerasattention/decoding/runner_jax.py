@@ -11,7 +11,7 @@ from kerasattention._keras import get_keras_mask, set_keras_mask
 from kerasattention.attend.tensors import Tensor
 from kerasattention.decoding.cache import CacheContext, Moment
 from kerasattention.decoding.memory import ArrayMemory
-from kerasattention.decoding.plan import Plan, as_logits, run_each, run_once
+from kerasattention.decoding.plan import Plan, as_logits, run_each, run_once, run_whole
 from kerasattention.decoding.sampling import are_unusable, choose_tokens
 
 Lent = dict[int, tuple[Tensor, Tensor | None]]
@@ -34,6 +34,7 @@ class Runner:
         self.variables = list({id(v): v for v in model.variables}.values())
         self._prompt = jax.jit(self._run_prompt, donate_argnums=1)
         self._after = jax.jit(self._run_after, donate_argnums=1)
+        self._whole = jax.jit(self._run_whole)
         self._loop = jax.jit(self._run_loop, static_argnums=0, donate_argnums=2)
         self.reset()
 
@@ -49,6 +50,10 @@ class Runner:
             self._weights(), self.arrays, inputs, jnp.int32(count), padding
         )
         return logits
+
+    def whole(self, inputs: dict[int, Tensor]) -> Tensor:
+        """The model's output (B, T, V) without caches."""
+        return self._whole(self._weights(), inputs)
 
     def after(self, tokens: Tensor, start: int, count: int, padding: Tensor | None) -> Tensor:
         """Logits (B, V) after tokens (B, t) that follow others."""
@@ -102,6 +107,10 @@ class Runner:
 
     def _scope(self, weights: list[Tensor]) -> keras.StatelessScope:
         return keras.StatelessScope(state_mapping=list(zip(self.variables, weights, strict=True)))
+
+    def _run_whole(self, weights: list[Tensor], inputs: dict[int, Tensor]) -> Tensor:
+        with self._scope(weights):
+            return run_whole(self.plan, inputs)
 
     def _run_prompt(
         self,

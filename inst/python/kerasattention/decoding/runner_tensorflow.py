@@ -11,7 +11,7 @@ from kerasattention.attend.tensors import Tensor
 from kerasattention.decoding.cache import CacheContext, Memory, Moment
 from kerasattention.decoding.kernels_tensorflow import FlatKernels, projections_of
 from kerasattention.decoding.memory import ArrayMemory, VariableMemory
-from kerasattention.decoding.plan import Calls, Plan, as_logits, run_each, run_once
+from kerasattention.decoding.plan import Calls, Plan, as_logits, run_each, run_once, run_whole
 from kerasattention.decoding.sampling import are_unusable, choose_tokens
 from kerasattention.decoding.tied_tensorflow import ENOUGH_STEPS, tied_embeddings
 
@@ -88,6 +88,10 @@ class Runner:
         """Logits (B, V) after a prompt into empty caches."""
         logits, self.crossed, self.lent = self._prompt(inputs, tf.constant(count), padding)
         return logits
+
+    def whole(self, inputs: dict[int, Tensor]) -> Tensor:
+        """The model's output (B, T, V) without caches; a graph of it would serve once."""
+        return run_whole(self.plan, inputs)
 
     def after(self, tokens: Tensor, start: int, count: int, padding: Tensor | None) -> Tensor:
         """Logits (B, V) after tokens (B, t) that follow others."""

@@ -9,7 +9,7 @@ from kerasattention.attend.tensors import Tensor
 from kerasattention.decoding.cache import CacheContext, Moment
 from kerasattention.decoding.int8_prompts_torch import int8_products
 from kerasattention.decoding.memory import TorchMemory
-from kerasattention.decoding.plan import Plan, as_logits, run_each, run_once
+from kerasattention.decoding.plan import Plan, as_logits, run_each, run_once, run_whole
 from kerasattention.decoding.record_torch import Step, record
 from kerasattention.decoding.sampling import are_unusable, choose_tokens
 
@@ -53,6 +53,11 @@ class Runner:
         with int8_products(self._weights):
             self.lent = run_once(self.plan, inputs)
             return run_each(self.plan, context, tokens, self.lent, self.max_length)
+
+    @torch.inference_mode()
+    def whole(self, inputs: dict[int, Tensor]) -> Tensor:
+        """The model's output (B, T, V) without caches."""
+        return run_whole(self.plan, inputs)
 
     @torch.inference_mode()
     def after(self, tokens: Tensor, start: int, count: int, padding: Tensor | None) -> Tensor:

@@ -1,0 +1,227 @@
+"""Compares a decoder with full passes of its model, where layers are known by a trial only.
+
+A trial cannot see a layer that looks further back than it is long, or one that an id switches
+that it has not drawn. The real prompt and the first tokens after it may show that.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kerasattention.attend.tensors import Tensor
+from kerasattention.decoding.inputs import pad_right, rounded_length
+from kerasattention.decoding.plan import Plan, as_logits, take_times
+from kerasattention.decoding.sampling import are_unusable, choose_tokens
+
+# Compared are this many steps after a prompt, and all that lead to a sequence of this length.
+STEPS, LENGTH = 8, 16
+# Of the largest logit of a row; what rounding does to a deep model is below.
+TOLERANCE, LOW_TOLERANCE = 5e-3, 5e-2
+
+
+class ComparedRunner:
+    """A backend's runner, whose first logits after a prompt are compared with full passes.
+
+    Args:
+        runner: That of the backend, with caches.
+    """
+
+    def __init__(self, runner: Any) -> None:
+        self.runner, self.plan = runner, runner.plan
+        self.compiles = runner.compiles
+        self._first = FirstTokens(runner.plan, runner.max_length)
+
+    def reset(self) -> None:
+        self.runner.reset()
+        self._first = FirstTokens(self.plan, self.runner.max_length)
+
+    def prompt(self, inputs: dict[int, Tensor], count: int, padding: Tensor | None) -> Tensor:
+        """As that of a runner; compared at once."""
+        logits = self.runner.prompt(inputs, count, padding)
+        self._first = FirstTokens(self.plan, self.runner.max_length, inputs, padding)
+        self._first.note(inputs[self.plan.tokens][:, :count], logits)
+        self.compare()
+        return logits
+
+    def after(self, tokens: Tensor, start: int, count: int, padding: Tensor | None) -> Tensor:
+        """As that of a runner; compared at once."""
+        logits = self.runner.after(tokens, start, count, padding)
+        if self._first.steps_left:
+            self._first.note(tokens[:, :count], logits)
+            self.compare()
+        return logits
+
+    def loop(
+        self,
+        kind: Any,
+        numbers: Any,
+        tokens: Tensor,
+        start: int,
+        steps: int,
+        room: int,
+        padding: Tensor | None,
+        finished: Tensor,
+        stop: Tensor,
+    ) -> tuple[Tensor, Tensor, int, int]:
+        """As that of a runner, but the first steps one by one; compared once, after them."""
+        if not self._first.steps_left:
+            return self.runner.loop(
+                kind, numbers, tokens, start, steps, room, padding, finished, stop
+            )
+        made: list[Tensor] = []
+        failed = room
+        for at in range(start, start + min(steps, self._first.steps_left)):
+            if made and stop.shape[0] and _holds_all(finished):
+                break
+            logits = self.runner.after(tokens[:, None], at, 1, padding)
+            self._first.note(tokens[:, None], logits)
+            logits = as_logits(self.plan, logits)
+            chosen = choose_tokens(logits, kind, numbers, at + 1, padding)
+            tokens = ops.where(finished, tokens, chosen)  # (B)
+            ended = ops.any(ops.equal(tokens[:, None], stop[None]), axis=1)
+            finished = ops.logical_or(finished, ended)
+            made.append(tokens)
+            if not _holds_all(ops.logical_not(are_unusable(logits))):
+                failed = len(made) - 1
+                break
+        if not self._first.steps_left and failed == room:
+            self.compare()
+        return ops.stack(made, axis=1), finished, len(made), failed
+
+    def compare(self) -> None:
+        """Compares what has been noted since the last comparison, by one full pass.
+
+        Raises:
+            ValueError: The logits differ; the message has the layers' names.
+        """
+        self._first.compare(self.runner.whole)
+
+
+class FirstTokens:
+    """A prompt, the first tokens after it, and a decoder's logits behind them.
+
+    Args:
+        plan: How the model is decoded.
+        max_length: How many tokens a row may have.
+        inputs: Inputs of the model by slot; none before the first prompt.
+        padding: None, or (B), how much of each row is padding.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        max_length: int,
+        inputs: dict[int, Tensor] | None = None,
+        padding: Tensor | None = None,
+    ) -> None:
+        self.plan, self.max_length = plan, max_length
+        self.tolerance = LOW_TOLERANCE if _is_low(plan) else TOLERANCE
+        self._others = {slot: x for slot, x in (inputs or {}).items() if slot != plan.tokens}
+        self._padding = None if padding is None else ops.convert_to_numpy(padding)  # (B)
+        self._tokens: list[np.ndarray] = []  # (B, t, ...) each
+        self._noted: list[tuple[int, Tensor]] = []  # index of a token, (B, ...) behind it
+        self._steps, self._length = -1, 0  # the prompt is no step
+        self._is_open = inputs is not None
+
+    @property
+    def steps_left(self) -> int:
+        """How many steps are still to be noted."""
+        return max(0, STEPS - self._steps, LENGTH - self._length) if self._is_open else 0
+
+    def note(self, tokens: Tensor, logits: Tensor) -> None:
+        """Notes tokens (B, t, ...), and the logits behind the last of them."""
+        self._tokens.append(ops.convert_to_numpy(tokens))
+        self._steps += 1
+        self._length += tokens.shape[1]
+        self._noted.append((self._length - 1, logits))
+
+    def compare(self, whole_pass: Callable[[dict[int, Tensor]], Tensor]) -> None:
+        """One full pass over the tokens so far, for all logits noted since the last one."""
+        if not self._noted:
+            return
+        found = np.stack([_to_numpy(x) for _, x in self._noted], axis=1)  # (B, n, ...)
+        index = np.array([at for at, _ in self._noted], "int32")  # (n)
+        if self._padding is not None:
+            index = index - self._padding[:, None]  # (B, n)
+        inputs = {self.plan.tokens: ops.convert_to_tensor(self._rows()), **self._others}
+        output = whole_pass(inputs)  # (B, T, ...)
+        expected = _to_numpy(take_times(output, ops.convert_to_tensor(index)))  # (B, n, ...)
+        self._refuse_difference(found, expected)
+        self._noted = []
+        if not self.steps_left:
+            self._tokens, self._is_open = [], False
+
+    def _rows(self) -> np.ndarray:
+        """Each row from its first token on; behind the last one anything may stand."""
+        tokens = np.concatenate(self._tokens, axis=1)
+        if self._padding is not None:
+            pairs = zip(tokens, self._padding, strict=True)
+            tokens = np.stack([np.roll(row, -count, axis=0) for row, count in pairs])
+        length = tokens.shape[1]
+        if self.plan.static_length is not None:
+            length = max(length, self.plan.static_length)
+        elif keras.backend.backend() == "jax":  # compiled for each length
+            length = max(length, min(rounded_length(length), self.max_length))
+        return pad_right(tokens, length)
+
+    def _refuse_difference(self, found: np.ndarray, expected: np.ndarray) -> None:
+        rows, count = found.shape[:2]
+        found, expected = found.reshape(rows, count, -1), expected.reshape(rows, count, -1)
+        for (row, number), scale in np.ndenumerate(_scales(expected)):
+            theirs, ours = expected[row, number], found[row, number]
+            most = self.tolerance * scale + 1e-6
+            if np.allclose(ours, theirs, rtol=0.0, atol=most, equal_nan=True) and (
+                _same_choice(ours, theirs, 0.2 * most)
+            ):
+                continue
+            after = self._noted[number][0] + 1
+            with np.errstate(invalid="ignore"):
+                gap = np.nanmax(np.abs(ours - theirs))
+            raise ValueError(
+                f"{_named(self.plan.tried)} accepted for decoding token by token because of a "
+                f"trial on random tokens, but after {after} tokens the output for row {row} "
+                f"differs from that of a full pass of the model: by up to {gap:.3g}, where its "
+                f"largest number is {scale:.3g}. A layer's result at a token must depend on that "
+                "token alone. Use layers that do, with attention for what looks at other tokens, "
+                "or call the model on the whole sequence for each new token."
+            )
+
+
+def _named(names: tuple[str, ...]) -> str:
+    listed = ", ".join(f"'{name}'" for name in names)
+    return f"Layer {listed} was" if len(names) == 1 else f"Layers {listed} were"
+
+
+def _holds_all(x: Tensor) -> bool:
+    return bool(ops.convert_to_numpy(x).all())
+
+
+def _scales(x: np.ndarray) -> np.ndarray:
+    """(B, n): the largest finite number."""
+    return np.where(np.isfinite(x), np.abs(x), 0.0).max(axis=-1)
+
+
+def _same_choice(found: np.ndarray, expected: np.ndarray, most: float) -> bool:
+    """Whether the likeliest token is the same, or nearly as likely."""
+    if np.isnan(expected).any():
+        return True
+    chosen = expected[found.argmax()]
+    return bool(chosen == expected.max() or expected.max() - chosen <= most)
+
+
+def _is_low(plan: Plan) -> bool:
+    """Whether any layer computes with few digits."""
+    operations = [x.operation for x in plan.program.instructions]
+    policies = [getattr(x, "dtype_policy", None) for x in operations]
+    dtypes = [getattr(x, "compute_dtype", None) for x in policies]
+    quantized = [getattr(x, "quantization_mode", None) for x in policies]
+    return bool({"float16", "bfloat16"} & set(dtypes)) or any(x is not None for x in quantized)
+
+
+def _to_numpy(x: Tensor) -> np.ndarray:
+    if keras.backend.standardize_dtype(x.dtype) != "float64":
+        x = ops.cast(x, "float32")
+    return ops.convert_to_numpy(x)
