@@ -10,6 +10,9 @@
 #' continued as if it were alone. The step is compiled once for each shape, and the loop
 #' over tokens stays in the backend, in chunks.
 #'
+#' Layers and functions of your own are tried on random tokens, and the first tokens of each
+#' call are compared with full passes of the model; a difference is an error.
+#'
 #' @param model A model of token ids (B, T) that gives logits (B, T, V).
 #' @param tokens Prompts of whole numbers from 0: a vector, a matrix (B, T), or a list of
 #'   vectors of different lengths.

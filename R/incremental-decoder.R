@@ -7,6 +7,10 @@
 #' last W positions, and where all layers have a window rows may be longer than
 #' `max_length`.
 #'
+#' Layers and functions of your own are tried on random tokens, and the logits of a prompt and
+#' of the first steps after it are compared with full passes of the model; a difference is an
+#' error.
+#'
 #' @inheritParams generate_tokens
 #' @param batch_size Number of rows, B.
 #' @param max_length How many tokens a row may have.

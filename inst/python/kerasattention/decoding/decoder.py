@@ -31,8 +31,9 @@ class IncrementalDecoder:
 
     The attention layers, whose keys and values of earlier tokens would be computed
     again for each token, are lent caches; all other layers must act on each
-    position alone, which is known of a layer or tried out. Shapes: B batch, t new
-    tokens, V the size of the output's last axis.
+    position alone. Layers and functions of your own are tried on random tokens, and the
+    first outputs of each prompt are compared with full passes of the model. Shapes: B
+    batch, t new tokens, V the size of the output's last axis.
 
     Args:
         model: A Functional or Sequential model, nested ones and layers of your own
@@ -125,11 +126,11 @@ class IncrementalDecoder:
             inputs: The model's other inputs, a dictionary by name or a list in order.
 
         Returns:
-            Logits (B, V) for the token after each prompt.
+            Logits (B, V) for the token after each prompt; NaN where the model's are.
 
         Raises:
             ValueError: Shapes that do not fit, more tokens than `max_length`, caches
-                in use.
+                in use; logits that differ from those of a full pass.
         """
         if self._length > 0:
             raise ValueError(
@@ -160,10 +161,11 @@ class IncrementalDecoder:
             tokens: (B) or (B, t) integers; features (B, D) or (B, t, D).
 
         Returns:
-            Logits (B, V) for the token after them.
+            Logits (B, V) for the token after them; NaN where the model's are.
 
         Raises:
-            ValueError: Shapes that do not fit, or the context is full.
+            ValueError: Shapes that do not fit, or the context is full; among the first
+                steps, logits that differ from those of a full pass.
         """
         if self._length == 0:
             raise ValueError("Call `prefill()` with a prompt of at least one token first.")

@@ -39,7 +39,9 @@ def generate(
     Args:
         model: A Functional or Sequential model of causal attention whose other
             layers act per position: tokens (B, T) to logits (B, T, V). A last layer
-            that ends in a softmax is understood.
+            that ends in a softmax is understood. Layers and functions of your own are
+            tried on random tokens, and the first tokens of each call are compared with
+            full passes of the model.
         tokens: Prompts: a vector, a matrix (B, T), or B sequences of different
             lengths, padded on the left and the padding masked.
         max_new_tokens: How many tokens to add at most.
@@ -67,7 +69,7 @@ def generate(
 
     Raises:
         ValueError: A model that cannot be decoded, with the layer's name and the
-            reason; arguments that do not fit.
+            reason; arguments that do not fit; logits that are NaN.
     """
     check_positive("max_new_tokens", max_new_tokens)
     check_positive("num_return_sequences", num_return_sequences)
