@@ -118,3 +118,8 @@ def nodes_in_order(graph: Any) -> Iterator[Any]:
 def is_keras_operation(operation: Any) -> bool:
     """Whether it is an operation of `keras.ops`, whose classes are not public."""
     return type(operation).__module__.startswith("keras.src.ops")
+
+
+def is_recomputed(layer: keras.layers.Layer) -> bool:
+    """Whether the layer was made in a `keras.RematScope`."""
+    return bool(_attribute(layer, "_remat_mode"))

@@ -11,17 +11,20 @@ import math
 import keras
 from keras import ops
 
+from kerasattention.attend.recompute import draw_once
 from kerasattention.attend.tensors import Span, Tensor
+
+_GLOBAL = type("GlobalGenerator", (), {})()  # Keras's own, which has no public name
 
 
 def draw_seed(seed: keras.random.SeedGenerator | int | Tensor | None) -> Tensor:
     """Two int32 numbers from whatever Keras accepts as a seed."""
     if seed is None:
-        seed = keras.random.randint((2,), 0, 2**31 - 1)
+        seed = draw_once(_GLOBAL, lambda: keras.random.randint((2,), 0, 2**31 - 1))
     elif isinstance(seed, int):
         seed = ops.convert_to_tensor([seed % (2**31), 0], dtype="int32")
     elif isinstance(seed, keras.random.SeedGenerator):
-        seed = seed.next()
+        seed = draw_once(seed, seed.next)
     return _to_int32(seed)
 
 

@@ -12,6 +12,7 @@ from keras import ops
 from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
 from kerasattention.attend.bias import TensorBias, join_biases
 from kerasattention.attend.dispatch import attend, make_problem
+from kerasattention.attend.dropout import draw_seed
 from kerasattention.attend.scores import attention_weights
 from kerasattention.attend.tensors import Span, Tensor
 from kerasattention.attend.visibility import Visibility
@@ -22,7 +23,8 @@ from kerasattention.layers.axes import (
     projection_equation,
     resolve_axes,
 )
-from kerasattention.layers.context import current_context
+from kerasattention.layers.context import current_context, is_observed
+from kerasattention.layers.recompute import RecomputedCall, seed_of_call, sublayers_scope
 from kerasattention.layers.shapes import CallShapes, Shape
 from kerasattention.positions.base import Position
 from kerasattention.positions.serialization import as_position, position_config
@@ -254,6 +256,20 @@ class AttentionLayer(keras.layers.Layer):
         self.feature_dim = query_shape[-1]
         self._feature_sizes = tuple(s[-1] for s in (query_shape, value_shape, key_shape))
         self._check_kernels()
+        with sublayers_scope(self):
+            self._make_sublayers(query_shape, value_shape, key_shape)
+        if self._attention_sink:
+            self.sink = self.add_weight(
+                name="sink", shape=(heads.query,), initializer="zeros", autocast=False
+            )
+        if self._position is not None:
+            self._position.prepare(heads.query, heads.size)
+        if not self.trainable:  # which the sublayers, made just now, were not told
+            for sublayer in flatten_layers(self, include_self=False):
+                sublayer.trainable = False
+
+    def _make_sublayers(self, query_shape: Shape, value_shape: Shape, key_shape: Shape) -> None:
+        heads = self._heads
         self._query_dense = self._projection("query", query_shape, heads.query, heads.size)
         self._key_dense = self._projection("key", key_shape, heads.key_value, heads.size)
         if self._use_gate:
@@ -270,15 +286,6 @@ class AttentionLayer(keras.layers.Layer):
         if self._qk_norm:
             self._query_norm = self._norm("query_norm")
             self._key_norm = self._norm("key_norm")
-        if self._attention_sink:
-            self.sink = self.add_weight(
-                name="sink", shape=(heads.query,), initializer="zeros", autocast=False
-            )
-        if self._position is not None:
-            self._position.prepare(heads.query, heads.size)
-        if not self.trainable:  # which the sublayers, made just now, were not told
-            for sublayer in flatten_layers(self, include_self=False):
-                sublayer.trainable = False
 
     def _check_kernels(self) -> None:
         """All of them before the first is made."""
@@ -405,11 +412,48 @@ class AttentionLayer(keras.layers.Layer):
         inputs = self._without_padding(inputs, visibility)
         heads, weights = self._attend(inputs, visibility, bias, training, return_attention_scores)
         output = self._project_back(inputs.query, heads)
-        if query_mask is not None and get_keras_mask(output) is None:
-            set_keras_mask(output, fold.unfold_padding(query_mask, query))
+        self._pass_mask_on(query_mask, query, output)
         if not return_attention_scores:
             return output
         return output, fold.unfold_scores(weights, query, inputs.key)
+
+    def _pass_mask_on(self, query_mask: Tensor | None, query: Tensor, output: Tensor) -> None:
+        """The output carries the query's folded mask."""
+        if query_mask is not None and get_keras_mask(output) is None:
+            set_keras_mask(output, self._fold.unfold_padding(query_mask, query))
+
+    def rematerialized_call(
+        self, layer_call: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Callable[..., Any]:
+        """The call under `keras.RematScope`, with the dropout that the output had.
+
+        Raises:
+            ValueError: With an `activity_regularizer`, whose losses no gradient would reach.
+        """
+        if is_observed():  # which takes part in the call, and needs no gradient
+            return layer_call
+        call = RecomputedCall(layer_call, args, kwargs)
+        recomputed = super().rematerialized_call(call, *args, **kwargs)
+        if recomputed is call:
+            return layer_call
+        if self._activity_regularizer is not None:
+            raise ValueError(
+                "`activity_regularizer` and `keras.RematScope` do not go together: the losses "
+                "of a call that is computed again have no gradient. Leave one of them out. "
+                f"Received: layer {self.name!r} with {self._activity_regularizer}"
+            )
+        given = dict(zip(_CALL_ARGUMENTS, args, strict=False)) | kwargs
+        query, query_mask = given["query"], given.get("query_mask")
+        if self._dropout > 0.0 and given.get("training"):
+            call.seed = draw_seed(self._dropout_layer.seed_generator)
+
+        def run(*_: Any, **__: Any) -> Any:
+            result = recomputed(*call.tensors)
+            output = result[0] if given.get("return_attention_scores") else result
+            self._pass_mask_on(self._padding(query, query_mask), query, output)
+            return result
+
+        return run
 
     def _inputs(self, query: Tensor, value: Tensor | None, key: Tensor | None) -> Call:
         if value is None and key is not None:
@@ -537,12 +581,16 @@ class AttentionLayer(keras.layers.Layer):
             visibility,
             **options,
             rate=rate,
-            seed=self._dropout_layer.seed_generator if rate > 0.0 else None,
+            seed=self._seed() if rate > 0.0 else None,
             return_scores=return_scores,
             implementation="plain" if flash is False else None,
             never_hold_scores=flash is True,
         )
         return result if return_scores else (result, None)
+
+    def _seed(self) -> Any:
+        drawn = seed_of_call()
+        return self._dropout_layer.seed_generator if drawn is None else drawn
 
     def _compute_attention(
         self,

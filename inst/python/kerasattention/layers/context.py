@@ -74,6 +74,11 @@ def current_context() -> AttentionContext:
     return _active.get()
 
 
+def is_observed() -> bool:
+    """Whether a context is active."""
+    return current_context() is not _NO_CONTEXT
+
+
 @contextlib.contextmanager
 def attention_context(context: AttentionContext) -> Iterator[AttentionContext]:
     """Makes all attention layers called inside report to `context`."""
