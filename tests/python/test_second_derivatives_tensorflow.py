@@ -1,0 +1,32 @@
+"""Gradients of gradients in TensorFlow's graphs, whose lengths may be unknown."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from backends import to_numpy
+from problems import SMALL_BLOCK, block_size
+from test_second_derivatives import GIVEN, double, expected, second_order
+
+
+@pytest.mark.parametrize(("known", "jit_compile"), [(True, False), (True, True), (False, False)])
+def test_in_graphs_of_known_and_unknown_lengths(known, jit_compile):
+    name = "all" if known else "padding and a sink"
+    given = GIVEN[name]
+    along, steps, differences = expected(name)
+    along = {which: double(x) for which, x in along.items()}
+    values = {which: double(x) for which, x in given.trainable().items()}
+    values["upstream"] = double(given.upstream)
+    function = second_order(given, "blocked", along)
+    signature = None
+    if not known:
+        shapes = {which: list(x.shape) for which, x in values.items()}
+        for which in ("query", "key", "value", "upstream"):
+            shapes[which][1] = None
+        signature = [{which: tf.TensorSpec(x, tf.float64) for which, x in shapes.items()}]
+    with block_size(SMALL_BLOCK):
+        run = tf.function(function, input_signature=signature, jit_compile=jit_compile)
+        found = run(values)
+    for which, direction in steps.items():
+        derivative = np.sum(to_numpy(found[which]) * direction)
+        np.testing.assert_allclose(derivative, differences[which], rtol=1e-7, err_msg=which)
