@@ -1,10 +1,10 @@
-"""Batches of no rows, and masks whose axes TensorFlow does not know while it traces."""
+"""Batches of no rows, no queries and no keys."""
 
 import numpy as np
 import pytest
 
-from backends import BACKEND, to_numpy
-from kerasattention import MultiHeadAttention
+from backends import BACKEND, tensor, value_and_gradients
+from kerasattention import MultiHeadAttention, scaled_dot_product_attention
 
 OPTIONS = {
     "plain": {"flash_attention": False},
@@ -25,17 +25,38 @@ def test_a_batch_of_no_rows(name):
     assert tuple(layer(x, x).shape) == (0, 5, 7)
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="axes are unknown on TensorFlow alone")
-@pytest.mark.parametrize("shape", [(2, 2, 5, 5), (1, 1, 5, 5), (2, 1, 1, 5), (1, 2, 5, 1)])
-def test_a_mask_of_unknown_axes(shape):
-    import tensorflow as tf
+WAYS = ["plain", "blocked", None, *(["fused"] if BACKEND == "torch" else [])]
+LENGTHS = [(0, 5), (3, 0), (0, 0)]
+GIVEN = {
+    "nothing": {},
+    "causal window": {"causal": True, "sliding_window": 2},
+    "mask": {"mask": True},
+    "sink": {"sink": np.ones(6, "float32")},
+    "scores": {"return_scores": True},
+}
 
-    layer = MultiHeadAttention(2, 3)
-    layer.build((None, None, 7), (None, None, 7))
-    signature = [tf.TensorSpec([None, None, 7]), tf.TensorSpec([None] * 4, tf.bool)]
-    traced = tf.function(lambda x, m: layer(x, x, attention_mask=m), input_signature=signature)
-    rng = np.random.default_rng(3)
-    x, mask = rng.normal(size=(2, 5, 7)).astype("float32"), rng.random(shape) < 0.6
-    expected = layer(x, x, attention_mask=np.broadcast_to(mask, (2, 2, 5, 5)))
-    found = traced(x, mask)
-    np.testing.assert_allclose(to_numpy(found), to_numpy(expected), rtol=1e-5, atol=1e-6)
+
+@pytest.mark.parametrize("name", GIVEN)
+@pytest.mark.parametrize("way", WAYS)
+def test_no_queries_or_no_keys(name, way):
+    """Zeros, and gradients of zeros."""
+    for T, S in LENGTHS:
+        options = dict(GIVEN[name])
+        if options.pop("mask", False):
+            options["attention_mask"] = np.ones((2, 1, T, S), bool)
+        shapes = {"query": (2, T, 6, 3), "key": (2, S, 3, 3), "value": (2, S, 3, 7)}
+        inputs = {which: np.ones(shape, "float32") for which, shape in shapes.items()}
+
+        def attend(way=way, options=options, **inputs):
+            found = scaled_dot_product_attention(**inputs, **options, implementation=way)
+            return found if isinstance(found, tuple) else (found,)
+
+        upstream = tensor(np.ones((2, T, 6, 7)))
+        outputs, gradients = value_and_gradients(attend, inputs, upstream)
+        assert outputs[0].shape == (2, T, 6, 7)
+        assert not outputs[0].any()
+        if name == "scores":
+            assert outputs[1].shape == (2, 6, T, S)
+        for which, gradient in gradients.items():
+            assert gradient.shape == shapes[which]
+            assert not gradient.any()

@@ -13,6 +13,7 @@ from keras import ops
 
 from kerasattention.attend import softmax
 from kerasattention.attend.gradient import with_gradient
+from kerasattention.attend.plain import plain_attention
 from kerasattention.attend.problem import (
     Problem,
     block_logits,
@@ -51,6 +52,8 @@ def plan_blocks(problem: Problem, size: int = BLOCK) -> list[Block]:
 
 def blocked_attention(problem: Problem, size: int | None = None) -> Tensor:
     """(B, K, G, T, Hv); T and S must be known, except on TensorFlow."""
+    if 0 in (problem.query.shape[3], problem.key.shape[2]):
+        return plain_attention(problem)  # of no scores
     if keras.backend.backend() == "tensorflow":
         from kerasattention.attend import blocked_tensorflow
 

@@ -44,6 +44,7 @@ def looped_attention(problem: Problem, size: int) -> Tensor:
         given = problem.with_tensors(named)
         output = _if_short(
             whole,
+            lambda: _nothing(given),
             lambda: _fill(block_output(given, whole), 3, missing),
             lambda: _forward(given, walk),
         )
@@ -54,6 +55,9 @@ def looped_attention(problem: Problem, size: int) -> Tensor:
         upstream = tf.cast(upstream, problem.accumulator)
         return _if_short(
             whole,
+            lambda: (
+                {"query": tf.zeros_like(given.query, problem.accumulator)} | _no_gradients(given)
+            ),
             lambda: _backward_as_one(given, whole, output, upstream),
             lambda: _backward(given, walk, output, upstream),
         )
@@ -62,17 +66,20 @@ def looped_attention(problem: Problem, size: int) -> Tensor:
     return output[:, :, :, :length]
 
 
-def _if_short(whole: Block, as_one: Callable[[], Any], looped: Callable[[], Any]) -> Any:
-    """One or the other, where the graph is run: one block is faster where it stays in cache.
+def _if_short(
+    whole: Block, empty: Callable[[], Any], as_one: Callable[[], Any], looped: Callable[[], Any]
+) -> Any:
+    """One of them, where the graph is run: one block is faster where it stays in cache.
 
-    Not a choice of two functions with gradients: XLA compiles no gradient of such a choice.
+    `empty` is for no queries or no keys, of which there is no softmax. Not a choice of two
+    functions with gradients: XLA compiles no gradient of such a choice.
     """
     length, keys = whole.rows.size, whole.columns.size
     if is_static(length, keys):
         return as_one() if length * keys <= MOST_LOGITS else looped()
     # In 64 bits: lengths whose product passes 2**31 are those that must not be one block.
     logits = tf.cast(length, tf.int64) * tf.cast(keys, tf.int64)
-    return tf.cond(logits <= MOST_LOGITS, as_one, looped)
+    return tf.cond(logits <= MOST_LOGITS, lambda: tf.cond(logits > 0, as_one, empty), looped)
 
 
 # Which blocks -------------------------------------------------------------------------------
@@ -161,6 +168,11 @@ def _fill(x: Tensor, axis: int, count: Tensor | int) -> Tensor:
 
 
 # Forward and backward -----------------------------------------------------------------------
+
+
+def _nothing(problem: Problem) -> Tensor:
+    """The output of queries without keys: zeros (B, K, G, T, Hv)."""
+    return tf.zeros((*ops.shape(problem.query)[:4], problem.value.shape[-1]), problem.accumulator)
 
 
 def _forward(problem: Problem, walk: Walk) -> Tensor:
