@@ -11,6 +11,10 @@ import position_reference
 import reference
 from backends import BACKEND, tensor, to_numpy
 from kerasattention import AlibiPosition, GroupQueryAttention, RelativePosition, RotaryPosition
+from kerasattention.attend.tensors import Span
+from kerasattention.attend.visibility import Visibility
+from kerasattention.layers.base import _in_one_dtype
+from kerasattention.positions.relative import BucketBias
 from problems import PROBLEMS, SMALL_BLOCK, block_size, problem
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -180,3 +184,53 @@ def test_layer_with_relative_positions():
     output, scores = layer(double(x), return_attention_scores=True)
     np.testing.assert_allclose(to_numpy(scores), weights, **EXACT)
     np.testing.assert_allclose(to_numpy(output), project_back(layer, heads), **EXACT)
+
+
+def test_gradient_of_a_table_of_relative_positions():
+    """Keras's sums by segment are float32's on torch: errors of 1e-6."""
+    bias = BucketBias(double(np.zeros((4, 3))), (0, 1, 1, 2, 3, 3, 2))
+    gradient = np.random.default_rng(5).normal(size=(2, 3, 13, 17))
+    buckets = np.array(bias.buckets)[np.clip(np.arange(17) - np.arange(13)[:, None], -3, 3) + 3]
+    expected = [[gradient[:, n][:, buckets == i].sum() for n in range(3)] for i in range(4)]
+    for positions in (None, tensor(np.arange(13))):
+        visibility = Visibility(query_positions=positions)
+        found = bias.block_gradient(double(gradient), visibility, Span(0, 13), Span(0, 17))
+        np.testing.assert_allclose(to_numpy(found["table"]), expected, **EXACT)
+
+
+def test_normalised_queries_and_keys():
+    """The output, and derivatives by scale and input along a direction."""
+    layer, x = layer_and_input(qk_norm=True)
+    direction = np.random.default_rng(12).normal(size=x.shape)
+    weights = dict(zip(("query_norm", "key_norm"), _scales(layer), strict=True))
+
+    def expected(x, weights):
+        query, key, value = heads_of(layer, x)
+        scales = weights.values()
+        query, key = (_normal(x) * scale for x, scale in zip((query, key), scales, strict=True))
+        return project_back(layer, reference.attention(query, key, value)[0])
+
+    (output,), gradients = gradients_of(lambda x: (layer(x),), {"x": double(x)}, double(direction))
+    np.testing.assert_allclose(to_numpy(output), expected(x, weights), **EXACT)
+    h, along = 1e-5, np.random.default_rng(13).normal(size=x.shape)
+    sides = [(expected(x + sign * h * along, weights) * direction).sum() for sign in (1, -1)]
+    slope = (to_numpy(gradients["x"]) * along).sum()
+    np.testing.assert_allclose(slope, (sides[0] - sides[1]) / (2 * h), rtol=1e-8)
+
+
+def _normal(x):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+
+
+def _scales(layer):
+    return [to_numpy(w) for name, w in layer.vectors().items() if name.endswith("norm")]
+
+
+def test_policies_of_several_dtypes_keep_float64():
+    """Keras's rule makes float32 of a float64 and a float32."""
+    policies = keras.dtype_policies.DTypePolicyMap(default_policy="float64")
+    policies["attention/query"] = keras.dtype_policies.DTypePolicy("float32")
+    layer = GroupQueryAttention(8, 6, 2, dtype=policies, name="attention")
+    x = double(np.random.default_rng(14).normal(size=(2, 5, 7)))
+    query, key, value = (layer(x), *_in_one_dtype(x, ops.cast(x, "float32")))
+    assert {keras.backend.standardize_dtype(x.dtype) for x in (query, key, value)} == {"float64"}

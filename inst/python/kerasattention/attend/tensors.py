@@ -67,6 +67,19 @@ def cos_and_sin(x: Tensor) -> tuple[Tensor, Tensor]:
     return ops.cos(x), ops.sin(x)
 
 
+def segment_sum(x: Tensor, segments: Tensor, count: int) -> Tensor:
+    """Sums (n, X) by segment to (count, X), in the dtype of x: Keras adds in float32 on torch."""
+    if keras.backend.backend() == "torch":
+        return x.new_zeros((count, *x.shape[1:])).index_add(0, segments, x)
+    return ops.segment_sum(x, segments, num_segments=count)
+
+
+def rms_normalize(x: Tensor, scale: Tensor, epsilon: float) -> Tensor:
+    """(..., X) by its root mean square, in the dtype of x: Keras computes in float32."""
+    squares = ops.sum(x * x, axis=-1, keepdims=True) / x.shape[-1]  # (..., 1)
+    return x / ops.sqrt(squares + epsilon) * ops.cast(scale, x.dtype)  # (..., X)
+
+
 def transpose_last(x: Tensor) -> Tensor:
     """Swaps the last two axes."""
     axes = list(range(len(x.shape)))

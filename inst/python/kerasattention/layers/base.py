@@ -14,7 +14,7 @@ from kerasattention.attend.bias import TensorBias, join_biases
 from kerasattention.attend.dispatch import attend, make_problem
 from kerasattention.attend.dropout import draw_seed
 from kerasattention.attend.scores import attention_weights
-from kerasattention.attend.tensors import Span, Tensor
+from kerasattention.attend.tensors import Span, Tensor, rms_normalize
 from kerasattention.attend.visibility import Visibility
 from kerasattention.layers import checks, shapes
 from kerasattention.layers.axes import (
@@ -647,12 +647,12 @@ class AttentionLayer(keras.layers.Layer):
 
     def _query_heads(self, query: Tensor) -> Tensor:
         heads = current_context().apply(self._query_dense, query)
-        return self._query_norm(heads) if self._qk_norm else heads
+        return _normalized(self._query_norm, heads) if self._qk_norm else heads
 
     def _key_value_heads(self, inputs: Call) -> tuple[Tensor, Tensor]:
         apply = current_context().apply
         key, value = apply(self._key_dense, inputs.key), apply(self._value_dense, inputs.value)
-        key = self._key_norm(key) if self._qk_norm else key
+        key = _normalized(self._key_norm, key) if self._qk_norm else key
         return self._fold.fold(key), self._fold.fold(value)
 
     def _project_back(self, query: Tensor, heads: Tensor) -> Tensor:
@@ -821,6 +821,13 @@ class AttentionLayer(keras.layers.Layer):
     def _projections(self) -> list[keras.layers.EinsumDense]:
         names = ("_query_dense", "_key_dense", "_value_dense", "_gate_dense", "_output_dense")
         return [getattr(self, name) for name in names if hasattr(self, name)]
+
+
+def _normalized(norm: keras.layers.Layer, heads: Tensor) -> Tensor:
+    """Normalised heads, in float64 if that is the norm's dtype: Keras computes in float32."""
+    if norm.compute_dtype != "float64":
+        return norm(heads)
+    return rms_normalize(ops.cast(heads, "float64"), norm.scale, norm.epsilon)
 
 
 def _in_one_dtype(*tensors: Tensor) -> list[Tensor]:

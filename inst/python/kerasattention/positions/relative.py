@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from kerasattention.attend.bias import BlockBias
-from kerasattention.attend.tensors import Span, Tensor, accumulator_of, is_static
+from kerasattention.attend.tensors import Span, Tensor, accumulator_of, is_static, segment_sum
 from kerasattention.attend.visibility import Visibility
 from kerasattention.positions.base import Position
 
@@ -185,7 +185,7 @@ class BucketBias:
             heads = gradient.shape[1]
             sums = ops.reshape(ops.moveaxis(gradient, 1, 0), (heads, -1))
         buckets = ops.reshape(self._buckets_of(distances), (-1,))
-        table = ops.segment_sum(ops.transpose(sums), buckets, num_segments=self.table.shape[0])
+        table = segment_sum(ops.transpose(sums), buckets, self.table.shape[0])
         return {"table": table}
 
     def of_distances(self, distances: Tensor) -> Tensor:
