@@ -28,7 +28,8 @@ CALLS = {
 
 def compiles(model, rows, length):
     with borrowed_decoder(model, rows, length) as decoder:
-        return decoder._runner._compiles
+        runner = decoder._runner
+        return getattr(runner, "runner", runner)._compiles  # behind one that compares
 
 
 @pytest.mark.parametrize(("name", "call"), zip(MODELS, [*CALLS, "greedy"], strict=True))
