@@ -12,14 +12,15 @@ that bring the inputs into the kernel's layout. TensorFlow's other graphs decide
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
 from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias
 from kerasattention.attend.problem import Problem
-from kerasattention.attend.tensors import Span, Tensor, group_heads, is_static
+from kerasattention.attend.tensors import Span, Tensor, accumulator_of, group_heads, is_static
 
 Kernel = Callable[[Problem], Tensor]
 
@@ -42,11 +43,11 @@ def with_finite_inputs(
     """
     if not may_mask_out(problem):
         return kernel(problem)
-    finite = _known_to_be_finite(problem)
+    finite = known_to_be_finite(_inputs(problem))
     if finite is True:
         return kernel(problem)
     rows = problem.rows() if rows is None else rows
-    if finite is None and _decides_at_run_time():
+    if finite is None and decides_at_run_time():
         from kerasattention.attend import finite_tensorflow
 
         return finite_tensorflow.with_finite_inputs(problem, kernel, rows, of_values)
@@ -67,23 +68,27 @@ def may_mask_out(problem: Problem) -> bool:
     )
 
 
-def is_finite(problem: Problem) -> Tensor:
-    """A boolean: whether queries, keys and values hold finite numbers only.
+def are_finite(tensors: Sequence[Tensor]) -> Tensor:
+    """A boolean: whether the tensors hold finite numbers only.
 
     Finite numbers whose sum overflows count as non-finite, which costs time and changes nothing.
     """
     sums = []
-    for x in (problem.query, problem.key, problem.value):
-        x = ops.cast(x, problem.accumulator)
+    for x in tensors:
+        x = ops.cast(x, accumulator_of(x.dtype))
         # First over all axes but the last: XLA computes such sums with vectors.
         sums.append(ops.sum(ops.sum(x, axis=tuple(range(len(x.shape) - 1)))))
-    return ops.isfinite(sums[0] + sums[1] + sums[2])
+    return ops.isfinite(functools.reduce(ops.add, sums))
 
 
 def cleaned(problem: Problem) -> Problem:
     """The problem with zeros in place of non-finite queries, keys and values."""
-    query, key, value = (_clean(x) for x in (problem.query, problem.key, problem.value))
+    query, key, value = (clean(x) for x in _inputs(problem))
     return dataclasses.replace(problem, query=query, key=key, value=value)
+
+
+def _inputs(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    return problem.query, problem.key, problem.value
 
 
 def poison(output: Tensor, rows: Tensor) -> Tensor:
@@ -113,9 +118,9 @@ def poison(output: Tensor, rows: Tensor) -> Tensor:
 
 def poisoned_rows(problem: Problem, rows: Span, of_values: bool) -> Tensor:
     """(B, K, G, t): queries that see a non-finite key or value, or hold one and see any key."""
-    query, key = _has_non_finite(problem.query), _has_non_finite(problem.key)
+    query, key = has_non_finite(problem.query), has_non_finite(problem.key)
     if of_values:
-        key = ops.logical_or(key, _has_non_finite(problem.value))
+        key = ops.logical_or(key, has_non_finite(problem.value))
     if not is_static(*rows) and keras.backend.backend() != "tensorflow":
         return _poisoned_block(problem, query, key, rows)
     keys = problem.key.shape[2]
@@ -169,7 +174,7 @@ def _slice_rows(x: Tensor, rows: Span) -> Tensor:
     return ops.slice(x, (0, 0, 0, rows.start), (*ops.shape(x)[:3], rows.size))
 
 
-def _has_non_finite(x: Tensor) -> Tensor:
+def has_non_finite(x: Tensor) -> Tensor:
     """(..., X) to (...)."""
     return ops.logical_not(ops.all(ops.isfinite(x), axis=-1))
 
@@ -190,13 +195,14 @@ def _rows_of(problem: Problem, rows: Span, of_values: bool, finite: bool | None)
     if finite is False or keras.backend.backend() not in ("jax", "tensorflow"):
         return find()
     shape = (*ops.shape(problem.query)[:3], rows.size)
-    return ops.cond(is_finite(problem), lambda: ops.zeros(shape, dtype="bool"), find)
+    return ops.cond(are_finite(_inputs(problem)), lambda: ops.zeros(shape, dtype="bool"), find)
 
 
 # What is known, and what replaces numbers, on each backend ------------------------------
 
 
-def _decides_at_run_time() -> bool:
+def decides_at_run_time() -> bool:
+    """Whether a graph is traced that may choose by what it computes."""
     if keras.backend.backend() != "tensorflow":
         return False
     from kerasattention.attend.hiding_tensorflow import is_compiled_by_xla
@@ -204,30 +210,28 @@ def _decides_at_run_time() -> bool:
     return not is_compiled_by_xla()
 
 
-def _known_to_be_finite(problem: Problem) -> bool | None:
-    """Whether all inputs are finite; None while that is not known, as in a trace."""
+def known_to_be_finite(tensors: Sequence[Tensor]) -> bool | None:
+    """Whether all tensors are finite; None while that is not known, as in a trace."""
     backend = keras.backend.backend()
     if backend == "torch":
-        return _known_on_torch(problem)
+        return _known_on_torch(tensors)
     if backend == "jax":
-        return _known_on_jax(problem)
+        return _known_on_jax(tensors)
     if backend == "tensorflow":
         import tensorflow as tf
 
-        return bool(is_finite(problem)) if tf.executing_eagerly() else None
-    return bool(is_finite(problem))
+        return bool(are_finite(tensors)) if tf.executing_eagerly() else None
+    return bool(are_finite(tensors))
 
 
-def _known_on_torch(problem: Problem) -> bool | None:
+def _known_on_torch(tensors: Sequence[Tensor]) -> bool | None:
     import torch
 
-    tensors = (problem.query, problem.key, problem.value)
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return None
     if tensors[0].is_cuda and torch.cuda.is_current_stream_capturing():
         return None
-    dtype = getattr(torch, problem.accumulator)
-    sums = [x.detach().sum(dtype=dtype) for x in tensors]
+    sums = [x.detach().sum(dtype=getattr(torch, accumulator_of(x.dtype))) for x in tensors]
     try:
         if tensors[0].device.type == "cpu":
             # Half the time of adding them up first; elsewhere each would be waited for.
@@ -237,13 +241,12 @@ def _known_on_torch(problem: Problem) -> bool | None:
         return None
 
 
-def _known_on_jax(problem: Problem) -> bool | None:
+def _known_on_jax(tensors: Sequence[Tensor]) -> bool | None:
     import jax
 
-    tensors = (problem.query, problem.key, problem.value)
     if any(isinstance(x, jax.core.Tracer) or not x.is_fully_addressable for x in tensors):
         return None
-    return bool(_jax_functions()[0](problem.query, problem.key, problem.value))
+    return bool(_jax_functions()[0](*tensors))
 
 
 @functools.cache
@@ -265,8 +268,11 @@ def _jax_functions() -> tuple[Callable[..., Tensor], Callable[[Tensor], Tensor]]
     return all_finite, clean
 
 
-def _clean(x: Tensor) -> Tensor:
+def clean(x: Tensor) -> Tensor:
+    """Zeros in place of non-finite numbers; the derivative is one."""
     backend = keras.backend.backend()
+    if backend == "torch":
+        return _clean_on_torch(x)
     if backend == "jax":
         return _jax_functions()[1](x)
     if backend == "tensorflow":
@@ -274,3 +280,37 @@ def _clean(x: Tensor) -> Tensor:
 
         return finite_tensorflow.clean(x)
     return ops.where(ops.isfinite(x), x, ops.zeros_like(x))
+
+
+def _clean_on_torch(x: Tensor) -> Tensor:
+    import torch
+
+    if torch.compiler.is_compiling() or not x.requires_grad:
+        return torch.where(torch.isfinite(x), x, 0.0)
+    return _torch_function().apply(x)
+
+
+@functools.cache
+def _torch_function() -> Any:
+    import torch
+
+    class Clean(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(x: Tensor) -> Tensor:
+            return torch.where(torch.isfinite(x), x, 0.0)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            pass
+
+        @staticmethod
+        def backward(ctx: Any, upstream: Tensor) -> Tensor:
+            return upstream
+
+        @staticmethod
+        def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+            return tangent.clone()
+
+    return Clean

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import tensorflow as tf
 from keras import ops
 
-from kerasattention.attend.finite import is_finite, poisoned_rows
+from kerasattention.attend.finite import are_finite, poisoned_rows
 from kerasattention.attend.problem import Problem
 from kerasattention.attend.tensors import Span, Tensor
 
@@ -18,7 +18,7 @@ def with_finite_inputs(
     problem: Problem, kernel: Callable[[Problem], Tensor], rows: Span, of_values: bool
 ) -> Tensor:
     """`finite.with_finite_inputs()`, decided when the graph runs."""
-    finite = tf.stop_gradient(is_finite(problem))
+    finite = tf.stop_gradient(are_finite((problem.query, problem.key, problem.value)))
     shape = (*ops.shape(problem.query)[:3], rows.size)
     poisoned = tf.cond(
         finite,
@@ -27,9 +27,9 @@ def with_finite_inputs(
     )
     named = problem.tensors()
     inputs = ("query", "key", "value")
-    clean_inputs = _clean_unless(finite, *(named[name] for name in inputs))
+    clean_inputs = clean_unless(finite, *(named[name] for name in inputs))
     given = problem.with_tensors(named | dict(zip(inputs, clean_inputs, strict=True)))
-    return _poison_unless(finite, kernel(given), poisoned)
+    return poison_unless(finite, kernel(given), poisoned)
 
 
 @tf.custom_gradient
@@ -42,7 +42,9 @@ def _finite_or_zero(x: Tensor) -> Tensor:
     return tf.where(tf.math.is_finite(x), x, tf.zeros_like(x))
 
 
-def _clean_unless(finite: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+def clean_unless(finite: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """`clean()` of the inputs where they are not finite."""
+
     @tf.custom_gradient
     def function(*inputs: Tensor) -> tuple[tuple[Tensor, ...], Callable[..., tuple[Tensor, ...]]]:
         found = tf.cond(finite, lambda: inputs, lambda: tuple(map(_finite_or_zero, inputs)))
@@ -63,7 +65,9 @@ def poison(output: Tensor, rows: Tensor) -> Tensor:
     return function(output)
 
 
-def _poison_unless(finite: Tensor, output: Tensor, rows: Tensor) -> Tensor:
+def poison_unless(finite: Tensor, output: Tensor, rows: Tensor) -> Tensor:
+    """`poison()` where the inputs were not finite."""
+
     @tf.custom_gradient
     def function(output: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         def gradient(upstream: Tensor) -> Tensor:

@@ -129,6 +129,9 @@ class CacheContext(AttentionContext):
         self._call = -1
         self._shared: dict[Any, Tensor] = {}  # what all layers alike need once per run
 
+    def adds_one_token(self) -> bool:
+        return self.length == 1 and not self.moment.fresh
+
     def apply(self, dense: keras.layers.EinsumDense, x: Tensor) -> Tensor:
         return dense(x) if self._apply is None else self._apply(dense, x)
 
@@ -173,7 +176,7 @@ class CacheContext(AttentionContext):
     ) -> tuple[Tensor, Tensor, Visibility]:
         spec = self.specs[self._call]
         if spec.cross:
-            # A layer makes no keys of padding but from zeros.
+            # A layer makes no keys of padding that are not finite.
             finite = not self.moment.fresh
             return key, value, dataclasses.replace(visibility, masked_out_is_finite=finite)
         key, value = self._without_padding(key), self._without_padding(value)

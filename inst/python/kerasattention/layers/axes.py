@@ -71,6 +71,10 @@ class AxisFold:
         shape = ops.shape(x)
         return tuple(shape[axis] for axis in self.axes)
 
+    def length(self, x: Tensor) -> Any:
+        """T of (B, ..., anything)."""
+        return _product(self.lengths(x))
+
     def batches(self, x: Tensor) -> tuple[Any, ...]:
         """Sizes of the batch axes."""
         shape = ops.shape(x)

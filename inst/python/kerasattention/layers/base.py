@@ -24,6 +24,7 @@ from kerasattention.layers.axes import (
     resolve_axes,
 )
 from kerasattention.layers.context import current_context, is_observed
+from kerasattention.layers.projections import AS_THEY_ARE, Projector, may_mask_out
 from kerasattention.layers.recompute import RecomputedCall, seed_of_call, sublayers_scope
 from kerasattention.layers.shapes import CallShapes, Shape
 from kerasattention.positions.base import Position
@@ -48,6 +49,9 @@ class Call:
     value: Tensor
     key: Tensor
     self_attention: bool
+    projector: Projector = AS_THEY_ARE
+    query_mask: Tensor | None = None  # (B', T)
+    key_mask: Tensor | None = None  # (B', S)
 
 
 class AttentionLayer(keras.layers.Layer):
@@ -409,9 +413,9 @@ class AttentionLayer(keras.layers.Layer):
         if inputs.self_attention:
             visibility = dataclasses.replace(visibility, key_positions=visibility.query_positions)
         bias = fold.fold_scores(attention_bias, query, inputs.key)
-        inputs = self._without_padding(inputs, visibility)
+        inputs = self._with_projector(inputs, visibility, bias)
         heads, weights = self._attend(inputs, visibility, bias, training, return_attention_scores)
-        output = self._project_back(inputs.query, heads)
+        output = self._project_back(inputs, heads)
         self._pass_mask_on(query_mask, query, output)
         if not return_attention_scores:
             return output
@@ -487,22 +491,19 @@ class AttentionLayer(keras.layers.Layer):
             self._padding(inputs.value, value_mask), self._padding(inputs.key, key_mask)
         )
 
-    def _without_padding(self, inputs: Call, visibility: Visibility) -> Call:
-        """Zeros in padded inputs: in a gradient of a kernel, 0 * NaN would be NaN."""
-
-        def without(x: Tensor, mask: Tensor | None) -> Tensor:
-            if mask is None:
-                return x
-            mask = self._fold.unfold_padding(mask, x)
-            return ops.where(ops.expand_dims(mask, -1), x, ops.zeros_like(x))  # (B, ..., D)
-
+    def _with_projector(self, inputs: Call, visibility: Visibility, bias: Tensor | None) -> Call:
+        """Says how the inputs are projected: as they are, unless what is masked out may be NaN."""
         query_mask, key_mask = visibility.query_mask, visibility.key_mask
-        query = without(inputs.query, query_mask)
-        if inputs.self_attention and query_mask is key_mask:
-            return dataclasses.replace(inputs, query=query, value=query, key=query)
-        key = without(inputs.key, key_mask)
-        value = key if inputs.value is inputs.key else without(inputs.value, key_mask)
-        return dataclasses.replace(inputs, query=query, value=value, key=key)
+        inputs = dataclasses.replace(inputs, query_mask=query_mask, key_mask=key_mask)
+        lengths = (self._fold.length(inputs.query), self._fold.length(inputs.key))
+        if not may_mask_out(visibility, bias, *lengths):
+            return inputs
+        if current_context().adds_one_token():
+            # It sees all but padding: that, too, must leave no NaN in a cache.
+            projector = Projector(True if query_mask is None else None)
+        else:
+            projector = Projector.of(inputs.query, inputs.value, inputs.key)
+        return dataclasses.replace(inputs, projector=projector)
 
     def _is_causal(self, use_causal_mask: bool | None) -> bool:
         if use_causal_mask is None:
@@ -519,7 +520,7 @@ class AttentionLayer(keras.layers.Layer):
     ) -> tuple[Tensor, Tensor | None]:
         """Heads (B, T, N, Hv), and their weights where asked for."""
         context = current_context()
-        query = self._fold.fold(self._query_heads(inputs.query))  # (B, T, N, H)
+        query = self._fold.fold(self._query_heads(inputs))  # (B, T, N, H)
         key, value = context.project(
             self, inputs.self_attention, lambda: self._key_value_heads(inputs)
         )  # (B, S, K, H), (B, S, K, Hv)
@@ -645,21 +646,42 @@ class AttentionLayer(keras.layers.Layer):
             query, key, value, attention_mask=mask, training=training, **extra
         )
 
-    def _query_heads(self, query: Tensor) -> Tensor:
-        heads = current_context().apply(self._query_dense, query)
-        return _normalized(self._query_norm, heads) if self._qk_norm else heads
+    def _query_heads(self, inputs: Call) -> Tensor:
+        def heads(query: Tensor) -> Tensor:
+            heads = current_context().apply(self._query_dense, query)
+            return _normalized(self._query_norm, heads) if self._qk_norm else heads
+
+        real = functools.partial(self._unfolded, inputs.query_mask, inputs.query)
+        return inputs.projector.project(heads, inputs.query, real)  # (B, ..., N, H)
 
     def _key_value_heads(self, inputs: Call) -> tuple[Tensor, Tensor]:
-        apply = current_context().apply
-        key, value = apply(self._key_dense, inputs.key), apply(self._value_dense, inputs.value)
-        key = _normalized(self._key_norm, key) if self._qk_norm else key
+        apply, project = current_context().apply, inputs.projector.project
+
+        def heads(key: Tensor) -> Tensor:
+            heads = apply(self._key_dense, key)
+            return _normalized(self._key_norm, heads) if self._qk_norm else heads
+
+        real = functools.partial(self._unfolded, inputs.key_mask, inputs.key)
+        key = project(heads, inputs.key, real)  # (B, ..., K, H)
+        value = functools.partial(apply, self._value_dense)
+        value = project(value, inputs.value, real)  # (B, ..., K, Hv)
         return self._fold.fold(key), self._fold.fold(value)
 
-    def _project_back(self, query: Tensor, heads: Tensor) -> Tensor:
-        heads, apply = self._fold.unfold(heads, query), current_context().apply
-        if self._use_gate:
-            heads = ops.multiply(heads, apply(self._gate_dense, query))
-        return apply(self._output_dense, heads)
+    def _unfolded(self, mask: Tensor | None, like: Tensor) -> Tensor | None:
+        return None if mask is None else self._fold.unfold_padding(mask, like)
+
+    def _project_back(self, inputs: Call, heads: Tensor) -> Tensor:
+        apply, projector = current_context().apply, inputs.projector
+
+        def output(heads: Tensor) -> Tensor:
+            if self._use_gate:
+                # The heads of a query that is not finite are NaN, or zero if it sees no key.
+                gate = apply(self._gate_dense, projector.clean(inputs.query))
+                heads = ops.multiply(heads, gate)
+            return apply(self._output_dense, heads)
+
+        heads = self._fold.unfold(heads, inputs.query)  # (B, ..., N, Hv)
+        return projector.project(output, heads, features=2)
 
     def _flash(self) -> bool | None:
         """What the layer says, or else Keras's global switch, which can only forbid."""

@@ -1,0 +1,93 @@
+"""Projections of inputs of which masked-out tokens may be NaN or infinite.
+
+In the gradient x^T dy of a kernel 0 * NaN is NaN, although nobody sees what was made of x. So
+a projection is given x with zeros in place of non-finite numbers, and its results for these
+tokens become NaN afterwards: who sees them gives NaN, and a gradient of exactly zero stays zero.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from keras import ops
+
+from kerasattention.attend import finite
+from kerasattention.attend.tensors import Span, Tensor
+from kerasattention.attend.visibility import Visibility
+
+
+def may_mask_out(visibility: Visibility, bias: Tensor | None, queries: Any, keys: Any) -> bool:
+    """Whether a token of the inputs may be masked out."""
+    return (
+        visibility.hides_by_content
+        or visibility.query_mask is not None
+        or bias is not None
+        or visibility.hides_by_position(Span(0, queries), Span(0, keys))
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Projector:
+    """Applies projections to the inputs of one call.
+
+    Attributes:
+        finite: Whether all inputs are finite, so that there is nothing to do; None while that is
+            not known, a boolean tensor where a graph decides when it runs.
+    """
+
+    finite: Any = True
+
+    @classmethod
+    def of(cls, *inputs: Tensor) -> "Projector":
+        """Looks whether the inputs are finite, if that may be asked: one sum of each tensor."""
+        distinct = [x for i, x in enumerate(inputs) if not any(x is y for y in inputs[:i])]
+        known = finite.known_to_be_finite(distinct)
+        if known is None and finite.decides_at_run_time():
+            known = ops.stop_gradient(finite.are_finite(distinct))
+        return cls(known)
+
+    def clean(self, x: Tensor) -> Tensor:
+        """The input with zeros in place of non-finite numbers."""
+        if self.finite is True:
+            return x
+        if self.finite is False or self.finite is None:
+            return finite.clean(x)
+        from kerasattention.attend.finite_tensorflow import clean_unless
+
+        return clean_unless(self.finite, x)[0]
+
+    def project(
+        self,
+        function: Callable[[Tensor], Tensor],
+        x: Tensor,
+        real: Callable[[], Tensor | None] = lambda: None,
+        features: int = 1,
+    ) -> Tensor:
+        """Applies a function of each token.
+
+        Args:
+            function: Maps (B, ..., features) to (B, ..., made).
+            x: (B, ..., features).
+            real: Gives None or booleans (B, ...); False marks padding, whose results are finite.
+            features: The number of axes of x that are features.
+        """
+        if self.finite is True:
+            return function(x)
+        rows = ops.logical_not(ops.isfinite(x))
+        rows = ops.any(rows, axis=tuple(range(-features, 0)))  # (B, ...)
+        mask = real()
+        if mask is not None:
+            rows = ops.logical_and(rows, mask)
+        return self._poison(function(self.clean(x)), rows)
+
+    def _poison(self, output: Tensor, rows: Tensor) -> Tensor:
+        made = len(output.shape) - len(rows.shape)
+        rows = ops.expand_dims(rows, tuple(range(-made + 1, 0))) if made > 1 else rows
+        if self.finite is False or self.finite is None:
+            return ops.cast(finite.poison(output, rows), output.dtype)
+        from kerasattention.attend.finite_tensorflow import poison_unless
+
+        return poison_unless(self.finite, output, rows)
+
+
+AS_THEY_ARE = Projector()
