@@ -12,7 +12,7 @@ import kerasattention
 from backends import BACKEND, tensor, to_numpy, value_and_gradients
 from decoding_models import attending, model_of
 from kerasattention import scaled_dot_product_attention
-from kerasattention.attend import finite
+from kerasattention.attend import poisoned_rows
 from problems import PROBLEMS, SMALL_BLOCK, B, G, H, K, N, S, T, block_size, problem
 
 CLOSE = {"rtol": 1e-5, "atol": 5e-6}
@@ -159,9 +159,9 @@ def test_blocked(name):
 
 def test_queries_are_searched_in_blocks(monkeypatch):
     """Longer problems are searched block by block, here of 5 of 13 queries."""
-    monkeypatch.setattr(finite, "BLOCK", 5)
-    monkeypatch.setattr(finite, "WHOLE", 0)
-    name = "padded queries and keys, causal"
+    monkeypatch.setattr(poisoned_rows, "BLOCK", 5)
+    monkeypatch.setattr(poisoned_rows, "WHOLE", 0)
+    name = "segments, causal"
     check(name, "eager" if BACKEND != "tensorflow" else "graph", implementation="plain")
 
 

@@ -18,16 +18,15 @@ from typing import Any
 import keras
 from keras import ops
 
-from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias
+from kerasattention.attend.poisoned_rows import (
+    may_hold_infinity,
+    poisoned_rows,
+    sees_from_some_key_on,
+)
 from kerasattention.attend.problem import Problem
-from kerasattention.attend.tensors import Span, Tensor, accumulator_of, group_heads, is_static
+from kerasattention.attend.tensors import Span, Tensor, accumulator_of
 
 Kernel = Callable[[Problem], Tensor]
-
-# Queries of a block when the queries that see non-finite numbers are looked for.
-BLOCK = 128
-# What is no block loop: XLA compiles one for as long as the rest.
-WHOLE = 512 * 512
 
 
 def with_finite_inputs(
@@ -64,7 +63,7 @@ def may_mask_out(problem: Problem) -> bool:
         visibility.hides_by_content
         or visibility.query_mask is not None
         or visibility.hides_by_position(problem.rows(), problem.columns())
-        or _may_hold_infinity(problem.bias)
+        or may_hold_infinity(problem.bias)
     )
 
 
@@ -113,86 +112,14 @@ def poison(output: Tensor, rows: Tensor) -> Tensor:
     return output * factor * factor + choose(float("nan"), 0.0)
 
 
-# Which queries --------------------------------------------------------------------------
-
-
-def poisoned_rows(problem: Problem, rows: Span, of_values: bool) -> Tensor:
-    """(B, K, G, t): queries that see a non-finite key or value, or hold one and see any key."""
-    query, key = has_non_finite(problem.query), has_non_finite(problem.key)
-    if of_values:
-        key = ops.logical_or(key, has_non_finite(problem.value))
-    if not is_static(*rows) and keras.backend.backend() != "tensorflow":
-        return _poisoned_block(problem, query, key, rows)
-    keys = problem.key.shape[2]
-    if is_static(*rows, keys) and (rows.size <= BLOCK or rows.size * keys <= WHOLE):
-        return _poisoned_block(problem, query, key, rows)
-    return _poisoned_in_blocks(problem, query, key, rows)
-
-
-def _poisoned_in_blocks(problem: Problem, query: Tensor, key: Tensor, rows: Span) -> Tensor:
-    """Block by block: memory grows with T + S, not with T * S."""
-    size = min(BLOCK, rows.size) if is_static(rows.size) else ops.minimum(BLOCK, rows.size)
-    batch, kv_heads, groups = ops.shape(query)[:3]
-
-    def step(index: Tensor, found: Tensor) -> Tensor:
-        start, last = index * size, rows.size - size
-        start = min(start, last) if is_static(start, last) else ops.minimum(start, last)
-        block = _poisoned_block(problem, query, key, Span(rows.start + start, size))
-        return ops.slice_update(found, (0, 0, 0, start), ops.cast(block, "int8"))
-
-    found = ops.zeros((batch, kv_heads, groups, rows.size), dtype="int8")
-    count = (rows.size + BLOCK - 1) // BLOCK
-    return ops.cast(ops.fori_loop(0, count, step, found), "bool")
-
-
-def _poisoned_block(problem: Problem, query: Tensor, key: Tensor, rows: Span) -> Tensor:
-    query = _slice_rows(query, rows)  # (B, K, G, t)
-    key = key[:, :, None, None, :]  # (B, K, 1, 1, S)
-    visible = _visible(problem, rows)  # (B|1, K|1, G|1, t|1, S|1)
-    if visible is None:
-        return ops.logical_or(ops.any(key, axis=-1), query)
-    sees_key = ops.any(visible, axis=-1)
-    sees_poison = ops.any(ops.logical_and(visible, key), axis=-1)
-    return ops.logical_or(sees_poison, ops.logical_and(query, sees_key))
-
-
-def _visible(problem: Problem, rows: Span) -> Tensor | None:
-    columns, kv_heads = problem.columns(), problem.kv_heads
-    masks = []
-    mask = problem.visibility.block(rows, columns)
-    if mask is not None:
-        masks.append(group_heads(mask, kv_heads))
-    if _may_hold_infinity(problem.bias):
-        bias = problem.bias.block(problem.visibility, rows, columns)
-        masks.append(group_heads(ops.not_equal(bias, float("-inf")), kv_heads))
-    return functools.reduce(ops.logical_and, masks) if masks else None
-
-
-def _slice_rows(x: Tensor, rows: Span) -> Tensor:
-    if is_static(rows.start):
-        return x[:, :, :, rows.start : rows.stop]
-    return ops.slice(x, (0, 0, 0, rows.start), (*ops.shape(x)[:3], rows.size))
-
-
-def has_non_finite(x: Tensor) -> Tensor:
-    """(..., X) to (...)."""
-    return ops.logical_not(ops.all(ops.isfinite(x), axis=-1))
-
-
-def _may_hold_infinity(bias: BlockBias | None) -> bool:
-    """Whether a bias may mask keys out by minus infinity; those of positions never do."""
-    if isinstance(bias, SumOfBiases):
-        return any(_may_hold_infinity(part) for part in bias.biases)
-    return isinstance(bias, TensorBias)
-
-
 def _rows_of(problem: Problem, rows: Span, of_values: bool, finite: bool | None) -> Tensor:
     """The poisoned rows, looked for only where something is not finite, if that may be asked."""
 
     def find() -> Tensor:
         return poisoned_rows(problem, rows, of_values)
 
-    if finite is False or keras.backend.backend() not in ("jax", "tensorflow"):
+    at_once = finite is False or sees_from_some_key_on(problem)
+    if at_once or keras.backend.backend() not in ("jax", "tensorflow"):
         return find()
     shape = (*ops.shape(problem.query)[:3], rows.size)
     return ops.cond(are_finite(_inputs(problem)), lambda: ops.zeros(shape, dtype="bool"), find)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import tensorflow as tf
 from keras import ops
 
-from kerasattention.attend.finite import are_finite, poisoned_rows
+from kerasattention.attend.finite import are_finite
+from kerasattention.attend.poisoned_rows import poisoned_rows
 from kerasattention.attend.problem import Problem
 from kerasattention.attend.tensors import Span, Tensor
 

@@ -1,0 +1,127 @@
+"""Which queries see a non-finite number, or hold one and see any key."""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+
+from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias
+from kerasattention.attend.problem import Problem
+from kerasattention.attend.tensors import Span, Tensor, group_heads, is_static
+
+# Queries of a block when the queries that see non-finite numbers are looked for.
+BLOCK = 128
+# What is no block loop: XLA compiles one for as long as the rest.
+WHOLE = 512 * 512
+
+
+def poisoned_rows(problem: Problem, rows: Span, of_values: bool) -> Tensor:
+    """(B, K, G, t): queries that see a non-finite key or value, or hold one and see any key."""
+    query, key = _has_non_finite(problem.query), _has_non_finite(problem.key)
+    if of_values:
+        key = ops.logical_or(key, _has_non_finite(problem.value))
+    if sees_from_some_key_on(problem):
+        return _poisoned_by_first_key(problem, query, key, rows)
+    if not is_static(*rows) and keras.backend.backend() != "tensorflow":
+        return _poisoned_block(problem, query, key, rows)
+    keys = problem.key.shape[2]
+    if is_static(*rows, keys) and (rows.size <= BLOCK or rows.size * keys <= WHOLE):
+        return _poisoned_block(problem, query, key, rows)
+    return _poisoned_in_blocks(problem, query, key, rows)
+
+
+def sees_from_some_key_on(problem: Problem) -> bool:
+    """Whether a query sees a key if it is not padding and, where causal, not behind the query."""
+    visibility = problem.visibility
+    return (
+        visibility.window is None
+        and visibility.query_segments is None
+        and visibility.mask is None
+        and not may_hold_infinity(problem.bias)
+    )
+
+
+def _poisoned_by_first_key(problem: Problem, query: Tensor, key: Tensor, rows: Span) -> Tensor:
+    """Compares each query with the first key that is not finite: no (t, S) and no loop."""
+    visibility, columns = problem.visibility, problem.columns()
+    query = _slice_rows(query, rows)  # (B, K, G, t)
+    real = visibility.key_mask  # (B, S)
+    if not visibility.causal:
+        if real is None:
+            return ops.logical_or(ops.any(key, axis=-1)[:, :, None, None], query)
+        key = ops.logical_and(key, real[:, None])
+        sees_key = ops.any(real, axis=-1)[:, None, None, None]
+        sees_poison = ops.any(key, axis=-1)[:, :, None, None]
+        return ops.logical_or(sees_poison, ops.logical_and(query, sees_key))
+    never = np.iinfo("int32").max
+    positions = visibility.positions_of_keys(columns)  # (S) or (B, S)
+    if real is not None:
+        positions = ops.where(real, positions, never)
+    if len(positions.shape) == 2:
+        positions = positions[:, None]  # (B, 1, S)
+    first = ops.min(ops.where(key, positions, never), axis=-1)[:, :, None, None]
+    queries = visibility.positions_of_queries(rows)  # (t) or (B, t)
+    if len(queries.shape) == 2:
+        queries = queries[:, None, None]
+    any_key = ops.min(positions, axis=-1)
+    any_key = ops.reshape(any_key, (-1, 1, 1, 1)) if len(positions.shape) == 3 else any_key
+    sees_poison, sees_key = queries >= first, queries >= any_key
+    return ops.logical_or(sees_poison, ops.logical_and(query, sees_key))
+
+
+def _poisoned_in_blocks(problem: Problem, query: Tensor, key: Tensor, rows: Span) -> Tensor:
+    """Block by block: memory grows with T + S, not with T * S."""
+    size = min(BLOCK, rows.size) if is_static(rows.size) else ops.minimum(BLOCK, rows.size)
+    batch, kv_heads, groups = ops.shape(query)[:3]
+
+    def step(index: Tensor, found: Tensor) -> Tensor:
+        start, last = index * size, rows.size - size
+        start = min(start, last) if is_static(start, last) else ops.minimum(start, last)
+        block = _poisoned_block(problem, query, key, Span(rows.start + start, size))
+        return ops.slice_update(found, (0, 0, 0, start), ops.cast(block, "int8"))
+
+    found = ops.zeros((batch, kv_heads, groups, rows.size), dtype="int8")
+    count = (rows.size + BLOCK - 1) // BLOCK
+    return ops.cast(ops.fori_loop(0, count, step, found), "bool")
+
+
+def _poisoned_block(problem: Problem, query: Tensor, key: Tensor, rows: Span) -> Tensor:
+    query = _slice_rows(query, rows)  # (B, K, G, t)
+    key = key[:, :, None, None, :]  # (B, K, 1, 1, S)
+    visible = _visible(problem, rows)  # (B|1, K|1, G|1, t|1, S|1)
+    if visible is None:
+        return ops.logical_or(ops.any(key, axis=-1), query)
+    sees_key = ops.any(visible, axis=-1)
+    sees_poison = ops.any(ops.logical_and(visible, key), axis=-1)
+    return ops.logical_or(sees_poison, ops.logical_and(query, sees_key))
+
+
+def _visible(problem: Problem, rows: Span) -> Tensor | None:
+    columns, kv_heads = problem.columns(), problem.kv_heads
+    masks = []
+    mask = problem.visibility.block(rows, columns)
+    if mask is not None:
+        masks.append(group_heads(mask, kv_heads))
+    if may_hold_infinity(problem.bias):
+        bias = problem.bias.block(problem.visibility, rows, columns)
+        masks.append(group_heads(ops.not_equal(bias, float("-inf")), kv_heads))
+    return functools.reduce(ops.logical_and, masks) if masks else None
+
+
+def _slice_rows(x: Tensor, rows: Span) -> Tensor:
+    if is_static(rows.start):
+        return x[:, :, :, rows.start : rows.stop]
+    return ops.slice(x, (0, 0, 0, rows.start), (*ops.shape(x)[:3], rows.size))
+
+
+def _has_non_finite(x: Tensor) -> Tensor:
+    """(..., X) to (...)."""
+    return ops.logical_not(ops.all(ops.isfinite(x), axis=-1))
+
+
+def may_hold_infinity(bias: BlockBias | None) -> bool:
+    """Whether a bias may mask keys out by minus infinity; those of positions never do."""
+    if isinstance(bias, SumOfBiases):
+        return any(may_hold_infinity(part) for part in bias.biases)
+    return isinstance(bias, TensorBias)
