@@ -10,7 +10,7 @@ read -ra backends <<<"$1"
 seconds=$2
 shift 2
 # Classes of cases that are known and left out: see `python tests/fuzz/layers.py --help`.
-without=${WITHOUT-float64,norm64,table64,second,empty,nan,nan-inputs,hostile,copied}
+without=${WITHOUT-float64,second,empty,nan,nan-inputs,hostile,copied}
 
 status=0
 for backend in "${backends[@]}"; do

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from kerasattention._keras import flatten_layers
 from kerasattention.layers.base import AttentionLayer
 
 Arrays = list[Any]
@@ -29,7 +30,7 @@ def set_arrays(source: Any, copy: Any, arrays: Arrays | None) -> None:
 
 def twins(source: Any, copy: Any) -> list[Pair]:
     """The layers inside of both that belong together, outermost first."""
-    theirs, ours = list(source._flatten_layers()), list(copy._flatten_layers())
+    theirs, ours = list(flatten_layers(source)), list(flatten_layers(copy))
     if isinstance(copy, AttentionLayer):  # Keras's layer has a softmax more
         named = {layer.name: layer for layer in theirs[1:]}
         parts = [(named[layer.name], layer) for layer in ours[1:] if layer.name in named]

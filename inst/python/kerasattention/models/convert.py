@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerasattention._keras import flatten_layers
 from kerasattention.layers import GroupQueryAttention, MultiHeadAttention, checks
 from kerasattention.layers.base import AttentionLayer
 from kerasattention.models.replace import replace_layers
@@ -101,7 +102,7 @@ def _merged(
 
 def _check_plain(layer: Any) -> None:
     """Refuses quantised kernels, whose means would need other scales, and LoRA's factors."""
-    for dense in layer._flatten_layers(include_self=False):
+    for dense in flatten_layers(layer, include_self=False):
         mode = getattr(dense, "quantization_mode", None)
         if mode is not None:
             raise ValueError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from kerasattention._keras import ObjectSharingScope
+from kerasattention._keras import ObjectSharingScope, flatten_layers
 from kerasattention.models.alike import Arrays, freeze_alike, set_arrays
 
 Layer = keras.layers.Layer
@@ -80,7 +80,7 @@ class _Copier:
 
     def _check_inside(self, layer: Layer) -> None:
         """Refuses a layer of which only its own code knows how its parts are made."""
-        for part in [*layer._flatten_layers(include_self=False), *_seen_by_function(layer)]:
+        for part in [*flatten_layers(layer, include_self=False), *_seen_by_function(layer)]:
             if self.wanted(part):
                 raise ValueError(
                     f"Layer {part.name!r} ({type(part).__name__}) stands inside of "
@@ -88,7 +88,7 @@ class _Copier:
                     "exchanged from outside. Make the layer with kerasattention's attention and "
                     "the heads that you want, or build the model from Functional parts."
                 )
-        for part in layer._flatten_layers():
+        for part in flatten_layers(layer):
             if not part.built and not _is_known(part):
                 raise ValueError(
                     f"Layer {part.name!r} ({type(part).__name__}) is not built, so it is not "
@@ -152,7 +152,7 @@ def _seen_by_function(layer: Layer) -> list[Layer]:
     seen = inspect.getclosurevars(layer.function)
     values = [*seen.nonlocals.values(), *seen.globals.values()]
     layers = [value for value in values if isinstance(value, Layer)]
-    return [part for value in layers for part in value._flatten_layers()]
+    return [part for value in layers for part in flatten_layers(value)]
 
 
 def _is_known(layer: Layer) -> bool:
@@ -188,6 +188,6 @@ def is_functional(model: Layer) -> bool:
 
 def attention_layers(model: keras.Model, kinds: tuple[type, ...]) -> Iterator[Any]:
     """The attention layers of a model, wherever they stand in it."""
-    for layer in model._flatten_layers():
+    for layer in flatten_layers(model):
         if isinstance(layer, kinds):
             yield layer
