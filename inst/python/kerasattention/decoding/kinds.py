@@ -33,7 +33,12 @@ ELEMENTWISE_LAYERS = (
     layers.SpatialDropout1D,
     layers.Subtract,
 )
-FEATURE_LAYERS = (layers.Dense, layers.Embedding)
+# Their result may have another rank than their input.
+FEATURE_LAYERS = (
+    layers.Dense,
+    layers.Embedding,
+    *([layers.ReversibleEmbedding] if hasattr(layers, "ReversibleEmbedding") else []),
+)
 NORM_LAYERS = (
     layers.BatchNormalization,
     layers.LayerNormalization,
@@ -175,8 +180,6 @@ def acts_per_position(instruction: Instruction, moving: set[int], program: Progr
         return axes <= {-1, rank - 1}
     if kind is layers.Concatenate:
         return operation.axis in (-1, len(instruction.specs[0].shape) - 1)
-    if kind is getattr(layers, "ReversibleEmbedding", None):
-        return True
     return is_keras_operation(operation) and kind.__name__ in ELEMENTWISE_OPERATIONS
 
 
