@@ -33,6 +33,10 @@ demo-llm: setup ## a chat model from R; ARGS="your question"
 test: setup ## all three suites: Python on each backend, R, and both in one process
 	@tools/test.sh
 
+test-quick: setup ## one backend, R and Python: the layers, the engine, the R bridge; BACKEND=jax
+	@QUICK=1 tools/test.sh python-$(firstword $(if $(filter command line environment,$(origin BACKEND)),$(BACKEND),torch)) \
+	  r-$(firstword $(if $(filter command line environment,$(origin BACKEND)),$(BACKEND),torch))
+
 test-python: setup ## the Python suite; BACKEND=jax for one backend
 	@tools/test.sh $(BACKEND:%=python-%)
 

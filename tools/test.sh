@@ -11,6 +11,20 @@ results=.setup/tests
 rm -rf "$results"
 mkdir -p "$results"
 
+# JAX compiles most programs of the tests more than once: the same in another test or worker.
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.setup/jax-cache}
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
+export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
+
+# `make test-quick` leaves out what trains, decodes and compiles at length.
+quick=()
+if [ -n "${QUICK:-}" ]; then
+  for name in copies decode_trials decoding files gradients kept_files published_models rechecks \
+    remat repeats runner_tensorflow sampling stale_decoders token_checks unknown_lengths; do
+    quick+=("--ignore=tests/python/test_$name.py")
+  done
+fi
+
 pytest_on() {
   local backend=$1 folder=$2 report=$3
   shift 3
@@ -21,7 +35,7 @@ run_suite() {
   local suite=$1 report=$results/$1.xml
   # The workers share the cores: two for the Python suites, one process where R runs.
   case $suite in
-    python-*) pytest_on "${suite#python-}" tests/python "$report" -n "${WORKERS:-2}" ;;
+    python-*) pytest_on "${suite#python-}" tests/python "$report" -n "${WORKERS:-2}" "${quick[@]}" ;;
     fuzz-*) REPORT=$report tools/fuzz.sh "${suite#fuzz-}" "${FUZZ_SECONDS:-40}" ;;
     rpy2-*) pytest_on "${suite#rpy2-}" tests/rpy2 "$report" -p no:xdist ;;
     r-*) KERAS_BACKEND=${suite#r-} Rscript tools/test-r.R "$report" ;;
@@ -37,8 +51,10 @@ if [ "${#suites[@]}" -eq 0 ]; then
   suites=(python-tensorflow python-jax python-torch r-tensorflow rpy2-jax
     fuzz-tensorflow fuzz-jax fuzz-torch)
 fi
+number=0
 for suite in "${suites[@]}"; do
-  printf '\n== %s\n' "$suite"
+  number=$((number + 1))
+  printf '\n== %s (suite %d of %d, %d s so far)\n' "$suite" "$number" "${#suites[@]}" "$SECONDS"
   started=$SECONDS
   run_suite "$suite"
   echo "$? $((SECONDS - started))" >"$results/$suite.status"
