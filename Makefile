@@ -46,8 +46,11 @@ test-r: setup ## the R suite; BACKEND=jax for another backend
 test-rpy2: setup ## R and Python in one process; BACKEND=torch for another backend
 	@tools/test.sh $(if $(filter command line environment,$(origin BACKEND)),$(BACKEND:%=rpy2-%),rpy2-jax)
 
-.PHONY: help setup setup-peers demo demo-llm test test-quick test-python test-r test-rpy2 test-versions \
-  fuzz check document site lint format bench readme clean clean-all
+test-versions: setup ## part of the Python suite with older and newer Keras, NumPy and Python; ARGS="oldest nightly"
+	@BACKEND=$(if $(filter command line environment,$(origin BACKEND)),$(BACKEND),torch) tools/test-versions.sh $(ARGS)
+
+fuzz: setup ## random layers, calls and models against a float64 reference; FUZZ_SECONDS=600 BACKEND=jax ARGS="--seed 3"
+	@tools/fuzz.sh "$(BACKEND)" $(or $(FUZZ_SECONDS),360) $(ARGS)
 
 check: setup ## R CMD check --as-cran
 	@tools/check.sh
