@@ -2,9 +2,6 @@
 # a layer and for attention_sitrep(). `found` is what find_installation() gives; `[[` takes
 # what it names and nothing that begins like it.
 
-# What inst/python asks for.
-oldest_keras <- "3.15"
-
 advise <- function(found) {
   if (is.null(found[["python"]])) {
     advise_python(found)
@@ -27,11 +24,6 @@ advise <- function(found) {
       todo = install_line(found, c("keras", found[["backend"]]), upgrade = TRUE)
     )
   }
-}
-
-is_too_old <- function(keras) {
-  release <- sub("[^0-9.].*$", "", keras)
-  utils::compareVersion(release, oldest_keras) < 0
 }
 
 advise_python <- function(found) {
@@ -107,6 +99,15 @@ advise_backend <- function(found) {
 
 in_python <- function(found) {
   paste0("Python ", found[["python_version"]], " (", where_python(found), ").")
+}
+
+where_python <- function(found) {
+  paste0(
+    found[["python"]],
+    if (!is.null(found[["chosen_by"]])) {
+      paste0(", chosen by ", sub(" function$", "", found[["chosen_by"]]))
+    }
+  )
 }
 
 choose_line <- c(

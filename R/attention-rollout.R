@@ -50,13 +50,6 @@ attention_rollout <- function(scores) {
   )
 }
 
-is_scores <- function(x) {
-  inherits(x, "attention_scores") &&
-    is.list(x) &&
-    length(x) > 0 &&
-    all(vapply(unclass(x)$maps, is.array, NA))
-}
-
 #' @export
 print.attention_rollout <- function(x, ...) {
   size <- dim(x$rollout)

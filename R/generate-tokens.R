@@ -97,50 +97,9 @@ generate_tokens <- function(
   if (is.list(made)) lapply(made, as.integer) else made_like(made)
 }
 
-# A cache has room for all rows and all tokens from the start: greater sizes are a slip of
-# the pen, and would take the memory of the machine.
-longest_row <- 2^20
-most_rows <- 2^14
-
 # A vector of Python comes as an array of one axis.
 made_like <- function(made) {
   if (length(dim(made)) == 1) as.integer(made) else made
-}
-
-check_prompts <- function(
-  tokens,
-  arg = caller_arg(tokens),
-  call = caller_env()
-) {
-  rule <- "token ids: whole numbers of at least 0, in a vector, a matrix or a list of vectors"
-  if (left_to_python(tokens, FALSE, rule, arg, call)) {
-    return(invisible(tokens))
-  }
-  prompts <- if (is_plain_list(tokens)) tokens else list(tokens)
-  several <- is_plain_list(tokens)
-  if (length(prompts) == 0) {
-    abort_argument(arg, rule, tokens, call = call)
-  }
-  for (i in seq_along(prompts)) {
-    prompt <- prompts[[i]]
-    name <- if (several) paste0(arg, "[[", i, "]]") else arg
-    good <- is_plain_number(prompt) &&
-      length(prompt) > 0 &&
-      axes_of(prompt) <= 2
-    if (!good) {
-      hint <- if (is.character(prompt)) {
-        "Cut the text into tokens first, with a tokenizer."
-      }
-      abort_argument(name, rule, prompt, hint, call)
-    }
-    check_no_na(prompt, arg = name, call = call)
-    check_id_values(prompt, rule, name, call)
-  }
-  invisible(tokens)
-}
-
-as_prompts <- function(tokens) {
-  if (is_plain_list(tokens)) lapply(tokens, as_ids) else as_ids(tokens)
 }
 
 check_callback <- function(

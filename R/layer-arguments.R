@@ -40,63 +40,6 @@ sizes_hint <- function(object, ...) {
   }
 }
 
-check_divisible_heads <- function(query_heads, kv_heads, call = caller_env()) {
-  if (query_heads %% kv_heads == 0) {
-    return(invisible())
-  }
-  abort(
-    paste(
-      "{.arg num_key_value_heads} must divide {.arg num_query_heads}:",
-      "{query_heads} query heads cannot share {kv_heads} key/value heads."
-    ),
-    hint = divisors_hint(query_heads, kv_heads),
-    arg = "num_key_value_heads",
-    call = call
-  )
-}
-
-# All that K can be, or where these are many, those nearest to what was given.
-divisors_hint <- function(query_heads, kv_heads) {
-  divisors <- divisors_of(query_heads)
-  nearest <- divisors[order(abs(log(divisors / kv_heads)))]
-  few <- sort(utils::head(nearest, 8))
-  paste0(
-    "With ",
-    format(query_heads, scientific = FALSE),
-    " query heads it can be ",
-    cli::format_inline("{.or {few}}"),
-    if (length(few) < length(divisors)) ", among others",
-    "."
-  )
-}
-
-# Each divisor up to the root has a partner beyond it.
-divisors_of <- function(n) {
-  small <- seq_len(floor(sqrt(n)))
-  small <- small[n %% small == 0]
-  unique(c(small, rev(n / small)))
-}
-
-# The features of all heads are an axis of the kernels. Published models have some ten
-# thousand; more than millions are a slip of the pen, and would take the memory of the
-# machine.
-check_width <- function(heads, size, arg, call = caller_env()) {
-  most <- 2^20
-  width <- prod(heads, size)
-  if (width > most) {
-    numbers <- format(
-      c(heads, size, width, most),
-      scientific = FALSE,
-      trim = TRUE
-    )
-    abort(
-      "{.arg {arg[[1]]}} times {.arg {arg[[2]]}} must be at most {numbers[[4]]}, not {numbers[[1]]} times {numbers[[2]]}.",
-      arg = arg[[1]],
-      call = call
-    )
-  }
-}
-
 check_layer_arguments <- function(arguments, call = caller_env()) {
   check <- function(checker, name, ...) {
     checker(arguments[[name]], ..., arg = name, call = call)
@@ -137,49 +80,6 @@ check_dtype <- function(x, arg = caller_arg(x), call = caller_env()) {
   if (!is_python(x) && !config) {
     check_string(x, null = TRUE, arg = arg, call = call)
   }
-}
-
-# An initializer, regularizer or constraint: a name, an object of Keras, its config
-# as a list, or an R function.
-check_keras_object <- function(
-  x,
-  kind,
-  null = FALSE,
-  arg = caller_arg(x),
-  call = caller_env()
-) {
-  check_alive(x, arg = arg, call = call)
-  config <- is_plain_list(x) && !is.null(names(x)) && is_convertible(x)
-  named <- is_string(x) && nzchar(x)
-  if (null && is.null(x) || named || config || is_python(x)) {
-    return(invisible(x))
-  }
-  if (!is.function(x)) {
-    article <- if (kind == "initializer") "an" else "a"
-    rule <- paste0("a name, ", article, " ", kind, " object or an R function")
-    abort_argument(arg, paste0(rule, or_null(null)), x, call = call)
-  }
-  if (length(formals(args(x))) == 0 && !is_generator(x)) {
-    takes <- if (kind == "initializer") "the shape" else "a tensor"
-    abort(
-      "{.arg {arg}} must take {takes} as its first argument; {.code {function_name(x)}} takes none.",
-      arg = arg,
-      call = call
-    )
-  }
-  invisible(x)
-}
-
-check_position <- function(x, arg = caller_arg(x), call = caller_env()) {
-  check_alive(x, arg = arg, call = call)
-  ours <- inherits(x, "kerasattention_position") &&
-    is.list(x) &&
-    is_string(x$python_class)
-  if (is.null(x) || is_python(x) || ours) {
-    return(invisible(x))
-  }
-  hint <- if (is.function(x)) "Call the function, as in `position_rotary()`."
-  abort_argument(arg, "a `position_*()` object, or NULL", x, hint, call)
 }
 
 # Keras puts the name into paths, where a slash separates.

@@ -1,8 +1,6 @@
 # The way to Python: the module in inst/python, imported once a session, at the
 # first use and never before.
 
-the <- new.env(parent = emptyenv())
-
 python_module <- function(call = caller_env()) {
   if (is.null(the$module)) {
     the$module <- import_module(call)
@@ -35,7 +33,7 @@ import_once <- function() {
 
 # What is missing, where, and the line to type: see R/advice.R.
 abort_installation <- function(python_message, call) {
-  advice <- advise(find_installation(python_message))
+  advice <- advise(find_installation())
   todo <- paste(advice$todo, collapse = "\n")
   rlang::abort(
     c(

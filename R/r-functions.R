@@ -2,6 +2,37 @@
 # that it can copy and save; the classes for that are in Python, in bridge.py. Here
 # the function is wrapped so that it gets and gives what an R user expects.
 
+# An initializer, regularizer or constraint: a name, an object of Keras, its config
+# as a list, or an R function.
+check_keras_object <- function(
+  x,
+  kind,
+  null = FALSE,
+  arg = caller_arg(x),
+  call = caller_env()
+) {
+  check_alive(x, arg = arg, call = call)
+  config <- is_plain_list(x) && !is.null(names(x)) && is_convertible(x)
+  named <- is_string(x) && nzchar(x)
+  if (null && is.null(x) || named || config || is_python(x)) {
+    return(invisible(x))
+  }
+  if (!is.function(x)) {
+    article <- if (kind == "initializer") "an" else "a"
+    rule <- paste0("a name, ", article, " ", kind, " object or an R function")
+    abort_argument(arg, paste0(rule, or_null(null)), x, call = call)
+  }
+  if (length(formals(args(x))) == 0 && !is_generator(x)) {
+    takes <- if (kind == "initializer") "the shape" else "a tensor"
+    abort(
+      "{.arg {arg}} must take {takes} as its first argument; {.code {function_name(x)}} takes none.",
+      arg = arg,
+      call = call
+    )
+  }
+  invisible(x)
+}
+
 # `argument`: "kernel_initializer", "bias_constraint" and so on.
 as_keras_function <- function(x, argument) {
   if (is_python(x) || !is.function(x)) {

@@ -12,33 +12,33 @@
 #' @examplesIf kerasattention:::can_run_examples()
 #' attention_sitrep()
 attention_sitrep <- function() {
-  found <- find_installation()
+  found <- find_session()
   writeLines(format_sitrep(found))
   invisible(found)
 }
 
-# `problem`: Python's message where the module has been tried already.
-find_installation <- function(problem = NULL) {
-  found <- list(
-    package = version_of("kerasattention"),
-    r = paste0(getRversion(), ", ", utils::osVersion),
-    reticulate = version_of("reticulate"),
-    keras3 = version_of("keras3"),
-    backend = wanted_backend()
-  )
-  no_python <- start_python()
-  if (!is.null(no_python)) {
-    return(c(found, problem = no_python))
-  }
-  found <- c(found, find_python(), find_packages(found[["backend"]]))
-  problem <- problem %||% try_module()
-  if (is.null(problem)) {
+# The installation, and what is known once Keras is loaded: whether it works, its backend and
+# devices.
+find_session <- function() {
+  found <- find_installation()
+  found$problem <- found[["problem"]] %||% try_module()
+  if (is.null(found[["problem"]])) {
     keras <- reticulate::import("keras")
     found$backend <- keras$backend$backend()
     found$backend_version <- backend_version(found[["backend"]])
     found$devices <- paste(find_devices(found[["backend"]]), collapse = ", ")
   }
-  c(found, problem = problem)
+  found
+}
+
+try_module <- function() {
+  tryCatch(
+    {
+      python_module()
+      NULL
+    },
+    error = function(cnd) cnd$python_message %||% conditionMessage(cnd)
+  )
 }
 
 # Keras knows the devices of TensorFlow and JAX alone.
@@ -55,74 +55,6 @@ find_devices <- function(backend) {
     sprintf("gpu:%d", seq_len(torch$cuda$device_count()) - 1L),
     if (torch$backends$mps$is_available()) "mps:0"
   )
-}
-
-version_of <- function(package) {
-  tryCatch(
-    as.character(utils::packageVersion(package)),
-    error = function(cnd) NULL
-  )
-}
-
-start_python <- function() {
-  tryCatch(
-    {
-      reticulate::py_config()
-      NULL
-    },
-    error = function(cnd) python_message(conditionMessage(cnd))
-  )
-}
-
-find_python <- function() {
-  config <- reticulate::py_config()
-  version <- as.character(config$version_string %||% config$version)
-  list(
-    python = config$python,
-    python_version = sub(" .*$", "", version),
-    chosen_by = if (is_managed()) "py_require()" else config$forced
-  )
-}
-
-# Made by reticulate, of what packages and the user have asked for by py_require().
-is_managed <- function() isTRUE(reticulate::py_config()$ephemeral)
-
-find_packages <- function(backend) {
-  known <- Filter(function(name) !is.null(backend_version(name)), backends)
-  list(
-    numpy = python_version_of("numpy"),
-    keras = python_version_of("keras"),
-    backend_version = backend_version(backend),
-    installed_backends = known,
-    managed = is_managed()
-  )
-}
-
-try_module <- function() {
-  tryCatch(
-    {
-      python_module()
-      NULL
-    },
-    error = function(cnd) cnd$python_message %||% conditionMessage(cnd)
-  )
-}
-
-# The version of an installed Python package, without importing it.
-python_version_of <- function(package) {
-  metadata <- reticulate::import("importlib.metadata")
-  tryCatch(metadata$version(package), error = function(cnd) NULL)
-}
-
-# TensorFlow is published under several names.
-backend_version <- function(backend) {
-  for (name in paste0(backend, c("", "-cpu", "_cpu", "-intel", "-macos"))) {
-    version <- python_version_of(name)
-    if (!is.null(version)) {
-      return(version)
-    }
-  }
-  NULL
 }
 
 # Whether examples and the vignette have what they need. Never installs anything:
@@ -170,14 +102,5 @@ format_problem <- function(found) {
     paste0("  ", strsplit(found[["problem"]], "\n")[[1]]),
     "",
     advice$todo
-  )
-}
-
-where_python <- function(found) {
-  paste0(
-    found[["python"]],
-    if (!is.null(found[["chosen_by"]])) {
-      paste0(", chosen by ", sub(" function$", "", found[["chosen_by"]]))
-    }
   )
 }

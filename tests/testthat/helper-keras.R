@@ -5,7 +5,7 @@ skip_without_keras <- function() {
     return(invisible())
   }
   if (identical(Sys.getenv("KERASATTENTION_ENV"), "1")) {
-    stop("Keras cannot be loaded: ", find_installation()$problem)
+    stop("Keras cannot be loaded: ", find_session()$problem)
   }
   skip("Keras is not available")
 }

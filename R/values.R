@@ -1,6 +1,6 @@
-# Predicates of single values, for the checkers. None fails, whatever the value is, and
-# none starts Python. A value with a class of its own (a date, a table, a time series,
-# an integer64) is none of R's plain numbers, logicals or strings.
+# Predicates and sizes of values, for the checkers and the conversions. None fails,
+# whatever the value is, and none starts Python. A value with a class of its own (a date, a
+# table, a time series, an integer64) is none of R's plain numbers, logicals or strings.
 
 is_plain_number <- function(x) is.numeric(x) && !is.object(x)
 
@@ -24,6 +24,10 @@ is_text <- function(x) {
 }
 
 is_plain_list <- function(x) is.list(x) && !is.object(x)
+
+is_numeric_array <- function(x) {
+  (is.numeric(x) || is.logical(x)) && !is.object(x)
+}
 
 # Not a value of R that merely has the class of one.
 is_python <- function(x) {
@@ -83,3 +87,29 @@ is_convertible <- function(x) {
 
 # "GroupQueryAttention" of "kerasattention.layers.group_query.GroupQueryAttention"
 python_class <- function(x) sub("^.*\\.", "", class(x)[[1]])
+
+# R's vectors have one axis.
+dim_of <- function(x) if (is.null(dim(x))) length(x) else dim(x)
+
+axes_of <- function(x) length(dim_of(x))
+
+# The sizes of an array or tensor, NA where a symbolic tensor leaves them open;
+# NULL where nothing is known.
+shape_of <- function(x) {
+  if (!is_python(x)) {
+    return(dim_of(x))
+  }
+  tryCatch(
+    {
+      sizes <- reticulate::import_builtins()$list(x$shape)
+      vapply(
+        sizes,
+        function(n) if (is.null(n)) NA_integer_ else as.integer(n),
+        1L
+      )
+    },
+    error = function(cnd) NULL
+  )
+}
+
+differ <- function(a, b) isTRUE(a != b)

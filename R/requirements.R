@@ -1,7 +1,5 @@
-# Which backend Keras will choose, and what is asked of reticulate for those who have
-# named no Python of their own: it then makes an environment with these packages.
-
-backends <- c("tensorflow", "jax", "torch")
+# Python packages asked of reticulate for users who have named no Python: it then makes an
+# environment with these packages.
 
 require_python <- function() {
   the$required <- python_requirements()
@@ -32,22 +30,4 @@ update_requirements <- function() {
     reticulate::py_require(setdiff(wanted, before))
   }
   the$required <- wanted
-}
-
-# What Keras would choose, as far as can be said without it.
-wanted_backend <- function() {
-  backend <- Sys.getenv("KERAS_BACKEND")
-  if (nzchar(backend)) backend else configured_backend() %||% "tensorflow"
-}
-
-# Keras writes its choice into a file of the user.
-configured_backend <- function() {
-  folder <- Sys.getenv("KERAS_HOME", file.path("~", ".keras"))
-  file <- file.path(folder, "keras.json")
-  if (!file.exists(file)) {
-    return(NULL)
-  }
-  text <- paste(readLines(file, warn = FALSE), collapse = " ")
-  pattern <- "^.*\"backend\" *: *\"([a-z]+)\".*$"
-  if (grepl(pattern, text)) sub(pattern, "\\1", text)
 }

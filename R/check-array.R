@@ -1,0 +1,85 @@
+# Checkers of arrays and tensors; see R/check.R.
+
+# An R array, or a tensor of Python. `axes`: how many axes (one or several
+# numbers), `letters`: their names for the message, as "(B, T, D)".
+check_array <- function(
+  x,
+  axes = NULL,
+  letters = NULL,
+  null = FALSE,
+  hint = NULL,
+  arg = caller_arg(x),
+  call = caller_env()
+) {
+  rule <- array_rule(axes, letters, null)
+  if (left_to_python(x, null, rule, arg, call)) {
+    return(invisible(x))
+  }
+  if (is.data.frame(x)) {
+    hint <- "Turn it into an array first: `data.matrix()`, then `array()`."
+    abort_argument(arg, rule, x, hint, call)
+  }
+  if (!is_numeric_array(x)) {
+    abort_argument(arg, rule, x, hint, call)
+  }
+  if (!is.null(axes) && !axes_of(x) %in% axes) {
+    abort_argument(arg, rule, x, hint, call)
+  }
+  check_no_na(x, arg = arg, call = call)
+}
+
+array_rule <- function(axes, letters, null) {
+  kind <- if (is.null(axes)) {
+    "an array"
+  } else {
+    paste("an array with", paste(axes, collapse = " or "), "axes")
+  }
+  if (!is.null(letters)) {
+    kind <- paste(kind, letters)
+  }
+  paste0(kind, or_null(null))
+}
+
+# Whether Python is to check `x`: a NULL that is allowed, or a tensor.
+left_to_python <- function(x, null, rule, arg, call) {
+  if (is.null(x)) {
+    return(null)
+  }
+  if (!is_python(x)) {
+    return(FALSE)
+  }
+  check_alive(x, arg = arg, call = call)
+  if (!is_array_like(x)) {
+    abort_argument(arg, rule, x, call = call)
+  }
+  TRUE
+}
+
+# What Python made is gone with the session, whatever of it `saveRDS()` kept.
+check_alive <- function(x, arg = caller_arg(x), call = caller_env()) {
+  if (is_python(x) && !is_alive(x)) {
+    abort(
+      "{.arg {arg}} is {describe_value(x)}.",
+      hint = "Python objects end with their session. Save a model by `model$save(\"model.keras\")` and load that file.",
+      arg = arg,
+      call = call
+    )
+  }
+  invisible(x)
+}
+
+# NA in an array of numbers, logicals or integers is an error; NaN is a number
+# that a tensor can hold.
+check_no_na <- function(x, arg = caller_arg(x), call = caller_env()) {
+  missing <- if (anyNA(x)) is.na(x) & !is.nan(x) else FALSE
+  if (any(missing)) {
+    first <- paste(arrayInd(which(missing)[[1]], dim_of(x)), collapse = ", ")
+    abort(
+      "{.arg {arg}} must not hold NA: found {sum(missing)}, the first at [{first}].",
+      hint = "Replace them, or hide their positions with a mask.",
+      arg = arg,
+      call = call
+    )
+  }
+  invisible(x)
+}

@@ -1,0 +1,104 @@
+# Facts of the installation: the versions of R packages, the Python that reticulate chose,
+# its packages, and the backend that Keras will choose. Nothing here loads Keras.
+
+backends <- c("tensorflow", "jax", "torch")
+
+# What inst/python asks for.
+oldest_keras <- "3.15"
+
+# What attention_sitrep() returns, but for what only a loaded Keras knows.
+find_installation <- function() {
+  found <- list(
+    package = version_of("kerasattention"),
+    r = paste0(getRversion(), ", ", utils::osVersion),
+    reticulate = version_of("reticulate"),
+    keras3 = version_of("keras3"),
+    backend = wanted_backend()
+  )
+  no_python <- start_python()
+  if (!is.null(no_python)) {
+    return(c(found, problem = no_python))
+  }
+  c(found, find_python(), find_packages(found[["backend"]]))
+}
+
+version_of <- function(package) {
+  tryCatch(
+    as.character(utils::packageVersion(package)),
+    error = function(cnd) NULL
+  )
+}
+
+# What Keras would choose, as far as can be said without it.
+wanted_backend <- function() {
+  backend <- Sys.getenv("KERAS_BACKEND")
+  if (nzchar(backend)) backend else configured_backend() %||% "tensorflow"
+}
+
+# Keras writes its choice into a file of the user.
+configured_backend <- function() {
+  folder <- Sys.getenv("KERAS_HOME", file.path("~", ".keras"))
+  file <- file.path(folder, "keras.json")
+  if (!file.exists(file)) {
+    return(NULL)
+  }
+  text <- paste(readLines(file, warn = FALSE), collapse = " ")
+  pattern <- "^.*\"backend\" *: *\"([a-z]+)\".*$"
+  if (grepl(pattern, text)) sub(pattern, "\\1", text)
+}
+
+start_python <- function() {
+  tryCatch(
+    {
+      reticulate::py_config()
+      NULL
+    },
+    error = function(cnd) python_message(conditionMessage(cnd))
+  )
+}
+
+find_python <- function() {
+  config <- reticulate::py_config()
+  version <- as.character(config$version_string %||% config$version)
+  list(
+    python = config$python,
+    python_version = sub(" .*$", "", version),
+    chosen_by = if (is_managed()) "py_require()" else config$forced
+  )
+}
+
+# Made by reticulate, of what packages and the user have asked for by py_require().
+is_managed <- function() isTRUE(reticulate::py_config()$ephemeral)
+
+find_packages <- function(backend) {
+  known <- Filter(function(name) !is.null(backend_version(name)), backends)
+  list(
+    numpy = python_version_of("numpy"),
+    keras = python_version_of("keras"),
+    backend_version = backend_version(backend),
+    installed_backends = known,
+    managed = is_managed()
+  )
+}
+
+# The version of an installed Python package, without importing it.
+python_version_of <- function(package) {
+  metadata <- reticulate::import("importlib.metadata")
+  tryCatch(metadata$version(package), error = function(cnd) NULL)
+}
+
+# TensorFlow is published under several names.
+backend_version <- function(backend) {
+  for (name in paste0(backend, c("", "-cpu", "_cpu", "-intel", "-macos"))) {
+    version <- python_version_of(name)
+    if (!is.null(version)) {
+      return(version)
+    }
+  }
+  NULL
+}
+
+is_too_old <- function(keras) {
+  release <- sub("[^0-9.].*$", "", keras)
+  utils::compareVersion(release, oldest_keras) < 0
+}

@@ -1,0 +1,72 @@
+# Parts that the plots of this package share.
+
+draw <- function(plot) {
+  print(plot)
+  invisible(plot)
+}
+
+check_ggplot2 <- function(call) {
+  if (!requireNamespace("ggplot2", quietly = TRUE)) {
+    abort(
+      "Plots need the package {.pkg ggplot2}.",
+      hint = 'Install it: `install.packages("ggplot2")`.',
+      call = call
+    )
+  }
+}
+
+# Queries downwards, as in a matrix.
+map_plot <- function(frame, tokens) {
+  ggplot2::ggplot(
+    frame,
+    ggplot2::aes(.data$key, .data$query, fill = .data$weight)
+  ) +
+    ggplot2::geom_raster() +
+    token_scale(ggplot2::scale_x_continuous, frame$key, tokens) +
+    token_scale(ggplot2::scale_y_reverse, frame$query, tokens) +
+    weight_scale("weight") +
+    ggplot2::coord_fixed() +
+    ggplot2::labs(x = "key", y = "query") +
+    map_theme(!is.null(tokens))
+}
+
+# As many labels as can be read, all of them up to 40 tokens.
+token_scale <- function(scale, positions, tokens) {
+  if (is.null(tokens)) {
+    return(scale(breaks = whole_breaks, expand = c(0, 0)))
+  }
+  breaks <- sort(unique(positions))
+  step <- ceiling(length(breaks) / 40)
+  breaks <- breaks[seq(1, length(breaks), by = step)]
+  labels <- tokens[breaks]
+  labels[is.na(labels)] <- ""
+  scale(breaks = breaks, labels = labels, expand = c(0, 0))
+}
+
+# Positions are counted: no label between two of them.
+whole_breaks <- function(limits) {
+  breaks <- pretty(limits)
+  breaks[breaks == trunc(breaks)]
+}
+
+weight_scale <- function(name, ...) {
+  ggplot2::scale_fill_gradientn(
+    colours = c("#ffffff", "#c6dbef", "#6baed6", "#2171b5", "#08306b"),
+    limits = c(0, NA),
+    name = name,
+    ...
+  )
+}
+
+map_theme <- function(turned) {
+  ggplot2::theme_minimal(base_size = 11) +
+    ggplot2::theme(
+      panel.grid = ggplot2::element_blank(),
+      panel.border = ggplot2::element_rect(fill = NA, colour = "grey70"),
+      axis.text.x = if (turned) {
+        ggplot2::element_text(angle = 90, hjust = 1, vjust = 0.5)
+      } else {
+        ggplot2::element_text()
+      }
+    )
+}
