@@ -16,7 +16,7 @@ from kerasattention import (
     enable_lora,
     pack_sequences,
 )
-from kerasattention.layers.checks import divisors
+from kerasattention.checks import divisors
 
 HUGE = 2**31 - 1
 WIDE = r"heads times their size must be at most 1048576.*2147483647"

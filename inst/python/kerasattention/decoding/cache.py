@@ -18,7 +18,7 @@ from keras import ops
 
 from kerasattention.attend.tensors import Tensor
 from kerasattention.attend.visibility import Visibility
-from kerasattention.layers.base import AttentionLayer
+from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.context import AttentionContext
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from kerasattention._keras import flatten_layers
 from kerasattention.attend.tensors import Tensor
-from kerasattention.layers.base import AttentionLayer
+from kerasattention.layers.attention import AttentionLayer
 
 
 class Kernel(NamedTuple):

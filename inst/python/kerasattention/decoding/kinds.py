@@ -8,7 +8,7 @@ from keras import tree
 from kerasattention._keras import flatten_layers, get_keras_mask, is_keras_operation
 from kerasattention.decoding.cache import CacheSpec
 from kerasattention.decoding.program import CastTo, Instruction, Program, Slot
-from kerasattention.layers.base import AttentionLayer
+from kerasattention.layers.attention import AttentionLayer
 
 layers = keras.layers
 

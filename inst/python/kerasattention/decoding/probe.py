@@ -18,7 +18,7 @@ from kerasattention.decoding import kinds
 from kerasattention.decoding.cache import CacheContext, CacheSpec, Moment
 from kerasattention.decoding.memory import ArrayMemory
 from kerasattention.decoding.program import Instruction, Program
-from kerasattention.layers.base import AttentionLayer
+from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.context import AttentionContext, attention_context
 
 # Lengths of a trial; primes, so that no axis is taken for another. Short ones saw no layer that

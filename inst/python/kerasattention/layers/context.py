@@ -16,7 +16,7 @@ from kerasattention.attend.tensors import Span, Tensor
 from kerasattention.attend.visibility import Visibility
 
 if TYPE_CHECKING:
-    from kerasattention.layers.base import AttentionLayer
+    from kerasattention.layers.attention import AttentionLayer
 
 
 class AttentionContext:

@@ -4,8 +4,8 @@ from typing import Any
 
 import keras
 
-from kerasattention.layers import checks
-from kerasattention.layers.base import AttentionLayer, Heads
+from kerasattention import checks
+from kerasattention.layers.attention import AttentionLayer, Heads
 from kerasattention.positions.base import Position
 
 

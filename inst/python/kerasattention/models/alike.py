@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from kerasattention._keras import flatten_layers
-from kerasattention.layers.base import AttentionLayer
+from kerasattention.layers.attention import AttentionLayer
 
 Arrays = list[Any]
 Pair = tuple[Any, Any]

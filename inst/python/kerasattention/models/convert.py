@@ -5,9 +5,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerasattention import checks
 from kerasattention._keras import flatten_layers
-from kerasattention.layers import GroupQueryAttention, MultiHeadAttention, checks
-from kerasattention.layers.base import AttentionLayer
+from kerasattention.layers import GroupQueryAttention, MultiHeadAttention
+from kerasattention.layers.attention import AttentionLayer
 from kerasattention.models.replace import replace_layers
 
 KERAS_LAYERS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)

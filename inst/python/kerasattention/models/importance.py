@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from kerasattention.attend.tensors import Tensor
-from kerasattention.layers.base import AttentionLayer
+from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.context import AttentionContext, attention_context
 from kerasattention.models.scores import choose_layers, with_our_layers
 

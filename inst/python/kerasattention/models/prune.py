@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerasattention.layers.base import AttentionLayer
+from kerasattention.layers.attention import AttentionLayer
 from kerasattention.models.replace import replace_layers
 from kerasattention.models.scores import choose_layers, with_our_layers
 

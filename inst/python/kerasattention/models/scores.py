@@ -10,7 +10,7 @@ from keras import ops
 
 from kerasattention._keras import flatten_layers
 from kerasattention.attend.tensors import Span, Tensor
-from kerasattention.layers.base import AttentionLayer
+from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.context import AttentionContext, attention_context
 from kerasattention.models.convert import KERAS_LAYERS, convert_attention
 from kerasattention.models.replace import attention_layers

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from kerasattention import checks
 from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
 from kerasattention.attend.bias import TensorBias, join_biases
 from kerasattention.attend.dispatch import attend, make_problem
@@ -16,7 +17,7 @@ from kerasattention.attend.dropout import draw_seed
 from kerasattention.attend.scores import attention_weights
 from kerasattention.attend.tensors import Span, Tensor, rms_normalize
 from kerasattention.attend.visibility import Visibility
-from kerasattention.layers import checks, shapes
+from kerasattention.layers import shapes
 from kerasattention.layers.axes import (
     AxisFold,
     output_equation,
