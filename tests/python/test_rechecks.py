@@ -20,7 +20,8 @@ from decoding_models import (
     numpy,
     with_weights,
 )
-from kerasattention.decoding import probe, runner
+from kerasattention.decoding.backends import runner
+from kerasattention.decoding.graph import probe
 
 MANY = 499  # more ids than a trial has tokens
 

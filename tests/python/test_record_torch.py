@@ -61,7 +61,7 @@ def test_int8_is_multiplied_as_int8():
 def test_int8_prompts_are_multiplied_as_int8_and_give_the_same(monkeypatch):
     import contextlib
 
-    from kerasattention.decoding import int8_prompts_torch, runner_torch
+    from kerasattention.decoding.backends import int8_prompts_torch, torch
 
     model, tokens = model_of(attending(position=ka.RotaryPosition())), draw_tokens()
     model.quantize("int8")
@@ -76,7 +76,7 @@ def test_int8_prompts_are_multiplied_as_int8_and_give_the_same(monkeypatch):
     made = [numpy(decoder.prefill(tokens[:, :3])), numpy(decoder.step(tokens[:, 3:5]))]
     assert depths.count(2) == 2
     assert depths.count(1) > 6
-    monkeypatch.setattr(runner_torch, "int8_products", lambda model: contextlib.nullcontext())
+    monkeypatch.setattr(torch, "int8_products", lambda model: contextlib.nullcontext())
     decoder.reset()
     plain = [numpy(decoder.prefill(tokens[:, :3])), numpy(decoder.step(tokens[:, 3:5]))]
     np.testing.assert_array_equal(made, plain)

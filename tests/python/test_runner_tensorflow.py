@@ -34,14 +34,14 @@ def compiles(model, rows, length):
 
 @pytest.mark.parametrize(("name", "call"), zip(MODELS, [*CALLS, "greedy"], strict=True))
 def test_compiled_loops_make_the_same_tokens(name, call, monkeypatch):
-    from kerasattention.decoding import runner_tensorflow
+    from kerasattention.decoding.backends import tensorflow
 
     model = model_of(attending(**MODELS[name]))
     ragged = [[3, 5, 7, 2], [11], [13, 17]]
     for prompts in (draw_tokens(length=5), ragged):
         expected = ka.generate(model, prompts, 6, **CALLS[call])
         with monkeypatch.context() as patch:
-            patch.setattr(runner_tensorflow, "XLA_PARAMETERS", 0)
+            patch.setattr(tensorflow, "XLA_PARAMETERS", 0)
             twin = keras.models.clone_model(model)
             twin.set_weights(model.get_weights())
             made = ka.generate(twin, prompts, 6, **CALLS[call])
@@ -59,7 +59,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_compiled_loops_call_projections_that_are_no_plain_product(change, monkeypatch):
-    from kerasattention.decoding import runner_tensorflow
+    from kerasattention.decoding.backends import tensorflow
 
     def made():
         keras.utils.set_random_seed(3)
@@ -71,7 +71,7 @@ def test_compiled_loops_call_projections_that_are_no_plain_product(change, monke
 
     prompts = draw_tokens(length=5)
     expected = ka.generate(made(), prompts, 6)
-    monkeypatch.setattr(runner_tensorflow, "XLA_PARAMETERS", 0)
+    monkeypatch.setattr(tensorflow, "XLA_PARAMETERS", 0)
     model = made()
     np.testing.assert_array_equal(ka.generate(model, prompts, 6), expected)
     assert compiles(model, 3, 11)
@@ -87,7 +87,7 @@ class Written(layers.Layer):
 
 
 def test_what_xla_does_not_know_runs_without_it(monkeypatch):
-    from kerasattention.decoding import runner_tensorflow
+    from kerasattention.decoding.backends import tensorflow
 
     def body(x):
         return Written()(attending()(x))
@@ -95,7 +95,7 @@ def test_what_xla_does_not_know_runs_without_it(monkeypatch):
     tokens = draw_tokens(length=5)
     first = model_of(body)
     expected = ka.generate(first, tokens, 20)
-    monkeypatch.setattr(runner_tensorflow, "XLA_PARAMETERS", 0)
+    monkeypatch.setattr(tensorflow, "XLA_PARAMETERS", 0)
     model = model_of(body)
     model.set_weights(first.get_weights())
     np.testing.assert_array_equal(ka.generate(model, tokens, 20), expected)
@@ -122,7 +122,7 @@ TIED = {
 
 @pytest.mark.parametrize("name", TIED)
 def test_tied_embeddings_are_transposed_once(name, monkeypatch):
-    from kerasattention.decoding import runner_tensorflow, tied_tensorflow
+    from kerasattention.decoding.backends import tensorflow, tied_tensorflow
 
     options, change, replaced = TIED[name]
 
@@ -136,8 +136,8 @@ def test_tied_embeddings_are_transposed_once(name, monkeypatch):
 
     prompts = np.array([[3, 5, 7, 2], [11, 1, 4, 8], [13, 17, 9, 9]])
     expected = ka.generate(made()[0], prompts, 6)
-    monkeypatch.setattr(runner_tensorflow, "XLA_PARAMETERS", 0)
-    monkeypatch.setattr(runner_tensorflow, "ENOUGH_STEPS", 1)
+    monkeypatch.setattr(tensorflow, "XLA_PARAMETERS", 0)
+    monkeypatch.setattr(tensorflow, "ENOUGH_STEPS", 1)
     model, embedding = made()
     np.testing.assert_array_equal(ka.generate(model, prompts, 6), expected)
     assert compiles(model, 3, 10)

@@ -11,7 +11,7 @@ if BACKEND == "torch":
 
 
 def recorded(step, *inputs):
-    from kerasattention.decoding.record_torch import record
+    from kerasattention.decoding.backends.trace_torch import record
 
     with torch.inference_mode():
         recording = record(step, *inputs)
@@ -125,7 +125,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("batched", [False, True])
 def test_products_of_few_rows_are_taken_in_columns(rows, layout, batched, monkeypatch):
-    from kerasattention.decoding import columns_torch
+    from kerasattention.decoding.backends import columns_torch
 
     monkeypatch.setattr(columns_torch, "LEAST_NUMBERS", 24 * 256)
     weight = LAYOUTS[layout](numbers(24, 256))
@@ -154,7 +154,7 @@ def test_products_with_a_small_weight_are_left_alone():
 
 
 def test_blocks_of_columns_are_equal_and_wide():
-    from kerasattention.decoding.columns_torch import count_blocks
+    from kerasattention.decoding.backends.columns_torch import count_blocks
 
     assert count_blocks(576, threads=2) == 4
     assert count_blocks(576, threads=16) == 9  # of 64 columns each
@@ -181,7 +181,7 @@ def test_blocks_of_columns_are_equal_and_wide():
     ],
 )
 def test_subscripts_of_one_product_are_known(subscripts, axes):
-    from kerasattention.decoding.int8_prompts_torch import summed_axes
+    from kerasattention.decoding.backends.int8_prompts_torch import summed_axes
 
     assert summed_axes(subscripts) == axes
 
@@ -200,7 +200,7 @@ def whole_numbers(*shape, seed=1):
     ],
 )
 def test_int8_products_are_the_whole_numbers_that_int32_gives(subscripts, left, right):
-    from kerasattention.decoding.int8_prompts_torch import _Int8Products
+    from kerasattention.decoding.backends.int8_prompts_torch import _Int8Products
 
     left, right = whole_numbers(*left), whole_numbers(*right, seed=2)
     expected = np.einsum(subscripts, left.numpy().astype("int64"), right.numpy().astype("int64"))
@@ -212,7 +212,7 @@ def test_int8_products_are_the_whole_numbers_that_int32_gives(subscripts, left, 
 
 @pytest.mark.parametrize("shape", [(7, 16), (2, 3, 16)])
 def test_int8_matrices_are_multiplied_as_int8(shape, monkeypatch):
-    from kerasattention.decoding import int8_prompts_torch
+    from kerasattention.decoding.backends import int8_prompts_torch
 
     left, right = whole_numbers(*shape), whole_numbers(16, 24, seed=2)
     called = []
@@ -229,7 +229,7 @@ def test_int8_matrices_are_multiplied_as_int8(shape, monkeypatch):
 
 @pytest.mark.parametrize("is_weight", [True, False])
 def test_an_int8_cast_that_is_no_product_gives_its_numbers(is_weight):
-    from kerasattention.decoding.int8_prompts_torch import _Int8Products
+    from kerasattention.decoding.backends.int8_prompts_torch import _Int8Products
 
     x = whole_numbers(3, 4)
     with _Int8Products([x] if is_weight else []):
@@ -242,7 +242,7 @@ def test_an_int8_cast_that_is_no_product_gives_its_numbers(is_weight):
 
 
 def test_an_int8_cast_that_is_changed_is_multiplied_as_it_is_then():
-    from kerasattention.decoding.int8_prompts_torch import _Int8Products
+    from kerasattention.decoding.backends.int8_prompts_torch import _Int8Products
 
     x, weight = whole_numbers(3, 16), whole_numbers(16, 8, seed=2)
     with _Int8Products([weight]):

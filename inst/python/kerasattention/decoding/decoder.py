@@ -11,11 +11,11 @@ import numpy as np
 from keras import ops
 
 from kerasattention.attend.tensors import Tensor
+from kerasattention.decoding.backends.runner import make_runner
+from kerasattention.decoding.cache.storage import LengthError, cache_bytes, check_memory
+from kerasattention.decoding.graph.plan import make_plan
 from kerasattention.decoding.inputs import Inputs, pad_right, rounded_length
-from kerasattention.decoding.memory import LengthError, cache_bytes, check_memory
-from kerasattention.decoding.plan import make_plan
 from kerasattention.decoding.recheck import ComparedRunner
-from kerasattention.decoding.runner import make_runner
 from kerasattention.decoding.sampling import check_usable
 from kerasattention.decoding.structure import Structure
 from kerasattention.models.scores import with_our_layers

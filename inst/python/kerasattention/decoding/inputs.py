@@ -12,8 +12,8 @@ import numpy as np
 from keras import ops
 
 from kerasattention.attend.tensors import Tensor
-from kerasattention.decoding.memory import MOST_IDS
-from kerasattention.decoding.plan import Plan
+from kerasattention.decoding.cache.storage import MOST_IDS
+from kerasattention.decoding.graph.plan import Plan
 
 Tokens = Any
 

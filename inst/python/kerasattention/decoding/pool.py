@@ -14,8 +14,8 @@ from typing import Any
 
 import keras
 
+from kerasattention.decoding.cache.storage import LengthError
 from kerasattention.decoding.decoder import IncrementalDecoder
-from kerasattention.decoding.memory import LengthError
 
 # Decoders kept for a model that nobody uses.
 KEPT = 2

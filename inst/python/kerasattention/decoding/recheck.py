@@ -12,8 +12,8 @@ import numpy as np
 from keras import ops
 
 from kerasattention.attend.tensors import Tensor
+from kerasattention.decoding.graph.plan import Plan, as_logits, take_times
 from kerasattention.decoding.inputs import pad_right, rounded_length
-from kerasattention.decoding.plan import Plan, as_logits, take_times
 from kerasattention.decoding.sampling import are_unusable, choose_tokens
 
 # Compared are this many steps after a prompt, and all that lead to a sequence of this length.

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from kerasattention.decoding.plan import Plan
+from kerasattention.decoding.graph.plan import Plan
 from kerasattention.decoding.recheck import ComparedRunner
 
 
@@ -12,11 +12,11 @@ def make_runner(plan: Plan, model: keras.Model, batch: int, max_length: int) -> 
     """The runner of Keras's backend."""
     backend = keras.backend.backend()
     if backend == "jax":
-        from kerasattention.decoding.runner_jax import Runner
+        from kerasattention.decoding.backends.jax import Runner
     elif backend == "tensorflow":
-        from kerasattention.decoding.runner_tensorflow import Runner
+        from kerasattention.decoding.backends.tensorflow import Runner
     elif backend == "torch":
-        from kerasattention.decoding.runner_torch import Runner
+        from kerasattention.decoding.backends.torch import Runner
     else:
         raise ValueError(f"Backend '{backend}' cannot decode; use tensorflow, jax or torch.")
     runner = Runner(plan, model, batch, max_length)

@@ -14,10 +14,10 @@ from keras import ops, tree
 from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
 from kerasattention.attend.tensors import Tensor
 from kerasattention.attend.visibility import Visibility
-from kerasattention.decoding import kinds
-from kerasattention.decoding.cache import CacheContext, CacheSpec, Moment
-from kerasattention.decoding.memory import ArrayMemory
-from kerasattention.decoding.program import Instruction, Program
+from kerasattention.decoding.cache.context import CacheContext, CacheSpec, Moment
+from kerasattention.decoding.cache.storage import ArrayMemory
+from kerasattention.decoding.graph import layer_support
+from kerasattention.decoding.graph.program import Instruction, Program
 from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.context import AttentionContext, attention_context
 
@@ -44,7 +44,7 @@ def without_changes(instruction: Instruction) -> Iterator[None]:
         if not np.array_equal(ops.convert_to_numpy(variable), value):
             variable.assign(value)
             reason = f"a call changes its variable '{variable.name}'"
-            refusal = kinds.refusal(instruction.name, reason)
+            refusal = layer_support.refusal(instruction.name, reason)
     if refusal is not None:
         raise refusal
 
@@ -100,7 +100,7 @@ class Trial:
                     for slot, x in self.inputs.items()
                 }
                 if not _near(_cut(self._result(changed), at), _cut(whole, at)):
-                    raise self._refusal(kinds.MIXING)
+                    raise self._refusal(layer_support.MIXING)
         return False
 
     def _acts_alone(self, whole: list[np.ndarray]) -> bool:
@@ -130,7 +130,7 @@ class Trial:
             with attention_context(context.at(upto, size)):
                 result = self._result(self._piece(piece))
             if not _near(result, [x[:, piece] for x in whole]):
-                raise self._refusal(kinds.MIXING)
+                raise self._refusal(layer_support.MIXING)
             upto += size
         return recorder.specs
 
@@ -174,7 +174,7 @@ class Trial:
         operation = self.instruction.operation
         layers = flatten_layers(operation) if isinstance(operation, keras.layers.Layer) else []
         held = [x.input_dim for x in layers if isinstance(x, keras.layers.Embedding)]
-        known = [kinds.vocabulary(self.program, slot), *held]
+        known = [layer_support.vocabulary(self.program, slot), *held]
         most = min((x for x in known if x is not None), default=2)
         if slot in self.program.inputs and not held and most == 2:
             most = int(self.program.specs[self.program.output].shape[-1] or 2)
@@ -184,7 +184,7 @@ class Trial:
 
     def _refusal(self, reason: str) -> ValueError:
         kind = type(self.instruction.operation).__name__
-        return kinds.refusal(self.instruction.name, f"{reason} ({kind})")
+        return layer_support.refusal(self.instruction.name, f"{reason} ({kind})")
 
 
 class _Recorder(AttentionContext):
@@ -223,9 +223,11 @@ class _Recorder(AttentionContext):
             "segment_ids": visibility.query_segments,
             "positions": visibility.query_positions,
         }
-        reasons = [kinds.UNKNOWN.format(argument) for argument, x in given.items() if x is not None]
-        reasons += [] if visibility.causal else [kinds.NOT_CAUSAL]
-        self.refusals += [kinds.refusal(name, reason) for reason in reasons]
+        reasons = [
+            layer_support.UNKNOWN.format(argument) for argument, x in given.items() if x is not None
+        ]
+        reasons += [] if visibility.causal else [layer_support.NOT_CAUSAL]
+        self.refusals += [layer_support.refusal(name, reason) for reason in reasons]
 
 
 class _Feed:

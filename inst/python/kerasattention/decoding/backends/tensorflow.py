@@ -8,12 +8,12 @@ import tensorflow as tf
 
 from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
 from kerasattention.attend.tensors import Tensor
-from kerasattention.decoding.cache import CacheContext, Memory, Moment
-from kerasattention.decoding.kernels_tensorflow import FlatKernels, projections_of
-from kerasattention.decoding.memory import ArrayMemory, VariableMemory
-from kerasattention.decoding.plan import Calls, Plan, as_logits, run_each, run_once, run_whole
+from kerasattention.decoding.backends.kernels_tensorflow import FlatKernels, projections_of
+from kerasattention.decoding.backends.tied_tensorflow import ENOUGH_STEPS, tied_embeddings
+from kerasattention.decoding.cache.context import CacheContext, Memory, Moment
+from kerasattention.decoding.cache.storage import ArrayMemory, VariableMemory
+from kerasattention.decoding.graph.plan import Calls, Plan, as_logits, run_each, run_once, run_whole
 from kerasattention.decoding.sampling import are_unusable, choose_tokens
-from kerasattention.decoding.tied_tensorflow import ENOUGH_STEPS, tied_embeddings
 
 Lent = dict[int, tuple[Tensor, Tensor | None]]
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch.fx import GraphModule, Node
 
-from kerasattention.decoding.simplify_torch import RESHAPES, insert
+from kerasattention.decoding.backends.simplify_torch import RESHAPES, insert
 
 _aten = torch.ops.aten
 

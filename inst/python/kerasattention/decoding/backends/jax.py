@@ -9,9 +9,9 @@ import keras
 
 from kerasattention._keras import get_keras_mask, set_keras_mask
 from kerasattention.attend.tensors import Tensor
-from kerasattention.decoding.cache import CacheContext, Moment
-from kerasattention.decoding.memory import ArrayMemory
-from kerasattention.decoding.plan import Plan, as_logits, run_each, run_once, run_whole
+from kerasattention.decoding.cache.context import CacheContext, Moment
+from kerasattention.decoding.cache.storage import ArrayMemory
+from kerasattention.decoding.graph.plan import Plan, as_logits, run_each, run_once, run_whole
 from kerasattention.decoding.sampling import are_unusable, choose_tokens
 
 Lent = dict[int, tuple[Tensor, Tensor | None]]

@@ -13,9 +13,9 @@ import keras
 from keras import ops, tree
 
 from kerasattention.attend.tensors import Tensor
-from kerasattention.decoding import kinds, probe
-from kerasattention.decoding.cache import CacheContext, CacheSpec
-from kerasattention.decoding.program import Instruction, Program, lay_open
+from kerasattention.decoding.cache.context import CacheContext, CacheSpec
+from kerasattention.decoding.graph import layer_support, probe
+from kerasattention.decoding.graph.program import Instruction, Program, lay_open
 from kerasattention.layers.context import attention_context
 
 # By the identity of an operation.
@@ -70,7 +70,7 @@ class Plan:
 
     def vocabulary(self, slot: int) -> int | None:
         """How many ids an input may have: those that the embedding that reads it knows."""
-        return kinds.vocabulary(self.program, slot)
+        return layer_support.vocabulary(self.program, slot)
 
 
 def make_plan(model: keras.Model, token_input: str | int | None = None) -> Plan:
@@ -114,7 +114,7 @@ def make_plan(model: keras.Model, token_input: str | int | None = None) -> Plan:
         tuple(sorted(filled & read)),
         tail,
         length,
-        kinds.ends_in_softmax(each[-1]),
+        layer_support.ends_in_softmax(each[-1]),
         tuple(dict.fromkeys(tried)),
     )
 
@@ -144,11 +144,11 @@ def _known(
     instruction: Instruction, moving: set[int], program: Program, length: int | None
 ) -> tuple[Way | None, list[CacheSpec]]:
     """How to run an instruction on some tokens, None if not known, and its caches."""
-    kinds.refuse_known(instruction)
-    kinds.refuse_shape(instruction, length)
-    if kinds.is_our_attention(instruction.operation):
-        return Way.AS_IT_IS, [kinds.attention_spec(instruction, moving, program)]
-    known = kinds.acts_per_position(instruction, moving, program)
+    layer_support.refuse_known(instruction)
+    layer_support.refuse_shape(instruction, length)
+    if layer_support.is_our_attention(instruction.operation):
+        return Way.AS_IT_IS, [layer_support.attention_spec(instruction, moving, program)]
+    known = layer_support.acts_per_position(instruction, moving, program)
     return (Way.AS_IT_IS if known else None), []
 
 
@@ -157,7 +157,7 @@ def _try_out(
 ) -> tuple[Way, list[CacheSpec]]:
     with probe.without_changes(instruction):
         trial = probe.Trial(instruction, moving, program, length)
-        if kinds.holds_attention(instruction.operation):
+        if layer_support.holds_attention(instruction.operation):
             return Way.AS_IT_IS, trial.with_cache()
         return (Way.AS_IT_IS if trial.per_position() else Way.AT_INDEX), []
 

@@ -11,7 +11,7 @@ from typing import Any
 from keras import ops
 
 from kerasattention.attend.tensors import Tensor
-from kerasattention.decoding.cache import CacheSpec
+from kerasattention.decoding.cache.context import CacheSpec
 
 # Token ids and indices are int32 in all backends.
 MOST_IDS = 2**31 - 1

@@ -13,9 +13,9 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from kerasattention.decoding.columns_torch import multiply_in_columns
-from kerasattention.decoding.int8_torch import Copied, multiply_in_int8
-from kerasattention.decoding.simplify_torch import simplify, take_part, writes
+from kerasattention.decoding.backends.columns_torch import multiply_in_columns
+from kerasattention.decoding.backends.int8_torch import Copied, multiply_in_int8
+from kerasattention.decoding.backends.simplify_torch import simplify, take_part, writes
 
 _aten = torch.ops.aten
 

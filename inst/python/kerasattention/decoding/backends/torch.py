@@ -6,11 +6,11 @@ import keras
 import torch
 
 from kerasattention.attend.tensors import Tensor
-from kerasattention.decoding.cache import CacheContext, Moment
-from kerasattention.decoding.int8_prompts_torch import int8_products
-from kerasattention.decoding.memory import TorchMemory
-from kerasattention.decoding.plan import Plan, as_logits, run_each, run_once, run_whole
-from kerasattention.decoding.record_torch import Step, record
+from kerasattention.decoding.backends.int8_prompts_torch import int8_products
+from kerasattention.decoding.backends.trace_torch import Step, record
+from kerasattention.decoding.cache.context import CacheContext, Moment
+from kerasattention.decoding.cache.storage import TorchMemory
+from kerasattention.decoding.graph.plan import Plan, as_logits, run_each, run_once, run_whole
 from kerasattention.decoding.sampling import are_unusable, choose_tokens
 
 # A recording takes as long as some steps; short continuations do without.

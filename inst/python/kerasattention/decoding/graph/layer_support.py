@@ -6,8 +6,8 @@ import keras
 from keras import tree
 
 from kerasattention._keras import flatten_layers, get_keras_mask, is_keras_operation
-from kerasattention.decoding.cache import CacheSpec
-from kerasattention.decoding.program import CastTo, Instruction, Program, Slot
+from kerasattention.decoding.cache.context import CacheSpec
+from kerasattention.decoding.graph.program import CastTo, Instruction, Program, Slot
 from kerasattention.layers.attention import AttentionLayer
 
 layers = keras.layers

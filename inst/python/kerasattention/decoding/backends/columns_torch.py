@@ -8,7 +8,7 @@ columns, it comes closer.
 import torch
 from torch.fx import GraphModule, Node
 
-from kerasattention.decoding.simplify_torch import insert
+from kerasattention.decoding.backends.simplify_torch import insert
 
 _aten = torch.ops.aten
 

@@ -1,0 +1,1 @@
+"""One runner for each backend: prefill, single steps and the loop over new tokens."""
