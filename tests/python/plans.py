@@ -8,9 +8,9 @@ import keras
 import numpy as np
 
 from backends import BACKEND, tensor
-from kerasattention.attend import choice, dispatch
+from kerasattention.attend import api, registry
 from kerasattention.attend.bias import TensorBias
-from kerasattention.attend.visibility import Visibility
+from kerasattention.attend.mask import Visibility
 
 
 def describe(given, dtype="float32", unknown_length=False):
@@ -51,9 +51,9 @@ def _describe(given, dtype, inputs=None):
         name: tensor(x) if isinstance(x, np.ndarray) else x for name, x in given.visibility.items()
     }
     if "mask" in described:
-        described["mask"] = dispatch.expand_mask(described["mask"], "mask")
-    bias = None if given.bias is None else dispatch.expand_mask(tensor(given.bias), "bias")
-    problem = dispatch.make_problem(
+        described["mask"] = api.expand_mask(described["mask"], "mask")
+    bias = None if given.bias is None else api.expand_mask(tensor(given.bias), "bias")
+    problem = api.make_problem(
         *inputs,
         Visibility(**described),
         biases=[] if bias is None else [TensorBias(bias)],
@@ -63,18 +63,19 @@ def _describe(given, dtype, inputs=None):
         rate=given.rate,
         seed=tensor(np.array([1, 2]), "int32") if given.rate else None,
     )
-    way = choice.choose_way(problem, None, never_hold_scores=False)
-    name = {way: name for name, way in choice.WAYS.items()}[way]
+    way = registry.choose_way(problem, None, never_hold_scores=False)
+    name = {way: name for name, way in registry.WAYS.items()}[way]
     blocks = {"plain": lambda problem: "", "fused": _fused, "blocked": _blocked}[name](problem)
     return f"{name} {blocks}".strip()
 
 
 def _fused(problem):
-    from kerasattention.attend import fused_torch, pieces
+    from kerasattention.attend import tiling
+    from kerasattention.attend.kernels.torch import cpu_flash as fused_torch
 
     if fused_torch._is_public(problem):
         return "one call"
-    planned = pieces.plan_pieces(problem.widened(), broadcasts=True)
+    planned = tiling.plan_pieces(problem.widened(), broadcasts=True)
     return _runs((p.rows, p.columns, p.count, p.triangle) for p in planned)
 
 
@@ -85,14 +86,16 @@ def _blocked(problem):
 
 
 def _torch_tiles(problem):
-    from kerasattention.attend import blocked, tiled_torch
+    from kerasattention.attend.kernels import blocked
+    from kerasattention.attend.kernels.torch import tiled as tiled_torch
 
     tiles = tiled_torch.plan_tiles(problem.scaled(), blocked.BLOCK)
     return _runs((t.rows, c, 1, False) for t in tiles for c in t.columns)
 
 
 def _jax_tile(problem):
-    from kerasattention.attend import blocked, tiled_jax
+    from kerasattention.attend.kernels import blocked
+    from kerasattention.attend.kernels.jax import tiled as tiled_jax
 
     tile = tiled_jax.choose_tile(problem.scaled(), blocked.BLOCK)
     each = ", sample by sample" if tile.by_sample else ""
@@ -100,8 +103,7 @@ def _jax_tile(problem):
 
 
 def _tensorflow_blocks(problem):
-    from kerasattention.attend import blocked_tensorflow as blocked
-    from kerasattention.attend import unrolled_tensorflow as unrolled
+    from kerasattention.attend.kernels.tensorflow import blocked, unrolled
     from kerasattention.attend.tensors import is_static
 
     problem = problem.scaled()

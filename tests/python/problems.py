@@ -13,9 +13,10 @@ import numpy as np
 
 import reference
 from backends import tensor
-from kerasattention.attend import blocked, choice, dispatch
+from kerasattention.attend import api, registry
 from kerasattention.attend.bias import TensorBias
-from kerasattention.attend.visibility import Visibility
+from kerasattention.attend.kernels import blocked
+from kerasattention.attend.mask import Visibility
 
 B, K, G, H, HV, T, S = 2, 3, 5, 7, 11, 13, 17
 N = K * G
@@ -118,13 +119,13 @@ class AttentionProblem:
             for name, x in self.visibility.items()
         }
         if "mask" in described:
-            described["mask"] = dispatch.expand_mask(described["mask"], "mask")
-        return dispatch.attend(
+            described["mask"] = api.expand_mask(described["mask"], "mask")
+        return api.attend(
             query,
             key,
             value,
             Visibility(**described),
-            biases=[] if bias is None else [TensorBias(dispatch.expand_mask(bias, "bias"))],
+            biases=[] if bias is None else [TensorBias(api.expand_mask(bias, "bias"))],
             scale=self.scale,
             soft_cap=self.cap,
             sink=sink,
@@ -276,12 +277,12 @@ PROBLEMS = {
 @contextlib.contextmanager
 def block_size(size):
     """Makes the blocked way walk over blocks of so many queries."""
-    saved = choice.WAYS["blocked"]
-    choice.WAYS["blocked"] = functools.partial(blocked.blocked_attention, size=size)
+    saved = registry.WAYS["blocked"]
+    registry.WAYS["blocked"] = functools.partial(blocked.blocked_attention, size=size)
     try:
         yield
     finally:
-        choice.WAYS["blocked"] = saved
+        registry.WAYS["blocked"] = saved
 
 
 # Lengths of several tiles, for ways that walk over keys too.

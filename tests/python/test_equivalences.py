@@ -13,8 +13,8 @@ from keras import ops
 
 from backends import tensor, value_and_gradients
 from kerasattention import scaled_dot_product_attention
-from kerasattention.attend.dispatch import attend
-from kerasattention.attend.visibility import Visibility
+from kerasattention.attend.api import attend
+from kerasattention.attend.mask import Visibility
 from problems import HV, SMALL_BLOCK, B, G, H, K, N, T, block_size
 
 RNG = np.random.default_rng(11)

@@ -11,8 +11,8 @@ import position_reference
 import reference
 from backends import BACKEND, tensor, to_numpy
 from kerasattention import AlibiPosition, GroupQueryAttention, RelativePosition, RotaryPosition
+from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import Span
-from kerasattention.attend.visibility import Visibility
 from kerasattention.layers.attention import _in_one_dtype
 from kerasattention.positions.relative import BucketBias
 from problems import PROBLEMS, SMALL_BLOCK, block_size, problem

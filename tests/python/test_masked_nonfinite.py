@@ -173,7 +173,7 @@ if BACKEND == "torch":
         ("name", "public"), [x for x in CASES if x != ("sink, empty rows", True)]
     )  # the public function takes no sink
     def test_fused(name, public, monkeypatch):
-        from kerasattention.attend import fused_torch
+        from kerasattention.attend.kernels.torch import cpu_flash as fused_torch
 
         if public:
             monkeypatch.setattr(fused_torch, "_on_cpu", lambda problem: False)

@@ -22,7 +22,7 @@ from kerasattention import (
     RotaryPosition,
     pack_sequences,
 )
-from kerasattention.attend import choice
+from kerasattention.attend import registry
 from layer_twins import call, pure, randomize, weights_of
 from problems import block_size
 
@@ -220,12 +220,12 @@ def test_the_fused_way_agrees(position):
 
 
 def fused(layer):
-    saved = choice.TABLE
-    choice.TABLE = (choice.Choice("fused", lambda problem: True, "a test"),)
+    saved = registry.TABLE
+    registry.TABLE = (registry.Choice("fused", lambda problem: True, "a test"),)
     try:
         return call(layer, [X])
     finally:
-        choice.TABLE = saved
+        registry.TABLE = saved
 
 
 # Positions and the causal rule ------------------------------------------------------------

@@ -15,9 +15,9 @@ from kerasattention import (
     RelativePosition,
     RotaryPosition,
 )
-from kerasattention.attend import dispatch
+from kerasattention.attend import api
+from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import Span
-from kerasattention.attend.visibility import Visibility
 from kerasattention.positions.alibi import AlibiBias, alibi_slopes
 from kerasattention.positions.relative import (
     BucketBias,
@@ -309,7 +309,7 @@ def test_biases_by_both_ways(kind, options, way):
     def ours(query, key, value, table=None):
         made = AlibiBias(alibi_slopes(N)) if table is None else BucketBias(table, lookup)
         visibility = Visibility(**described)
-        return (dispatch.attend(query, key, value, visibility, biases=[made], implementation=way),)
+        return (api.attend(query, key, value, visibility, biases=[made], implementation=way),)
 
     with block_size(5):
         (output,), found = value_and_gradients(
@@ -381,7 +381,7 @@ def test_steps_with_an_offset_continue_the_whole(make):
         turned, _ = position.turn(query[:, rows], key, queries, keys)
         _, keys = position.turn(query, key, keys, keys)
         bias = position.block_bias(N, causal=True)
-        return dispatch.attend(turned, keys, value, visibility, biases=[bias])
+        return api.attend(turned, keys, value, visibility, biases=[bias])
 
     whole = to_numpy(attend(slice(0, 11), 0))
     for offset in (7, tensor(np.array(7))):

@@ -5,8 +5,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backends import BACKEND, run, tensor, to_numpy
-from kerasattention.attend.dispatch import attend
-from kerasattention.attend.visibility import Visibility
+from kerasattention.attend.api import attend
+from kerasattention.attend.mask import Visibility
 from problems import AttentionProblem, block_size
 
 # JAX compiles every new shape.

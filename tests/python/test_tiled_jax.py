@@ -2,7 +2,7 @@
 
 import pytest
 
-from kerasattention.attend import choice
+from kerasattention.attend import registry
 from problems import TILED
 from test_attend import check
 
@@ -12,10 +12,10 @@ ROWS = 3
 @pytest.fixture
 def tiles(monkeypatch):
     """3 queries by 5 keys: several of each, none of which divides 13 or 17."""
-    from kerasattention.attend import tiled_jax
+    from kerasattention.attend.kernels.jax import tiled as tiled_jax
 
-    blocked = choice.WAYS["blocked"]
-    monkeypatch.setitem(choice.WAYS, "blocked", lambda given: blocked(given, size=ROWS))
+    blocked = registry.WAYS["blocked"]
+    monkeypatch.setitem(registry.WAYS, "blocked", lambda given: blocked(given, size=ROWS))
     monkeypatch.setattr(tiled_jax, "COLUMNS", 5)
     return tiled_jax
 

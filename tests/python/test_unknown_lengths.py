@@ -6,7 +6,7 @@ import pytest
 
 import kerasattention
 from backends import BACKEND, to_numpy
-from kerasattention.attend import choice
+from kerasattention.attend import registry
 
 FEATURES = 6
 LENGTHS = (5, 11)
@@ -27,12 +27,12 @@ def way(request, monkeypatch):
     """The sizes of a test are the plain way's, so the blocked way is made to take them, too."""
     if request.param == "as chosen":
         return
-    blocked = choice.WAYS["blocked"]
-    monkeypatch.setattr(choice, "PLAIN_LOGITS", 0)
-    monkeypatch.setattr(choice, "FEW_QUERIES", 0)
-    monkeypatch.setitem(choice.WAYS, "blocked", lambda problem: blocked(problem, size=3))
+    blocked = registry.WAYS["blocked"]
+    monkeypatch.setattr(registry, "PLAIN_LOGITS", 0)
+    monkeypatch.setattr(registry, "FEW_QUERIES", 0)
+    monkeypatch.setitem(registry.WAYS, "blocked", lambda problem: blocked(problem, size=3))
     if BACKEND == "tensorflow":
-        monkeypatch.setattr("kerasattention.attend.loop_tensorflow.MOST_LOGITS", 0)
+        monkeypatch.setattr("kerasattention.attend.kernels.tensorflow.loop.MOST_LOGITS", 0)
 
 
 def make_model(length, **options):

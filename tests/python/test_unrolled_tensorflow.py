@@ -5,9 +5,10 @@ import pytest
 import tensorflow as tf
 
 from backends import tensor
-from kerasattention.attend import blocked_tensorflow, unrolled_tensorflow
-from kerasattention.attend.dispatch import make_problem
-from kerasattention.attend.visibility import Visibility
+from kerasattention.attend.api import make_problem
+from kerasattention.attend.kernels.tensorflow import blocked as blocked_tensorflow
+from kerasattention.attend.kernels.tensorflow import unrolled as unrolled_tensorflow
+from kerasattention.attend.mask import Visibility
 from problems import PROBLEMS, SMALL_BLOCK, block_size, problem
 from test_attend import check
 

@@ -10,8 +10,8 @@ from typing import Protocol
 import keras
 from keras import ops
 
+from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import Span, Tensor, accumulator_of, slice_axis
-from kerasattention.attend.visibility import Visibility
 
 
 class BlockBias(Protocol):

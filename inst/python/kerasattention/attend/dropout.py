@@ -11,7 +11,7 @@ import math
 import keras
 from keras import ops
 
-from kerasattention.attend.recompute import draw_once
+from kerasattention.attend.remat import draw_once
 from kerasattention.attend.tensors import Span, Tensor
 
 _GLOBAL = type("GlobalGenerator", (), {})()  # Keras's own, which has no public name

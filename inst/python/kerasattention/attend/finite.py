@@ -18,12 +18,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from kerasattention.attend.inputs import Problem
 from kerasattention.attend.poisoned_rows import (
     may_hold_infinity,
     poisoned_rows,
     sees_from_some_key_on,
 )
-from kerasattention.attend.problem import Problem
 from kerasattention.attend.tensors import Span, Tensor, accumulator_of
 
 Kernel = Callable[[Problem], Tensor]
@@ -47,7 +47,7 @@ def with_finite_inputs(
         return kernel(problem)
     rows = problem.rows() if rows is None else rows
     if finite is None and decides_at_run_time():
-        from kerasattention.attend import finite_tensorflow
+        from kerasattention.attend.kernels.tensorflow import finite as finite_tensorflow
 
         return finite_tensorflow.with_finite_inputs(problem, kernel, rows, of_values)
     output = kernel(cleaned(problem))
@@ -99,7 +99,7 @@ def poison(output: Tensor, rows: Tensor) -> Tensor:
     if keras.backend.standardize_dtype(output.dtype) in ("float16", "bfloat16"):
         output = ops.cast(output, "float32")
     if keras.backend.backend() == "tensorflow":
-        from kerasattention.attend import finite_tensorflow
+        from kerasattention.attend.kernels.tensorflow import finite as finite_tensorflow
 
         return finite_tensorflow.poison(output, rows)
     dtype = keras.backend.standardize_dtype(output.dtype)
@@ -132,7 +132,7 @@ def decides_at_run_time() -> bool:
     """Whether a graph is traced that may choose by what it computes."""
     if keras.backend.backend() != "tensorflow":
         return False
-    from kerasattention.attend.hiding_tensorflow import is_compiled_by_xla
+    from kerasattention.attend.kernels.tensorflow.masking import is_compiled_by_xla
 
     return not is_compiled_by_xla()
 
@@ -203,7 +203,7 @@ def clean(x: Tensor) -> Tensor:
     if backend == "jax":
         return _jax_functions()[1](x)
     if backend == "tensorflow":
-        from kerasattention.attend import finite_tensorflow
+        from kerasattention.attend.kernels.tensorflow import finite as finite_tensorflow
 
         return finite_tensorflow.clean(x)
     return ops.where(ops.isfinite(x), x, ops.zeros_like(x))

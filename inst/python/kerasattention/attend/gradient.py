@@ -14,8 +14,8 @@ from typing import Any
 
 import keras
 
-from kerasattention.attend.plain import plain_attention
-from kerasattention.attend.problem import Problem
+from kerasattention.attend.inputs import Problem
+from kerasattention.attend.kernels.plain import plain_attention
 from kerasattention.attend.tensors import Tensor
 
 Named = dict[str, Tensor]

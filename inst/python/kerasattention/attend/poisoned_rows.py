@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias
-from kerasattention.attend.problem import Problem
+from kerasattention.attend.inputs import Problem
 from kerasattention.attend.tensors import Span, Tensor, group_heads, is_static
 
 # Queries of a block when the queries that see non-finite numbers are looked for.

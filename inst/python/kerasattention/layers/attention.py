@@ -11,12 +11,12 @@ from keras import ops
 
 from kerasattention import checks
 from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
+from kerasattention.attend.api import attend, make_problem
 from kerasattention.attend.bias import TensorBias, join_biases
-from kerasattention.attend.dispatch import attend, make_problem
 from kerasattention.attend.dropout import draw_seed
-from kerasattention.attend.scores import attention_weights
+from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import Span, Tensor, rms_normalize
-from kerasattention.attend.visibility import Visibility
+from kerasattention.attend.weights import attention_weights
 from kerasattention.layers import shapes
 from kerasattention.layers.axes import (
     AxisFold,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import keras
 
+from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import Span, Tensor
-from kerasattention.attend.visibility import Visibility
 
 if TYPE_CHECKING:
     from kerasattention.layers.attention import AttentionLayer

@@ -12,8 +12,8 @@ from typing import Any
 from keras import ops
 
 from kerasattention.attend import finite
+from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import Span, Tensor
-from kerasattention.attend.visibility import Visibility
 
 
 def may_mask_out(visibility: Visibility, bias: Tensor | None, queries: Any, keys: Any) -> bool:
@@ -52,7 +52,7 @@ class Projector:
             return x
         if self.finite is False or self.finite is None:
             return finite.clean(x)
-        from kerasattention.attend.finite_tensorflow import clean_unless
+        from kerasattention.attend.kernels.tensorflow.finite import clean_unless
 
         return clean_unless(self.finite, x)[0]
 
@@ -85,7 +85,7 @@ class Projector:
         rows = ops.expand_dims(rows, tuple(range(-made + 1, 0))) if made > 1 else rows
         if self.finite is False or self.finite is None:
             return ops.cast(finite.poison(output, rows), output.dtype)
-        from kerasattention.attend.finite_tensorflow import poison_unless
+        from kerasattention.attend.kernels.tensorflow.finite import poison_unless
 
         return poison_unless(self.finite, output, rows)
 

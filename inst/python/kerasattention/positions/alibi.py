@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import Span, Tensor
-from kerasattention.attend.visibility import Visibility
 from kerasattention.positions.base import Position
 
 

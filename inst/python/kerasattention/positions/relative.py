@@ -9,8 +9,8 @@ import numpy as np
 from keras import ops
 
 from kerasattention.attend.bias import BlockBias
+from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import Span, Tensor, accumulator_of, is_static, segment_sum
-from kerasattention.attend.visibility import Visibility
 from kerasattention.positions.base import Position
 
 # Tables of these sizes are made from two numbers, which may come from a file.

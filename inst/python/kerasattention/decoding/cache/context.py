@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import keras
 from keras import ops
 
+from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import Tensor
-from kerasattention.attend.visibility import Visibility
 from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.context import AttentionContext
 

@@ -12,8 +12,8 @@ import numpy as np
 from keras import ops, tree
 
 from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
+from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import Tensor
-from kerasattention.attend.visibility import Visibility
 from kerasattention.decoding.cache.context import CacheContext, CacheSpec, Moment
 from kerasattention.decoding.cache.storage import ArrayMemory
 from kerasattention.decoding.graph import layer_support

@@ -11,9 +11,9 @@ import torch
 
 from kerasattention.attend import softmax
 from kerasattention.attend.bias import add_block_gradient
-from kerasattention.attend.blocked import plan_blocks, sink_gradient
 from kerasattention.attend.gradient import with_gradient
-from kerasattention.attend.problem import Problem, keep_factor, sink_logits
+from kerasattention.attend.inputs import Problem, keep_factor, sink_logits
+from kerasattention.attend.kernels.blocked import plan_blocks, sink_gradient
 from kerasattention.attend.tensors import (
     Span,
     group_heads,

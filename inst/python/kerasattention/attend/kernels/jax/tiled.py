@@ -18,15 +18,15 @@ from jax import lax
 
 from kerasattention.attend import softmax
 from kerasattention.attend.bias import add_block_gradient
-from kerasattention.attend.blocked import WeightGradients, sink_gradient, weight_gradients
 from kerasattention.attend.gradient import with_gradient
-from kerasattention.attend.problem import (
+from kerasattention.attend.inputs import (
     Problem,
     block_logits,
     combine,
     keep_factor,
     sink_logits,
 )
+from kerasattention.attend.kernels.blocked import WeightGradients, sink_gradient, weight_gradients
 from kerasattention.attend.tensors import (
     Span,
     matmul,

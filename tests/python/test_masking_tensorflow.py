@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends import tensor
-from kerasattention.attend import hiding_tensorflow
-from kerasattention.attend.dispatch import make_problem
+from kerasattention.attend.api import make_problem
+from kerasattention.attend.kernels.tensorflow import masking as hiding_tensorflow
+from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import Span
-from kerasattention.attend.visibility import Visibility
 
 
 @st.composite

@@ -3,7 +3,7 @@
 The yardstick for the others, and the fastest for short sequences.
 """
 
-from kerasattention.attend.problem import Problem, block_output
+from kerasattention.attend.inputs import Problem, block_output
 from kerasattention.attend.tensors import Tensor
 
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import keras
 
-from kerasattention.attend.blocked import blocked_attention
-from kerasattention.attend.fused import fused_attention, prevents_fused
-from kerasattention.attend.plain import plain_attention
-from kerasattention.attend.problem import Problem
+from kerasattention.attend.inputs import Problem
+from kerasattention.attend.kernels.blocked import blocked_attention
+from kerasattention.attend.kernels.fused import fused_attention, prevents_fused
+from kerasattention.attend.kernels.plain import plain_attention
 from kerasattention.attend.tensors import Tensor, is_static
 
 Way = Callable[[Problem], Tensor]

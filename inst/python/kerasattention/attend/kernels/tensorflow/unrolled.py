@@ -12,17 +12,17 @@ import tensorflow as tf
 from keras import ops
 
 from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias
-from kerasattention.attend.block_tensorflow import (
+from kerasattention.attend.gradient import Named, with_gradient
+from kerasattention.attend.inputs import Problem
+from kerasattention.attend.kernels.tensorflow.block import (
     Block,
     Gradients,
     block_gradients,
     block_output,
 )
-from kerasattention.attend.gradient import Named, with_gradient
-from kerasattention.attend.hiding_tensorflow import is_compiled_by_xla
-from kerasattention.attend.problem import Problem
+from kerasattention.attend.kernels.tensorflow.masking import is_compiled_by_xla
+from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import Span, Tensor, slice_axis
-from kerasattention.attend.visibility import Visibility
 
 # Logits of all heads and samples that one run of blocks of a window may have.
 RUN_LOGITS = 2**21

@@ -15,12 +15,12 @@ import keras
 import torch
 import torch.nn.functional as F
 
-from kerasattention.attend.blocked import sink_gradient
-from kerasattention.attend.double_backward_torch import with_second_derivative
 from kerasattention.attend.gradient import with_gradient
-from kerasattention.attend.pieces import Piece, piece_mask, plan_pieces
-from kerasattention.attend.problem import Problem, sink_logits
+from kerasattention.attend.inputs import Problem, sink_logits
+from kerasattention.attend.kernels.blocked import sink_gradient
+from kerasattention.attend.kernels.torch.double_backward import with_second_derivative
 from kerasattention.attend.tensors import group_heads, wants_float32_inputs
+from kerasattention.attend.tiling import Piece, piece_mask, plan_pieces
 
 Tensor = torch.Tensor
 Named = dict[str, Tensor]

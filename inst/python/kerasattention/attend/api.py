@@ -7,11 +7,11 @@ from typing import Any
 from keras import ops
 
 from kerasattention.attend.bias import BlockBias, TensorBias, join_biases
-from kerasattention.attend.choice import choose_way
 from kerasattention.attend.dropout import draw_seed
 from kerasattention.attend.finite import with_finite_inputs
-from kerasattention.attend.problem import Problem
-from kerasattention.attend.scores import attention_weights
+from kerasattention.attend.inputs import Problem
+from kerasattention.attend.mask import Visibility
+from kerasattention.attend.registry import choose_way
 from kerasattention.attend.tensors import (
     Tensor,
     accumulator_of,
@@ -19,7 +19,7 @@ from kerasattention.attend.tensors import (
     split_key_heads,
     split_query_heads,
 )
-from kerasattention.attend.visibility import Visibility
+from kerasattention.attend.weights import attention_weights
 
 
 def scaled_dot_product_attention(

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from backends import tensor, to_numpy
 from kerasattention import scaled_dot_product_attention
-from kerasattention.attend import choice, loop_tensorflow
+from kerasattention.attend import registry
+from kerasattention.attend.kernels.tensorflow import loop as loop_tensorflow
 from problems import PROBLEMS, SMALL_BLOCK, K, N, block_size, problem
 
 CLOSE = {"rtol": 1e-5, "atol": 5e-6}
@@ -104,7 +105,7 @@ def test_one_trace_computes_short_inputs_as_one_block(jit_compile, monkeypatch):
 
 def test_few_queries_need_no_blocks(monkeypatch):
     """A step of decoding: a graph that knows T = 1 does not ask how many keys there are."""
-    monkeypatch.delitem(choice.WAYS, "blocked")
+    monkeypatch.delitem(registry.WAYS, "blocked")
     given = problem(T=1)
     keys = [tf.TensorSpec([None, None, K, x.shape[-1]]) for x in (given.key, given.value)]
     signature = [tf.TensorSpec([None, 1, N, given.query.shape[-1]]), *keys]

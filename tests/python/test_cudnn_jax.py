@@ -8,7 +8,7 @@ import pytest
 
 from backends import tensor, to_numpy
 from kerasattention import scaled_dot_product_attention
-from kerasattention.attend import fused_jax
+from kerasattention.attend.kernels.jax import cudnn as fused_jax
 from problems import PROBLEMS, problem
 
 CUDNN = {

@@ -10,8 +10,8 @@ import tensorflow as tf
 from keras import ops
 
 from kerasattention.attend.finite import are_finite
+from kerasattention.attend.inputs import Problem
 from kerasattention.attend.poisoned_rows import poisoned_rows
-from kerasattention.attend.problem import Problem
 from kerasattention.attend.tensors import Span, Tensor
 
 

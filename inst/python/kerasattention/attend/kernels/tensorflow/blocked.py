@@ -2,10 +2,14 @@
 
 import tensorflow as tf
 
-from kerasattention.attend.loop_tensorflow import looped_attention
-from kerasattention.attend.problem import Problem
+from kerasattention.attend.inputs import Problem
+from kerasattention.attend.kernels.tensorflow.loop import looped_attention
+from kerasattention.attend.kernels.tensorflow.unrolled import (
+    may_fold,
+    plan_pieces,
+    unrolled_attention,
+)
 from kerasattention.attend.tensors import Tensor, is_static
-from kerasattention.attend.unrolled_tensorflow import may_fold, plan_pieces, unrolled_attention
 
 # Queries of a block: with half or twice as many a causal forward takes longer.
 BLOCK = 128

@@ -12,7 +12,8 @@ import keras
 import tensorflow as tf
 
 from kerasattention.attend import softmax
-from kerasattention.attend.hiding_tensorflow import (
+from kerasattention.attend.inputs import Problem, keep_factor, sink_logits
+from kerasattention.attend.kernels.tensorflow.masking import (
     HIDDEN,
     has_infinities,
     hide,
@@ -20,7 +21,6 @@ from kerasattention.attend.hiding_tensorflow import (
     product,
     share_of_seen,
 )
-from kerasattention.attend.problem import Problem, keep_factor, sink_logits
 from kerasattention.attend.tensors import (
     Span,
     Tensor,

@@ -12,6 +12,7 @@ from keras import ops
 from kerasattention.attend import softmax
 from kerasattention.attend.bias import BlockBias
 from kerasattention.attend.dropout import keep_block
+from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import (
     Span,
     Tensor,
@@ -24,7 +25,6 @@ from kerasattention.attend.tensors import (
     unstack_groups,
     wants_float32_inputs,
 )
-from kerasattention.attend.visibility import Visibility
 
 
 @dataclasses.dataclass(frozen=True)

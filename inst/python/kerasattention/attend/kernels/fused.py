@@ -4,7 +4,7 @@ from types import ModuleType
 
 import keras
 
-from kerasattention.attend.problem import Problem
+from kerasattention.attend.inputs import Problem
 from kerasattention.attend.tensors import Tensor
 
 
@@ -34,11 +34,11 @@ def fused_attention(problem: Problem) -> Tensor:
 def _kernels() -> ModuleType | None:
     backend = keras.backend.backend()
     if backend == "torch":
-        from kerasattention.attend import fused_torch
+        from kerasattention.attend.kernels.torch import cpu_flash as fused_torch
 
         return fused_torch
     if backend == "jax":
-        from kerasattention.attend import fused_jax
+        from kerasattention.attend.kernels.jax import cudnn as fused_jax
 
         return fused_jax
     return None

@@ -13,14 +13,14 @@ from keras import ops
 
 from kerasattention.attend import softmax
 from kerasattention.attend.gradient import with_gradient
-from kerasattention.attend.plain import plain_attention
-from kerasattention.attend.problem import (
+from kerasattention.attend.inputs import (
     Problem,
     block_logits,
     block_output,
     keep_factor,
     sink_logits,
 )
+from kerasattention.attend.kernels.plain import plain_attention
 from kerasattention.attend.tensors import (
     Span,
     Tensor,
@@ -55,16 +55,16 @@ def blocked_attention(problem: Problem, size: int | None = None) -> Tensor:
     if 0 in (problem.query.shape[3], problem.key.shape[2]):
         return plain_attention(problem)  # of no scores
     if keras.backend.backend() == "tensorflow":
-        from kerasattention.attend import blocked_tensorflow
+        from kerasattention.attend.kernels.tensorflow import blocked as blocked_tensorflow
 
         return blocked_tensorflow.blocked_attention(problem, size)
     size = BLOCK if size is None else size
     if keras.backend.backend() == "torch":
-        from kerasattention.attend import tiled_torch
+        from kerasattention.attend.kernels.torch import tiled as tiled_torch
 
         return tiled_torch.tiled_attention(problem, size)
     if _on_cpu_of_jax():
-        from kerasattention.attend.tiled_jax import tiled_attention
+        from kerasattention.attend.kernels.jax.tiled import tiled_attention
 
         return tiled_attention(problem, size)
     problem = problem.scaled()

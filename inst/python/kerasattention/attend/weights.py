@@ -4,7 +4,7 @@ from keras import ops
 
 from kerasattention.attend import softmax
 from kerasattention.attend.finite import with_finite_inputs
-from kerasattention.attend.problem import Problem, block_logits, sink_logits
+from kerasattention.attend.inputs import Problem, block_logits, sink_logits
 from kerasattention.attend.tensors import Span, Tensor
 
 

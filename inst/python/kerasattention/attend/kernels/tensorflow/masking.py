@@ -14,7 +14,8 @@ from keras import ops
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias
-from kerasattention.attend.problem import Problem
+from kerasattention.attend.inputs import Problem
+from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import (
     Span,
     Tensor,
@@ -24,7 +25,6 @@ from kerasattention.attend.tensors import (
     stack_groups,
     unstack_groups,
 )
-from kerasattention.attend.visibility import Visibility
 
 # Far below any logit, and finite: a row of nothing else still has a softmax.
 HIDDEN = -1e30

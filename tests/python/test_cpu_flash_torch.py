@@ -7,9 +7,9 @@ import pytest
 
 from backends import tensor, to_numpy, value_and_gradients
 from kerasattention import scaled_dot_product_attention
-from kerasattention.attend import pieces
-from kerasattention.attend.dispatch import make_problem
-from kerasattention.attend.visibility import Visibility
+from kerasattention.attend import tiling
+from kerasattention.attend.api import make_problem
+from kerasattention.attend.mask import Visibility
 from problems import PROBLEMS, problem
 
 CLOSE = {"rtol": 1e-5, "atol": 5e-6}
@@ -51,7 +51,7 @@ def check(given):
 def blocks(request, monkeypatch):
     """Blocks of 3 queries: several of one shape in a run, and others of their own."""
     if request.param == "small blocks":
-        monkeypatch.setattr(pieces, "_block_size", lambda visibility, length: 3)
+        monkeypatch.setattr(tiling, "_block_size", lambda visibility, length: 3)
 
 
 @pytest.mark.parametrize("name", HONOURED)
@@ -61,7 +61,9 @@ def test_kernel_of_the_cpu(name, blocks):
 
 @pytest.mark.parametrize("name", [name for name in HONOURED if "sink" not in name])
 def test_public_function_of_other_devices(name, blocks, monkeypatch):
-    monkeypatch.setattr("kerasattention.attend.fused_torch._on_cpu", lambda problem: False)
+    monkeypatch.setattr(
+        "kerasattention.attend.kernels.torch.cpu_flash._on_cpu", lambda problem: False
+    )
     check(PROBLEMS[name])
 
 
@@ -93,9 +95,9 @@ def test_runs_of_windows_and_edges(name, blocks):
 
 def test_a_run_covers_most_of_a_window(monkeypatch):
     """Else the test above would prove nothing about runs."""
-    monkeypatch.setattr(pieces, "_block_size", lambda visibility, length: 3)
+    monkeypatch.setattr(tiling, "_block_size", lambda visibility, length: 3)
     given = LONGER["window"]
-    planned = pieces.plan_pieces(engine_problem(given), broadcasts=True)
+    planned = tiling.plan_pieces(engine_problem(given), broadcasts=True)
     assert max(piece.count for piece in planned) >= 15
     covered = [
         row

@@ -13,17 +13,17 @@ import tensorflow as tf
 from keras import ops
 
 from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias, add_block_gradient
-from kerasattention.attend.block_tensorflow import (
+from kerasattention.attend.gradient import Named, with_gradient
+from kerasattention.attend.inputs import Problem
+from kerasattention.attend.kernels.tensorflow.block import (
     Block,
     Gradients,
     block_gradients,
     block_output,
 )
-from kerasattention.attend.gradient import Named, with_gradient
-from kerasattention.attend.hiding_tensorflow import is_compiled_by_xla
-from kerasattention.attend.problem import Problem
+from kerasattention.attend.kernels.tensorflow.masking import is_compiled_by_xla
+from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import Span, Tensor, is_static, slice_axis
-from kerasattention.attend.visibility import Visibility
 
 # Logits of a head that are computed as one block: the most that the plain way is chosen for.
 MOST_LOGITS = 512 * 512

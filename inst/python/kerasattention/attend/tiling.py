@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from keras import ops
 
-from kerasattention.attend.problem import Problem
+from kerasattention.attend.inputs import Problem
+from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import Span, Tensor
-from kerasattention.attend.visibility import Visibility
 
 # Queries a block without a window has: smaller wastes less above the diagonal, larger
 # calls the kernel less often. Of 256, 512, 768 and 1024 the first took the least time.

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kerasattention.attend.problem import Problem
+from kerasattention.attend.inputs import Problem
 from kerasattention.attend.tensors import join_query_heads, split_query_heads
 
 KERNEL = "cudnn"

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 import reference
 from backends import run, tensor, to_numpy
-from kerasattention.attend.dispatch import expand_mask
+from kerasattention.attend.api import expand_mask
+from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import Span
-from kerasattention.attend.visibility import Visibility
 from problems import PROBLEMS, N, S, T
 
 ROWS = [Span(0, T), Span(0, 1), Span(3, 5), Span(T - 2, 2)]
