@@ -106,10 +106,7 @@ call_shape <- function(layer) {
 }
 
 is_grouped <- function(layer) {
-  inherits(
-    layer,
-    "kerasattention.layers.group_query_attention.GroupedQueryAttention"
-  )
+  inherits(layer, "kerasattention.GroupedQueryAttention")
 }
 
 print_layer <- function(x, ...) {

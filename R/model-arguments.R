@@ -19,7 +19,7 @@ check_layer <- function(
   arg = caller_arg(layer),
   call = caller_env()
 ) {
-  ours <- inherits(layer, "kerasattention.layers.attention.AttentionLayer")
+  ours <- inherits(layer, "kerasattention.AttentionLayer")
   if (!ours || !is_python(layer)) {
     rule <- "a layer made by `layer_group_query_attention()` or `layer_multi_head_attention()`"
     abort_argument(arg, rule, layer, call = call)

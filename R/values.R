@@ -85,7 +85,7 @@ is_convertible <- function(x) {
   is.null(x) || is.function(x) || is.atomic(x) && !is.object(x)
 }
 
-# "GroupQueryAttention" of "kerasattention.layers.group_query.GroupQueryAttention"
+# "GroupQueryAttention" of "kerasattention.GroupQueryAttention"
 python_class <- function(x) sub("^.*\\.", "", class(x)[[1]])
 
 # R's vectors have one axis.

@@ -19,7 +19,7 @@ test_that("Keras's layer becomes ours, weights and outputs kept", {
   x <- numbers(2, 5, 14)
   converted <- convert_attention(model)
   layer <- converted$get_layer("attention")
-  expect_s3_class(layer, "kerasattention.layers.attention.AttentionLayer")
+  expect_s3_class(layer, "kerasattention.AttentionLayer")
   expect_close(converted(x), model(x))
   for (name in c("before", "attention", "after")) {
     expect_equal(weights_of(converted, name), weights_of(model, name))

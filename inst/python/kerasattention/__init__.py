@@ -4,6 +4,8 @@ from kerasattention import bridge
 from kerasattention.attend import scaled_dot_product_attention
 from kerasattention.decoding import IncrementalDecoder, generate
 from kerasattention.layers import GroupQueryAttention, MultiHeadAttention
+from kerasattention.layers.attention import AttentionLayer
+from kerasattention.layers.group_query_attention import GroupedQueryAttention
 from kerasattention.models.checkpoint import load_projections
 from kerasattention.models.convert import convert_attention
 from kerasattention.models.importance import head_importance
@@ -38,3 +40,10 @@ __all__ = [
     "prune_heads",
     "scaled_dot_product_attention",
 ]
+
+# The names that messages, pickles and R's class strings show, whatever the module of a class.
+# Keras's files are not concerned: they find a class by its registered name.
+for _public in [*(globals()[_name] for _name in __all__), AttentionLayer, GroupedQueryAttention]:
+    if isinstance(_public, type):
+        _public.__module__ = __name__
+del _public
