@@ -46,8 +46,8 @@ def numbers(*shape, seed=0):
 def test_rotary_turns_pairs_as_complex_numbers(layout, size, fraction, positions):
     query, key = numbers(B, T, N, size), numbers(B, S, K, size, seed=1)
     position = RotaryPosition(theta=70.0, fraction=fraction, layout=layout)
-    turned = run(
-        lambda q, k, here, there: position.turn(q, k, here, there),
+    rotated = run(
+        lambda q, k, here, there: position.rotate(q, k, here, there),
         *(tensor(x) for x in (query, key, positions, KEYS_PER_SAMPLE)),
     )
     pairs = formulas.frequencies(70.0, round(fraction * size))
@@ -55,19 +55,19 @@ def test_rotary_turns_pairs_as_complex_numbers(layout, size, fraction, positions
         formulas.rotate(query, positions, pairs, layout),
         formulas.rotate(key, KEYS_PER_SAMPLE, pairs, layout),
     )
-    for found, wanted in zip(turned, expected, strict=True):
+    for found, wanted in zip(rotated, expected, strict=True):
         np.testing.assert_allclose(to_numpy(found), wanted, atol=2e-5)
 
 
 def test_hand_worked_quarter_turn():
     """A frequency of 1 and of 0.1: at position 1 and 10 the second pair turns by 0.1 and 1."""
     query = tensor(np.array([1.0, 0.0, 0.0, 2.0]).reshape(1, 1, 1, 4) * np.ones((1, 2, 1, 1)))
-    turned, _ = RotaryPosition(theta=100.0).turn(query, query, *[tensor(np.array([1, 10]))] * 2)
+    rotated, _ = RotaryPosition(theta=100.0).rotate(query, query, *[tensor(np.array([1, 10]))] * 2)
     expected = [
         [np.cos(1), -2 * np.sin(0.1), np.sin(1), 2 * np.cos(0.1)],
         [np.cos(10), -2 * np.sin(1), np.sin(10), 2 * np.cos(1)],
     ]
-    np.testing.assert_allclose(to_numpy(turned)[0, :, 0], expected, atol=1e-6)
+    np.testing.assert_allclose(to_numpy(rotated)[0, :, 0], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("layout", ["half", "interleaved"])
@@ -76,7 +76,7 @@ def test_the_gradient_of_a_turn_is_the_turn_back(layout):
     position = RotaryPosition(layout=layout, fraction=0.8)
     here = tensor(PER_SAMPLE)
     _, found = value_and_gradients(
-        lambda query: position.turn(query, query[:, :, :1], here, here),
+        lambda query: position.rotate(query, query[:, :, :1], here, here),
         {"query": tensor(query)},
         tensor(upstream),
     )
@@ -90,12 +90,12 @@ def test_angles_are_float32_in_low_precision(dtype):
     """Far positions are not numbers of bfloat16: the error must stay that of one rounding."""
     query = ops.cast(tensor(numbers(1, T, 1, 8)), dtype)
     positions = np.arange(T) + 100_001
-    turned, _ = RotaryPosition().turn(query, query, *[tensor(positions)] * 2)
-    assert keras.backend.standardize_dtype(turned.dtype) == dtype
+    rotated, _ = RotaryPosition().rotate(query, query, *[tensor(positions)] * 2)
+    assert keras.backend.standardize_dtype(rotated.dtype) == dtype
     expected = formulas.rotate(to_numpy(query), positions, formulas.frequencies(1e4, 8), "half")
     step = {"float16": 2**-11, "bfloat16": 2**-8}[dtype]
     # float32 itself knows an angle of 100000 to 0.004.
-    assert np.abs(to_numpy(turned) - expected).max() < 3 * step + 0.012
+    assert np.abs(to_numpy(rotated) - expected).max() < 3 * step + 0.012
 
 
 def wavelengths(values):
@@ -165,10 +165,10 @@ def test_the_attention_factor_multiplies_both_sides():
         "attention_factor": 1.5,
     }
     position = RotaryPosition(scaling=scaling)
-    turned, _ = position.turn(*[tensor(query)] * 2, *[tensor(np.arange(T))] * 2)
+    rotated, _ = position.rotate(*[tensor(query)] * 2, *[tensor(np.arange(T))] * 2)
     pairs = position.frequencies(8).values
     expected = formulas.rotate(query, np.arange(T), pairs, "half", factor=1.5)
-    np.testing.assert_allclose(to_numpy(turned), expected, atol=2e-5)
+    np.testing.assert_allclose(to_numpy(rotated), expected, atol=2e-5)
 
 
 # Linear biases --------------------------------------------------------------------------
@@ -378,10 +378,10 @@ def test_steps_with_an_offset_continue_the_whole(make):
         visibility = Visibility(causal=True, offset=offset)
         queries = visibility.positions_of_queries(Span(0, rows.stop - rows.start))
         keys = visibility.positions_of_keys(Span(0, 11))
-        turned, _ = position.turn(query[:, rows], key, queries, keys)
-        _, keys = position.turn(query, key, keys, keys)
+        rotated, _ = position.rotate(query[:, rows], key, queries, keys)
+        _, keys = position.rotate(query, key, keys, keys)
         bias = position.block_bias(N, causal=True)
-        return api.attend(turned, keys, value, visibility, biases=[bias])
+        return api.attend(rotated, keys, value, visibility, biases=[bias])
 
     whole = to_numpy(attend(slice(0, 11), 0))
     for offset in (7, tensor(np.array(7))):

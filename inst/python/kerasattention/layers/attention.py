@@ -416,7 +416,7 @@ class AttentionLayer(keras.layers.Layer):
         bias = fold.fold_scores(attention_bias, query, inputs.key)
         inputs = self._with_projector(inputs, visibility, bias)
         heads, weights = self._attend(inputs, visibility, bias, training, return_attention_scores)
-        output = self._project_back(inputs, heads)
+        output = self._output(inputs, heads)
         self._pass_mask_on(query_mask, query, output)
         if not return_attention_scores:
             return output
@@ -525,11 +525,11 @@ class AttentionLayer(keras.layers.Layer):
         key, value = context.project(
             self, inputs.self_attention, lambda: self._key_value_heads(inputs)
         )  # (B, S, K, H), (B, S, K, Hv)
-        visibility = context.place(self, visibility, inputs.self_attention)
+        visibility = context.set_positions(self, visibility, inputs.self_attention)
         if self._position is not None:
-            query, key = self._turned(query, key, visibility, inputs.self_attention)
+            query, key = self._rotated(query, key, visibility, inputs.self_attention)
         causal = visibility.causal  # a cache may have put the rule into a mask
-        key, value, visibility = context.remember(
+        key, value, visibility = context.update_cache(
             self, key, value, visibility, inputs.self_attention
         )
         biases = [TensorBias(bias)] if bias is not None else []
@@ -551,9 +551,9 @@ class AttentionLayer(keras.layers.Layer):
             heads, weights = self._engine(
                 query, key, value, visibility, training, return_scores, **options
             )
-        return context.weigh(self, heads), weights
+        return context.scale_heads(self, heads), weights
 
-    def _turned(
+    def _rotated(
         self, query: Tensor, key: Tensor, visibility: Visibility, self_attention: bool
     ) -> tuple[Tensor, Tensor]:
         """Queries and the keys projected in this call, with their positions applied."""
@@ -562,7 +562,7 @@ class AttentionLayer(keras.layers.Layer):
             keys = queries
         else:
             keys = visibility.positions_of_keys(Span(0, ops.shape(key)[1]))
-        return self._position.turn(query, key, queries, keys)
+        return self._position.rotate(query, key, queries, keys)
 
     def _engine(
         self,
@@ -671,7 +671,7 @@ class AttentionLayer(keras.layers.Layer):
     def _unfolded(self, mask: Tensor | None, like: Tensor) -> Tensor | None:
         return None if mask is None else self._fold.unfold_padding(mask, like)
 
-    def _project_back(self, inputs: Call, heads: Tensor) -> Tensor:
+    def _output(self, inputs: Call, heads: Tensor) -> Tensor:
         apply, projector = current_context().apply, inputs.projector
 
         def output(heads: Tensor) -> Tensor:

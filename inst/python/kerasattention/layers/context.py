@@ -1,7 +1,7 @@
 """Taking part in the attention layers of a model that is not to be changed.
 
 While a context is active every attention layer reports to it: a decoder lends
-caches, the maps of a trained model are collected, heads are weighed. The layers
+caches, the maps of a trained model are collected, heads are scaled. The layers
 know this interface only, and a context knows no private name of a layer.
 """
 
@@ -43,13 +43,13 @@ class AttentionContext:
         """Projected keys and values; `compute` makes them from the layer's inputs."""
         return compute()
 
-    def place(
+    def set_positions(
         self, layer: "AttentionLayer", visibility: Visibility, self_attention: bool
     ) -> Visibility:
-        """Says where queries (and, in self-attention, keys) stand, before positions are applied."""
+        """Sets the positions of queries (and, in self-attention, of keys) before they are applied."""
         return visibility
 
-    def remember(
+    def update_cache(
         self,
         layer: "AttentionLayer",
         key: Tensor,
@@ -57,14 +57,14 @@ class AttentionContext:
         visibility: Visibility,
         self_attention: bool,
     ) -> tuple[Tensor, Tensor, Visibility]:
-        """Exchanges new keys and values, positions applied, for all that are to be seen."""
+        """Stores new keys and values, positions applied; returns all that queries may attend."""
         return key, value, visibility
 
     def observe(self, layer: "AttentionLayer", weights: Callable[[Span | None], Tensor]) -> None:
-        """Looks on: `weights(rows)` computes the (B, N, t, S) weights of query rows."""
+        """Reads weights: `weights(rows)` computes the (B, N, t, S) weights of query rows."""
 
-    def weigh(self, layer: "AttentionLayer", heads: Tensor) -> Tensor:
-        """Changes the (B, T, N, Hv) results of the heads before they are projected."""
+    def scale_heads(self, layer: "AttentionLayer", heads: Tensor) -> Tensor:
+        """Changes the (B, T, N, Hv) results of the heads before the output projection."""
         return heads
 
 

@@ -68,7 +68,7 @@ class _Gates(AttentionContext):
     def __init__(self, layers: list[AttentionLayer], gates: Gates) -> None:
         self.gates = {layer.name: gate for layer, gate in zip(layers, gates, strict=True)}
 
-    def weigh(self, layer: AttentionLayer, heads: Tensor) -> Tensor:
+    def scale_heads(self, layer: AttentionLayer, heads: Tensor) -> Tensor:
         gate = ops.cast(self.gates[layer.name], heads.dtype)
         # Folded axes put several rows of heads behind one example.
         repeats = heads.shape[0] // gate.shape[0]

@@ -1,1 +1,1 @@
-"""Kinds of positions: each turns queries and keys, or gives a bias for a block."""
+"""Positions: each rotates queries and keys, or adds a bias to the logits of a block."""

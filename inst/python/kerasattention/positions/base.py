@@ -1,4 +1,4 @@
-"""What a layer needs of a kind of position: turned queries and keys, or a bias."""
+"""The interface of positions: rotated queries and keys, or a bias of the logits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,12 +8,12 @@ from kerasattention.attend.tensors import Tensor
 
 
 class Position:
-    """Does nothing; subclasses override one of `turn` and `block_bias`."""
+    """Does nothing; a subclass overrides `rotate` or `block_bias`."""
 
     def prepare(self, num_query_heads: int, head_size: int) -> None:
-        """Told once, when a layer is built: checks sizes, makes variables."""
+        """Checks sizes and makes variables; called once, when a layer is built."""
 
-    def turn(
+    def rotate(
         self,
         query: Tensor,
         key: Tensor,
@@ -30,7 +30,7 @@ class Position:
         return query, key
 
     def block_bias(self, num_query_heads: int, causal: bool) -> BlockBias | None:
-        """The bias of the logits, if this kind has one."""
+        """The bias of the logits; None without one."""
         return None
 
     def keep_heads(self, kept: Sequence[int], num_query_heads: int) -> "Position":
@@ -38,7 +38,7 @@ class Position:
         return self
 
     def head_axis(self, variable: Any) -> int | None:
-        """Which axis counts query heads, of a variable that this kind has."""
+        """The axis of one of its variables that counts query heads; None if there is none."""
         return None
 
     def get_config(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Rotary positions: pairs of features turned by an angle that grows with the position."""
+"""Rotary positions: rotate pairs of features by an angle proportional to the position."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,13 +18,13 @@ LAYOUTS = ("half", "interleaved")
 class RotaryPosition(Position):
     """Rotary position embedding (Su et al. 2021, https://arxiv.org/abs/2104.09864).
 
-    The pair i of the R features that turn is rotated by position * theta^(-2 i / R),
-    in queries and keys alike, so that logits depend on distances alone.
+    The pair i of the R rotated features is rotated by position * theta^(-2 i / R),
+    in queries and keys alike, so that logits depend only on distances.
 
     Args:
         theta: Base of the frequencies.
-        fraction: Share of each head's features that turn, the first ones; the
-            rest carry no position. R = fraction * H must be even.
+        fraction: Share of each head's features that are rotated, from the first on;
+            the rest carry no position. R = fraction * H must be even.
         layout: "half" pairs feature i with i + R / 2, as Llama and GPT-NeoX do;
             "interleaved" pairs 2 i with 2 i + 1, as GPT-J does.
         scaling: None, or a dictionary with a `type` and the parameters that
@@ -68,12 +68,12 @@ class RotaryPosition(Position):
         self.frequencies(head_size)
 
     def rotated_size(self, head_size: int) -> int:
-        """R, how many features of a head turn."""
+        """R, the number of rotated features of a head."""
         # 0.29 * 100 is 28.999999999999996.
         size = int(head_size * self.fraction + 1e-6)
         if size < 2 or size % 2:
             raise ValueError(
-                "Rotary positions turn pairs of features: `fraction` * head size must be "
+                "Rotary positions rotate pairs of features: `fraction` * head size must be "
                 f"even and at least 2. Received: fraction={self.fraction}, head size "
                 f"{head_size}, which makes {size}"
             )
@@ -94,7 +94,7 @@ class RotaryPosition(Position):
             )
         return frequencies
 
-    def turn(
+    def rotate(
         self,
         query: Tensor,
         key: Tensor,
@@ -103,48 +103,49 @@ class RotaryPosition(Position):
     ) -> tuple[Tensor, Tensor]:
         frequencies = self.frequencies(query.shape[-1])
         dtype = accumulator_of(query.dtype)
-        angles = self._cosine_and_sine(query_positions, frequencies, dtype)
-        query = self._rotate(query, *angles)
+        angles = self._cosine_and_sine(query_positions, frequencies, dtype)  # 2 x (B|1, T, 1, R)
+        query = self._apply_rotary(query, *angles)  # (B, T, N, H)
         if key_positions is not query_positions:
             angles = self._cosine_and_sine(key_positions, frequencies, dtype)
-        return query, self._rotate(key, *angles)
+        return query, self._apply_rotary(key, *angles)
 
     def _cosine_and_sine(
         self, positions: Tensor, frequencies: Frequencies, dtype: str
     ) -> tuple[Tensor, Tensor]:
-        """Factors of the features and of their partners, (T, 1, R) or (B, T, 1, R)."""
+        """Factors of the features and of their partners: two of (T, 1, R) or (B, T, 1, R)."""
         radians = frequencies.values.astype(dtype)
-        angles = ops.multiply(ops.expand_dims(ops.cast(positions, dtype), -1), radians)
+        angles = ops.multiply(
+            ops.expand_dims(ops.cast(positions, dtype), -1), radians
+        )  # (B|1, T, R / 2)
         cosine, sine = cos_and_sin(angles)
         if frequencies.attention_factor != 1.0:
             cosine, sine = (x * frequencies.attention_factor for x in (cosine, sine))
-        cosine, sine = self._pair(cosine, cosine), self._pair(-sine, sine)
+        cosine, sine = self._pair(cosine, cosine), self._pair(-sine, sine)  # (B|1, T, R)
         return ops.expand_dims(cosine, -2), ops.expand_dims(sine, -2)
 
     def _pair(self, first: Tensor, second: Tensor) -> Tensor:
         """(..., R / 2) for each member of a pair to (..., R)."""
         if self.layout == "half":
             return ops.concatenate([first, second], axis=-1)
-        stacked = ops.stack([first, second], axis=-1)
+        stacked = ops.stack([first, second], axis=-1)  # (..., R / 2, 2)
         return ops.reshape(stacked, (*ops.shape(first)[:-1], 2 * first.shape[-1]))
 
-    def _rotate(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        """(B, T, N, H), its first R features turned."""
+    def _apply_rotary(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """Rotates the first R features of (B, T, N, H)."""
         size = cosine.shape[-1]
         if size == x.shape[-1]:
-            turned = self._partners(x)
-            return self._combine(x, turned, cosine, sine)
-        head, tail = x[..., :size], x[..., size:]
-        turned = self._combine(head, self._partners(head), cosine, sine)
-        return ops.concatenate([turned, tail], axis=-1)
+            return self._combine(x, self._partners(x), cosine, sine)  # (B, T, N, H)
+        head, tail = x[..., :size], x[..., size:]  # (B, T, N, R), (B, T, N, H - R)
+        rotated = self._combine(head, self._partners(head), cosine, sine)  # (B, T, N, R)
+        return ops.concatenate([rotated, tail], axis=-1)  # (B, T, N, H)
 
     def _combine(self, x: Tensor, partners: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        """In the dtype of the angles: bfloat16 ones would be off by whole degrees."""
+        """x cos + partners sin, in the dtype of the angles: bfloat16 would be off by degrees."""
         wide = [ops.cast(part, cosine.dtype) for part in (x, partners)]
         return ops.cast(wide[0] * cosine + wide[1] * sine, x.dtype)
 
     def _partners(self, x: Tensor) -> Tensor:
-        """Each feature replaced by the other of its pair."""
+        """Exchanges the two features of each pair."""
         size = x.shape[-1]
         half = self.layout == "half"
         shape = ops.shape(x)

@@ -151,7 +151,7 @@ class CacheContext(AttentionContext):
         key, value = self.crossed[self._call]
         return self._given("key", key), self._given("value", value)
 
-    def place(
+    def set_positions(
         self, layer: AttentionLayer, visibility: Visibility, self_attention: bool
     ) -> Visibility:
         spec, moment = self.specs[self._call], self.moment
@@ -166,7 +166,7 @@ class CacheContext(AttentionContext):
         keys = visibility.key_positions if spec.cross else queries
         return dataclasses.replace(visibility, query_positions=queries, key_positions=keys)
 
-    def remember(
+    def update_cache(
         self,
         layer: AttentionLayer,
         key: Tensor,

@@ -194,7 +194,7 @@ class _Recorder(AttentionContext):
         self.specs: list[CacheSpec] = []
         self.refusals: list[ValueError] = []
 
-    def remember(
+    def update_cache(
         self,
         layer: AttentionLayer,
         key: Tensor,
