@@ -25,7 +25,7 @@ from kerasattention.layers.axes import (
     resolve_axes,
 )
 from kerasattention.layers.context import current_context, is_observed
-from kerasattention.layers.projections import AS_THEY_ARE, Projector, may_mask_out
+from kerasattention.layers.nonfinite import AS_THEY_ARE, Projector, may_mask_out
 from kerasattention.layers.recompute import RecomputedCall, seed_of_call, sublayers_scope
 from kerasattention.layers.shapes import CallShapes, Shape
 from kerasattention.positions.base import Position

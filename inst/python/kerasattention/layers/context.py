@@ -46,7 +46,7 @@ class AttentionContext:
     def set_positions(
         self, layer: "AttentionLayer", visibility: Visibility, self_attention: bool
     ) -> Visibility:
-        """Sets the positions of queries (and, in self-attention, of keys) before they are applied."""
+        """Sets positions of queries (in self-attention, of keys too) before they are applied."""
         return visibility
 
     def update_cache(
