@@ -26,8 +26,27 @@ class Yardstick:
         self.errors = {}
         self.samples = 0
 
-    def results(self, tape):
-        output, scores, leaves, _ = evaluate(tape, self.config, self.data, self.weights)
+    def along(self, directions, step=1e-30):
+        """Derivatives of all results along directions, exact but for rounding.
+
+        The imaginary part of f(x + i step) is step f'(x): no difference is taken, so the step may
+        be so small that its square vanishes (Squire and Trapp 1998). Differences of two results
+        were wrong by the square of their step, times third derivatives of 1e6 where a norm
+        divides by a small number.
+        """
+
+        def moved(arrays):
+            steps = {name: 1j * step * directions[name] for name in arrays if name in directions}
+            return arrays | {name: arrays[name] + by for name, by in steps.items()}
+
+        tape = Tape(dtype=np.complex128)
+        found = self.results(tape, moved(self.data), moved(self.weights))
+        return {name: x.imag / step for name, x in found.items()}
+
+    def results(self, tape, data=None, weights=None):
+        data = self.data if data is None else data
+        weights = self.weights if weights is None else weights
+        output, scores, leaves, _ = evaluate(tape, self.config, data, weights)
         found = {"output": output.value}
         upstreams = [(output, self.upstreams["output"])]
         if self.config["scores"]:

@@ -26,9 +26,9 @@ def attention(
     if cap is not None:
         logits = tape.cap(logits, cap)
     for bias in biases:
-        hidden = np.broadcast_to(np.isneginf(bias.value), seen.shape)
-        seen = seen & ~hidden
-        bias.value = np.where(np.isneginf(bias.value), 0.0, bias.value)
+        hidden = np.isneginf(bias.value.real)
+        seen = seen & ~np.broadcast_to(hidden, seen.shape)
+        bias.value = np.where(hidden, 0.0, bias.value)
         logits = tape.add(logits, bias)
     weights = tape.softmax(logits, seen, sink)
     kept = weights if keep is None else tape.scale(weights, keep / (1.0 - rate))

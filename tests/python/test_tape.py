@@ -33,6 +33,33 @@ def taped(given):
     return output.value, weights.value, {name: x.gradient for name, x in leaves.items()}
 
 
+def test_a_complex_step_differentiates_gradients():
+    """As the fuzzers do: the imaginary part is the derivative along the step."""
+    rng = np.random.default_rng(3)
+    arrays = [rng.normal(size=shape) for shape in ((2, 5, 4, 3), (2, 7, 2, 3), (2, 7, 2, 4))]
+    arrays += [rng.normal(size=(2, 4, 5, 7)), rng.normal(size=4), 1 + rng.normal(size=3)]
+    arrays[3][0, 1, 2, 3] = -np.inf
+    upstream = rng.normal(size=(2, 5, 4, 4))
+    directions = [rng.normal(size=x.shape) for x in arrays]
+    seen = rng.random((2, 4, 5, 7)) < 0.7
+
+    def gradients(dtype, step):
+        tape = Tape(dtype=dtype)
+        leaves = [tape.leaf(x + step * by) for x, by in zip(arrays, directions, strict=True)]
+        query, key, value, bias, sink, scale = leaves
+        query = tape.rms(query, scale)
+        output, _ = tape_attention.attention(
+            tape, query, key, value, seen, biases=[bias], cap=2.0, sink=sink
+        )
+        tape.backward((tape.multiply(output, tape.sigmoid(output)), upstream))
+        return [leaf.gradient for leaf in leaves]
+
+    found = [x.imag / 1e-30 for x in gradients(np.complex128, 1e-30j)]
+    sides = [gradients(np.float64, step) for step in (1e-5, -1e-5)]
+    for x, one, other in zip(found, *sides, strict=True):
+        np.testing.assert_allclose(x, (one - other) / 2e-5, rtol=1e-6, atol=1e-6)
+
+
 def full_shape(shape):
     return (shape[0], 1, *shape[1:]) if len(shape) == 3 else (1,) * (4 - len(shape)) + shape
 
