@@ -13,7 +13,7 @@ from backends import BACKEND, tensor, to_numpy
 from kerasattention import AlibiPosition, GroupQueryAttention, RelativePosition, RotaryPosition
 from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import Span
-from kerasattention.layers.attention import _in_one_dtype
+from kerasattention.layers.projections import in_one_dtype
 from kerasattention.positions.relative import BucketBias
 from problems import PROBLEMS, SMALL_BLOCK, block_size, problem
 
@@ -232,5 +232,5 @@ def test_policies_of_several_dtypes_keep_float64():
     policies["attention/query"] = keras.dtype_policies.DTypePolicy("float32")
     layer = GroupQueryAttention(8, 6, 2, dtype=policies, name="attention")
     x = double(np.random.default_rng(14).normal(size=(2, 5, 7)))
-    query, key, value = (layer(x), *_in_one_dtype(x, ops.cast(x, "float32")))
+    query, key, value = (layer(x), *in_one_dtype(x, ops.cast(x, "float32")))
     assert {keras.backend.standardize_dtype(x.dtype) for x in (query, key, value)} == {"float64"}

@@ -118,11 +118,11 @@ def kernel(name: str, shape: Sequence[int | None]) -> None:
         )
 
 
-def seed(value: Any) -> int | None:
+def seed(name: str, value: Any) -> int | None:
     is_integer = isinstance(value, int) and not isinstance(value, bool)
     if value is not None and not (is_integer and -(2**31) <= value < 2**31):
         raise ValueError(
-            f"`seed` must be `None` or an integer of 32 bits. Received: seed={value!r}"
+            f"`{name}` must be `None` or an integer of 32 bits. Received: {name}={value!r}"
         )
     return value
 

@@ -8,12 +8,15 @@ know this interface only, and a context knows no private name of a layer.
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 
+from kerasattention import checks
+from kerasattention.attend.api import make_problem
 from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import Span, Tensor
+from kerasattention.attend.weights import attention_weights
 
 if TYPE_CHECKING:
     from kerasattention.layers.attention import AttentionLayer
@@ -91,3 +94,20 @@ def attention_context(context: AttentionContext) -> Iterator[AttentionContext]:
         yield context
     finally:
         _active.reset(token)
+
+
+def lazy_weights(
+    name: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visibility: Visibility,
+    options: dict[str, Any],
+) -> Callable[[Span | None], Tensor]:
+    """Computes the (B, N, t, S) weights of query rows, where a context asks for them."""
+
+    def weights(rows: Span | None = None) -> Tensor:
+        checks.rows(rows, query.shape[1], name)
+        return attention_weights(make_problem(query, key, value, visibility, **options), rows)
+
+    return weights

@@ -5,12 +5,17 @@ from typing import Any
 import keras
 
 from kerasattention import checks
-from kerasattention.layers.attention import AttentionLayer, Heads, Shape
+from kerasattention.layers.attention import AttentionLayer
+from kerasattention.layers.docs import document_shared_arguments
+from kerasattention.layers.heads import Heads
+from kerasattention.layers.options import shared_options
+from kerasattention.layers.shapes import Shape
 from kerasattention.positions.base import Position
 
 
 # The class is named as Keras names its own: weight files are keyed by class name.
 @keras.saving.register_keras_serializable(package="kerasattention", name="GroupQueryAttention")
+@document_shared_arguments
 class GroupedQueryAttention(AttentionLayer):
     """Grouped-query attention (Ainslie et al. 2023, https://arxiv.org/abs/2305.13245).
 
@@ -23,52 +28,6 @@ class GroupedQueryAttention(AttentionLayer):
         head_dim: Size of each head, H.
         num_query_heads: N.
         num_key_value_heads: K, a divisor of N.
-        dropout: Rate at which attention weights are dropped in training.
-        use_bias: Whether the projections have biases.
-        flash_attention: None chooses the way of computing; False forces the plain
-            one; True demands one that never holds (T, S) scores, or an error.
-        kernel_initializer: Initializer of the projections' kernels.
-        bias_initializer: Initializer of their biases.
-        kernel_regularizer: Regularizer of the kernels.
-        bias_regularizer: Regularizer of the biases.
-        activity_regularizer: Regularizer of the projections' outputs.
-        kernel_constraint: Constraint of the kernels.
-        bias_constraint: Constraint of the biases.
-        seed: Integer seed of the dropout.
-        sliding_window: A query attends keys closer than this many positions
-            (Beltagy et al. 2020).
-        use_gate: Whether a sigmoid gate from the query multiplies each head's
-            result (Qiu et al. 2025, https://arxiv.org/abs/2505.06708).
-        position: None, or a kind of position such as `RotaryPosition()`.
-        qk_norm: Whether each query and key head is RMS-normalised, with a learned
-            scale (Henry et al. 2020, https://arxiv.org/abs/2010.04245).
-        logit_soft_cap: None, or c to make the logits c * tanh(logits / c).
-        attention_sink: Whether each query head has a learned logit in the
-            softmax's denominator (Xiao et al. 2023, https://arxiv.org/abs/2309.17453).
-        use_causal_mask: Whether calls that do not say are causal.
-        **kwargs: `name`, `trainable`, `dtype` of a Keras layer.
-
-    Call arguments:
-        query: (B, T, D).
-        value: (B, S, D'), by default `query`: self-attention.
-        key: (B, S, D''), by default `value`.
-        query_mask: (B, T); True marks a token, False padding. Combined with the
-            Keras mask that `query` carries; likewise `value_mask`, `key_mask` (B, S).
-        attention_mask: True / 1 means attend: (T, S), (B, T, S), (B, 1, T, S) or
-            (B, N, T, S).
-        return_attention_scores: Whether to return the weights as well.
-        training: Whether dropout is active.
-        use_causal_mask: Whether a query sees only positions up to its own.
-        attention_bias: Added to the logits; shapes as of `attention_mask`.
-        segment_ids: (B, T) integers: tokens see their own segment only; 0 is padding.
-        positions: (B, T) integers, by default 0..T-1 or where a cache stands.
-
-    Returns:
-        (B, T, D), zero from the attention (so the output's bias alone) for a query
-        that sees no key; with `return_attention_scores` also (B, N, T, S).
-
-    Raises:
-        ValueError: An argument or shape that does not fit; the message has both.
     """
 
     def __init__(
@@ -109,26 +68,7 @@ class GroupedQueryAttention(AttentionLayer):
                 )
         super().__init__(
             Heads(num_query_heads, num_key_value_heads, head_dim, head_dim),
-            dropout=dropout,
-            use_bias=use_bias,
-            output_shape=None,
-            attention_axes=None,
-            flash_attention=flash_attention,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            bias_regularizer=bias_regularizer,
-            activity_regularizer=activity_regularizer,
-            kernel_constraint=kernel_constraint,
-            bias_constraint=bias_constraint,
-            seed=seed,
-            sliding_window=sliding_window,
-            use_gate=use_gate,
-            position=position,
-            qk_norm=qk_norm,
-            logit_soft_cap=logit_soft_cap,
-            attention_sink=attention_sink,
-            use_causal_mask=use_causal_mask,
+            shared_options(locals()),
             **kwargs,
         )
 
@@ -159,7 +99,7 @@ class GroupedQueryAttention(AttentionLayer):
             )
         return super()._check_inputs(query, value, key)
 
-    def _head_config(self, query: int, key_value: int) -> dict[str, int]:
+    def head_config(self, query: int, key_value: int) -> dict[str, int]:
         return {"num_query_heads": query, "num_key_value_heads": key_value}
 
     def get_config(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Projections of inputs of which masked-out tokens may be NaN or infinite.
 
-In the gradient x^T dy of a kernel 0 * NaN is NaN, although nobody sees what was made of x. So
-a projection is given x with zeros in place of non-finite numbers, and its results for these
-tokens become NaN afterwards: who sees them gives NaN, and a gradient of exactly zero stays zero.
+In the gradient x^T dy of a kernel 0 * NaN is NaN, even where no query attends the token. So a
+projection is given x with zeros in place of non-finite numbers, and its results for these tokens
+are set to NaN afterwards: queries that attend them give NaN, and a gradient of zero stays zero.
 """
 
 import dataclasses
@@ -14,9 +14,26 @@ from keras import ops
 from kerasattention.attend import finite
 from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import Span, Tensor
+from kerasattention.layers.context import current_context
 
 
-def may_mask_out(visibility: Visibility, bias: Tensor | None, queries: Any, keys: Any) -> bool:
+def choose_projector(
+    inputs: tuple[Tensor, ...],
+    visibility: Visibility,
+    bias: Tensor | None,
+    queries: Any,
+    keys: Any,
+) -> "Projector":
+    """The projector of a call's inputs, by its masks and numbers of queries and keys."""
+    if not _may_mask_out(visibility, bias, queries, keys):
+        return Projector()
+    if current_context().adds_one_token():
+        # The token attends everything but padding, which must leave no NaN in a cache either.
+        return Projector(True if visibility.query_mask is None else None)
+    return Projector.of(*inputs)
+
+
+def _may_mask_out(visibility: Visibility, bias: Tensor | None, queries: Any, keys: Any) -> bool:
     """Whether a token of the inputs may be masked out."""
     return (
         visibility.hides_by_content
@@ -39,7 +56,7 @@ class Projector:
 
     @classmethod
     def of(cls, *inputs: Tensor) -> "Projector":
-        """Looks whether the inputs are finite, if that may be asked: one sum of each tensor."""
+        """Checks whether the inputs are finite, where values may be read: one sum a tensor."""
         distinct = [x for i, x in enumerate(inputs) if not any(x is y for y in inputs[:i])]
         known = finite.known_to_be_finite(distinct)
         if known is None and finite.decides_at_run_time():
@@ -88,6 +105,3 @@ class Projector:
         from kerasattention.attend.kernels.tensorflow.finite import poison_unless
 
         return poison_unless(self.finite, output, rows)
-
-
-AS_THEY_ARE = Projector()

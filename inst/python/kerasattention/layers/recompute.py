@@ -3,12 +3,18 @@
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from kerasattention._keras import get_keras_mask, is_recomputed, set_keras_mask
+from kerasattention.attend.dropout import draw_seed
 from kerasattention.attend.tensors import Tensor
+from kerasattention.layers.context import is_observed
+from kerasattention.layers.inputs import arguments_by_name, padding_of
+
+if TYPE_CHECKING:
+    from kerasattention.layers.attention import AttentionLayer
 
 _seed: contextvars.ContextVar[Tensor | None] = contextvars.ContextVar(
     "kerasattention_seed", default=None
@@ -62,6 +68,49 @@ class RecomputedCall:
         kwargs = {name: new.get(id(x), x) for name, x in self._kwargs.items()}
         with _seeded(self.seed), keras.RematScope(None):
             return self._call(*args, **kwargs)
+
+
+def rematerialize(
+    layer: "AttentionLayer",
+    keras_call: Callable[..., Any],
+    layer_call: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Callable[..., Any]:
+    """A layer's call, computed again with the dropout that the output had.
+
+    Args:
+        keras_call: The `rematerialized_call()` that Keras's layers inherit.
+        layer_call: The call, with its arguments in `args` and `kwargs`.
+    """
+    if is_observed():  # a context takes part in the call, and needs no gradient
+        return layer_call
+    call = RecomputedCall(layer_call, args, kwargs)
+    recomputed = keras_call(call, *args, **kwargs)
+    if recomputed is call:
+        return layer_call
+    _check_losses(layer)
+    given = arguments_by_name(args, kwargs)
+    query, query_mask = given["query"], given.get("query_mask")
+    if layer.dropout > 0.0 and given.get("training"):
+        call.seed = draw_seed(layer._dropout_layer.seed_generator)
+
+    def run(*_: Any, **__: Any) -> Any:
+        result = recomputed(*call.tensors)
+        output = result[0] if given.get("return_attention_scores") else result
+        layer.pass_mask_on(padding_of(layer._fold, query, query_mask), query, output)
+        return result
+
+    return run
+
+
+def _check_losses(layer: "AttentionLayer") -> None:
+    if layer.projection_activity_regularizer is not None:
+        raise ValueError(
+            "`activity_regularizer` and `keras.RematScope` do not go together: the losses "
+            "of a call that is computed again have no gradient. Leave one of them out. "
+            f"Received: layer {layer.name!r} with {layer.projection_activity_regularizer}"
+        )
 
 
 def _is_float_tensor(x: Any) -> bool:

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from kerasattention.layers.attention import AttentionLayer
+from kerasattention.layers.heads import head_axis, layer_with_heads
 from kerasattention.models.replace import replace_layers
 from kerasattention.models.scores import choose_layers, with_our_layers
 
@@ -147,13 +148,13 @@ class _Kept:
         return cls(kept, sorted(sizes))
 
     def apply(self, layer: AttentionLayer) -> tuple[AttentionLayer, list[Any]]:
-        smaller = layer.with_heads(self.query, self.key_value)
+        smaller = layer_with_heads(layer, self.query, self.key_value)
         arrays = [self._select(variable, layer) for variable in layer.weights]
         return smaller, arrays
 
     def _select(self, variable: Any, layer: AttentionLayer) -> np.ndarray:
         array = keras.ops.convert_to_numpy(variable)
-        axis, of_query = layer.head_axis(variable)
+        axis, of_query = head_axis(layer, variable)
         if axis is None:
             return array
         return np.take(array, self.query if of_query else self.key_value, axis=axis)

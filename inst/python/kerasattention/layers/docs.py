@@ -1,0 +1,50 @@
+"""The shared part of the layers' docstrings, written once."""
+
+import textwrap
+from typing import TypeVar
+
+from kerasattention.layers.options import OPTIONS
+
+Layer = TypeVar("Layer", bound=type)
+
+_CALL = """\
+**kwargs: `name`, `trainable`, `dtype` of a Keras layer.
+
+Call arguments:
+    query: (B, T, D).
+    value: (B, S, D'), by default `query`: self-attention.
+    key: (B, S, D''), by default `value`.
+    query_mask: (B, T); True marks a token, False padding. Combined with the
+        Keras mask that `query` carries; likewise `value_mask`, `key_mask` (B, S).
+    attention_mask: True / 1 means attend: (T, S), (B, T, S), (B, 1, T, S) or
+        (B, N, T, S).
+    return_attention_scores: Whether to return the weights as well.
+    training: Whether dropout is active.
+    use_causal_mask: Whether a query sees only positions up to its own.
+    attention_bias: Added to the logits; shapes as of `attention_mask`.
+    segment_ids: (B, T) integers: tokens see their own segment only; 0 is padding.
+    positions: (B, T) integers, by default 0..T-1 or the positions after a cache.
+
+Returns:
+    (B, T, D); the output's bias for a query that sees no key, whose attention is zero.
+    With `return_attention_scores` also (B, N, T, S).
+
+Raises:
+    ValueError: An argument or shape that does not fit; the message has both.
+"""
+
+
+def document_shared_arguments(layer: Layer) -> Layer:
+    """Completes a class's docstring, which ends with the arguments of that class only."""
+    if layer.__doc__ is not None:  # None under `python -OO`
+        options = "".join(f"{_entry(name, option.doc)}\n" for name, option in OPTIONS.items())
+        kwargs, rest = _CALL.split("\n", 1)
+        shared = textwrap.indent(options + kwargs, " " * 8) + "\n" + textwrap.indent(rest, " " * 4)
+        layer.__doc__ = f"{layer.__doc__.rstrip()}\n{shared}    "
+    return layer
+
+
+def _entry(name: str, text: str) -> str:
+    return textwrap.fill(
+        f"{name}: {text}", width=80, subsequent_indent=" " * 4, break_on_hyphens=False
+    )

@@ -1,0 +1,56 @@
+"""Numbers of heads, and layers with some of another layer's heads."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kerasattention.layers.attention import AttentionLayer
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """Numbers and sizes of heads: N, K, H and Hv."""
+
+    query: int
+    key_value: int
+    size: int
+    value_size: int
+
+
+def layer_with_heads(
+    layer: "AttentionLayer", query: Sequence[int], key_value: Sequence[int]
+) -> "AttentionLayer":
+    """An unbuilt layer with the options of `layer` and some of its heads."""
+    config = {**layer.get_config(), **layer.head_config(len(query), len(key_value))}
+    if layer.position is not None:
+        position = layer.position.keep_heads(query, layer.heads.query)
+        if position is not layer.position:
+            config["position"] = position
+        else:  # the copy is built for fewer heads
+            config["position"].pop("build_config", None)
+    return type(layer).from_config(config)
+
+
+def head_axis(layer: "AttentionLayer", variable: Any) -> tuple[int | None, bool]:
+    """The axis of a weight that counts heads (None: none), and whether those are query heads.
+
+    Raises:
+        ValueError: A projection that is quantised or has LoRA's factors.
+    """
+    for name, dense in layer.projections().items():
+        if dense.quantization_mode is not None or getattr(dense, "lora_enabled", False):
+            raise ValueError(
+                "The heads of a quantised layer or one with LoRA stay as they are. "
+                "Change them before `quantize()` and before LoRA is enabled. "
+                f"Received: {layer.name!r}"
+            )
+        is_output, of_query = name == "output", name in ("query", "gate", "output")
+        if dense.bias is variable:
+            return (None if is_output else 0), of_query
+        if dense.kernel is variable:
+            return (0 if is_output else 1), of_query
+    if variable is layer.vectors().get("sink"):
+        return 0, True
+    axis = None if layer.position is None else layer.position.head_axis(variable)
+    return axis, axis is not None

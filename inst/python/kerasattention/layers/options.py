@@ -1,0 +1,203 @@
+"""The options that the attention layers share, as one table.
+
+A new option is a row here, an argument of the two constructors (a test compares them with the
+table), and the code that uses it. The row gives the attribute, the check, the entry in the
+config and the text of both docstrings.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar, overload
+
+import keras
+
+from kerasattention import checks
+from kerasattention.positions.base import Position
+from kerasattention.positions.serialization import as_position, position_config
+
+Kept = TypeVar("Kept")
+
+
+class Option(Generic[Kept]):
+    """A row of the table, and the read-only attribute of the layers.
+
+    Args:
+        default: The value where the option is not given.
+        check: Called with the argument's name and value; returns the value to keep.
+        doc: The text of the docstrings.
+        to_config: Makes the entry in the config of the value.
+        always_in_config: Whether the config has the default too. False for options that
+            Keras's layers lack, so that configs go both ways.
+        name: The constructor's argument, by default the attribute's name.
+    """
+
+    def __init__(
+        self,
+        default: Any,
+        check: Callable[[str, Any], Kept],
+        doc: str,
+        *,
+        to_config: Callable[[Any], Any] | None = None,
+        always_in_config: bool = True,
+        name: str = "",
+    ) -> None:
+        self.default, self.check, self.doc = default, check, doc
+        self.to_config, self.always_in_config = to_config, always_in_config
+        self.name = name
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, attribute: str) -> None:
+        self.name = self.name or attribute
+        # The names that Keras's layers use. Sublayers in weight files are named after them.
+        self._attribute = f"_{self.name}"
+
+    @overload
+    def __get__(self, layer: None, owner: type) -> "Option[Kept]": ...
+    @overload
+    def __get__(self, layer: object, owner: type) -> Kept: ...
+    def __get__(self, layer: object | None, owner: type) -> "Option[Kept] | Kept":
+        return self if layer is None else getattr(layer, self._attribute)
+
+    def __set__(self, layer: object, value: Any) -> None:
+        raise AttributeError(f"`{self.name}` is set when the layer is made.")
+
+    def keep(self, layer: keras.layers.Layer, value: Any) -> None:
+        """Checks a value and stores it in a layer."""
+        setattr(layer, self._attribute, self.check(self.name, value))
+
+    def config_entry(self, layer: keras.layers.Layer) -> dict[str, Any]:
+        """The entry in a layer's config; empty where the config leaves the option out."""
+        value = getattr(layer, self._attribute)
+        if not self.always_in_config and (value is None or value == self.default):
+            return {}
+        return {self.name: value if self.to_config is None else self.to_config(value)}
+
+
+class _PositionOption(Option[Position | None]):
+    """Layers that share a position share it in their copies too, so it needs its owner."""
+
+    def keep(self, layer: keras.layers.Layer, value: Any) -> None:
+        setattr(layer, self._attribute, as_position(value, layer))
+
+
+def _initializer(name: str, value: Any) -> Any:
+    return keras.initializers.get(value)
+
+
+def _regularizer(name: str, value: Any) -> Any:
+    return keras.regularizers.get(value)
+
+
+def _constraint(name: str, value: Any) -> Any:
+    return keras.constraints.get(value)
+
+
+class SharedOptions:
+    """The table: one row for each option, in the order of the constructors' arguments."""
+
+    dropout = Option(0.0, checks.rate, "Rate at which attention weights are dropped in training.")
+    use_bias = Option(True, checks.flag, "Whether the projections have biases.")
+    flash_attention = Option(
+        None,
+        checks.optional_flag,
+        "None selects a kernel; False forces the plain kernel; True demands a kernel that never "
+        "holds (T, S) scores, or an error.",
+    )
+    kernel_initializer = Option(
+        "glorot_uniform",
+        _initializer,
+        "Initializer of the projections' kernels.",
+        to_config=keras.initializers.serialize,
+    )
+    bias_initializer = Option(
+        "zeros",
+        _initializer,
+        "Initializer of their biases.",
+        to_config=keras.initializers.serialize,
+    )
+    kernel_regularizer = Option(
+        None,
+        _regularizer,
+        "Regularizer of the kernels.",
+        to_config=keras.regularizers.serialize,
+    )
+    bias_regularizer = Option(
+        None,
+        _regularizer,
+        "Regularizer of the biases.",
+        to_config=keras.regularizers.serialize,
+    )
+    # Not an attribute `activity_regularizer`: Keras would add that to this layer's output too.
+    projection_activity_regularizer = Option(
+        None,
+        _regularizer,
+        "Regularizer of the projections' outputs.",
+        to_config=keras.regularizers.serialize,
+        name="activity_regularizer",
+    )
+    kernel_constraint = Option(
+        None,
+        _constraint,
+        "Constraint of the kernels.",
+        to_config=keras.constraints.serialize,
+    )
+    bias_constraint = Option(
+        None,
+        _constraint,
+        "Constraint of the biases.",
+        to_config=keras.constraints.serialize,
+    )
+    seed = Option(None, checks.seed, "Integer seed of the dropout.")
+    sliding_window = Option(
+        None,
+        checks.optional_positive_integer,
+        "A query attends keys closer than this many positions (Beltagy et al. 2020).",
+    )
+    use_gate = Option(
+        False,
+        checks.flag,
+        "Whether a sigmoid gate from the query multiplies each head's result (Qiu et al. 2025, "
+        "https://arxiv.org/abs/2505.06708).",
+    )
+    position = _PositionOption(
+        None,
+        lambda name, value: value,
+        "None, or a position such as `RotaryPosition()`.",
+        to_config=position_config,
+        always_in_config=False,
+    )
+    qk_norm = Option(
+        False,
+        checks.flag,
+        "Whether each query and key head is RMS-normalised, with a learned scale (Henry et al. "
+        "2020, https://arxiv.org/abs/2010.04245).",
+        always_in_config=False,
+    )
+    logit_soft_cap = Option(
+        None,
+        checks.optional_positive_number,
+        "None, or c to make the logits c * tanh(logits / c).",
+        always_in_config=False,
+    )
+    attention_sink = Option(
+        False,
+        checks.flag,
+        "Whether each query head has a learned logit in the softmax's denominator (Xiao et al. "
+        "2023, https://arxiv.org/abs/2309.17453).",
+        always_in_config=False,
+    )
+    use_causal_mask = Option(
+        False,
+        checks.flag,
+        "Whether calls are causal where they do not say.",
+        always_in_config=False,
+    )
+
+
+OPTIONS: dict[str, Option[Any]] = {
+    option.name: option for option in vars(SharedOptions).values() if isinstance(option, Option)
+}
+
+
+def shared_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The shared options among the arguments of a constructor."""
+    return {name: arguments[name] for name in OPTIONS}

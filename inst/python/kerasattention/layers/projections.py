@@ -1,0 +1,242 @@
+"""The projections of an attention layer: how they are made, and how a call applies them."""
+
+import functools
+from typing import Any
+
+import keras
+from keras import ops
+
+from kerasattention import checks
+from kerasattention.attend.tensors import Tensor, rms_normalize
+from kerasattention.layers.axes import AxisFold, output_equation, projection_equation
+from kerasattention.layers.context import current_context
+from kerasattention.layers.heads import Heads
+from kerasattention.layers.inputs import LayerCall
+from kerasattention.layers.nonfinite import Projector
+from kerasattention.layers.options import SharedOptions
+from kerasattention.layers.shapes import Shape
+
+PROJECTIONS = ("query", "key", "value", "gate", "output")
+# The sublayers' names, in the order in which they draw seeds of the layer's initializers.
+_SUBLAYERS = ("query", "key", "gate", "value", "attention_output")
+
+
+class ProjectingLayer(SharedOptions, keras.layers.Layer):
+    """A layer with options and heads, which projects tokens to heads and heads to tokens.
+
+    Sublayers, weights and attributes carry the names that Keras's layers give them, so that
+    weight files go both ways.
+    """
+
+    _heads: Heads
+    _fold: AxisFold
+    _output_shape: tuple[int, ...] | None
+
+    @property
+    def heads(self) -> Heads:
+        """Numbers and sizes of heads."""
+        return self._heads
+
+    def projection(self, name: str) -> keras.layers.EinsumDense | None:
+        """The projection "query", "key", "value", "gate" or "output"; None if there is none.
+
+        A method, not properties: Keras names the weights in files after the first
+        public attribute that holds a sublayer, and its own layers have none for
+        some of them.
+        """
+        return getattr(self, f"_{name}_dense", None)
+
+    def projections(self) -> dict[str, keras.layers.EinsumDense]:
+        """All projections by name."""
+        found = {name: self.projection(name) for name in PROJECTIONS}
+        return {name: dense for name, dense in found.items() if dense is not None}
+
+    def vectors(self) -> dict[str, Any]:
+        """The learned vectors beside the projections: scales of norms, sinks."""
+        named = {"sink": self.sink} if self.attention_sink else {}
+        if self.qk_norm:
+            named |= {"query_norm": self._query_norm.scale, "key_norm": self._key_norm.scale}
+        return named
+
+    # Making --------------------------------------------------------------------
+
+    def _make_sublayers(self, query_shape: Shape, value_shape: Shape, key_shape: Shape) -> None:
+        heads = self._heads
+        self._query_dense = self._projection("query", query_shape, heads.query, heads.size)
+        self._key_dense = self._projection("key", key_shape, heads.key_value, heads.size)
+        if self.use_gate:
+            self._gate_dense = self._projection(
+                "gate", query_shape, heads.query, heads.value_size, activation="sigmoid"
+            )
+        self._value_dense = self._projection(
+            "value", value_shape, heads.key_value, heads.value_size
+        )
+        self._dropout_layer = keras.layers.Dropout(
+            rate=self.dropout, dtype=self._policy_of("dropout"), seed=self.seed
+        )
+        self._output_dense = self._output_projection(query_shape)
+        if self.qk_norm:
+            self._query_norm = self._norm("query_norm")
+            self._key_norm = self._norm("key_norm")
+
+    def _check_kernels(self, query: Shape, value: Shape, key: Shape) -> None:
+        """Refuses sizes that no memory holds, before the first kernel is made."""
+        heads = self._heads
+        checks.kernel("query", (query[-1], heads.query, heads.size))
+        checks.kernel("value", (value[-1], heads.key_value, heads.value_size))
+        checks.kernel("key", (key[-1], heads.key_value, heads.size))
+        output = self._output_shape or (query[-1],)
+        checks.kernel("attention_output", (heads.query, heads.value_size, *output))
+
+    def _projection(
+        self, name: str, shape: Shape, heads: int, size: int, activation: Any = None
+    ) -> keras.layers.EinsumDense:
+        equation = projection_equation(len(shape))
+        dense = keras.layers.EinsumDense(
+            equation,
+            output_shape=(None,) * (len(shape) - 2) + (heads, size),
+            bias_axes=equation[-2:] if self.use_bias else None,
+            activation=activation,
+            name=name,
+            **self._sublayer_options(name),
+        )
+        # Masks pass through it untouched; without this Keras warns at each call.
+        dense.supports_masking = True
+        dense.build(shape)
+        return dense
+
+    def _output_projection(self, query_shape: Shape) -> keras.layers.EinsumDense:
+        features = self._output_shape or (query_shape[-1],)
+        equation, made = output_equation(len(query_shape), len(features))
+        dense = keras.layers.EinsumDense(
+            equation,
+            output_shape=(None,) * (len(query_shape) - 2) + tuple(features),
+            bias_axes=made if self.use_bias else None,
+            name="attention_output",
+            **self._sublayer_options("attention_output"),
+        )
+        dense.build((*query_shape[:-1], self._heads.query, self._heads.value_size))
+        return dense
+
+    def _sublayer_options(self, name: str) -> dict[str, Any]:
+        return {
+            "kernel_initializer": _own_initializer(self.kernel_initializer, name, "kernel"),
+            "bias_initializer": _own_initializer(self.bias_initializer, name, "bias"),
+            "kernel_regularizer": self.kernel_regularizer,
+            "bias_regularizer": self.bias_regularizer,
+            "activity_regularizer": self.projection_activity_regularizer,
+            "kernel_constraint": self.kernel_constraint,
+            "bias_constraint": self.bias_constraint,
+            "dtype": self._policy_of(name),
+        }
+
+    def _norm(self, name: str) -> keras.layers.Layer:
+        norm = keras.layers.RMSNormalization(
+            axis=-1, epsilon=1e-6, name=name, dtype=self._policy_of(name)
+        )
+        norm.supports_masking = True  # as the projections
+        norm.build((None, None, None, self._heads.size))
+        return norm
+
+    # Dtype policies ------------------------------------------------------------
+
+    def _policy_of(self, name: str) -> keras.dtype_policies.DTypePolicy:
+        """The dtype policy of one sublayer.
+
+        Keras's projections cannot save themselves quantised when theirs is a map.
+        """
+        if isinstance(self.dtype_policy, keras.dtype_policies.DTypePolicyMap):
+            return self.dtype_policy[f"{self.path}/{name}"]
+        return self.dtype_policy
+
+    def _policy_of_sublayers(self) -> keras.dtype_policies.DTypePolicyMap | None:
+        """The dtype policies that quantisation gave the projections, by path.
+
+        Keras quantises sublayers without telling this layer; a reloaded one must
+        build them quantised, or their weights do not fit.
+        """
+        if not self.built:
+            return None
+        policies = {
+            dense.path: dense.dtype_policy
+            for dense in self.projections().values()
+            if dense.dtype_policy != self._policy_of(dense.name)
+        }
+        if not policies:
+            return None
+        default = self.dtype_policy
+        if isinstance(default, keras.dtype_policies.DTypePolicyMap):
+            policies = {**default, **policies}
+            default = default.default_policy
+        return keras.dtype_policies.DTypePolicyMap(default_policy=default, policy_map=policies)
+
+    # Applying ------------------------------------------------------------------
+
+    def _query_heads(self, call: LayerCall, projector: Projector) -> Tensor:
+        def heads(query: Tensor) -> Tensor:
+            heads = current_context().apply(self._query_dense, query)  # (B, ..., N, H)
+            return _normalized(self._query_norm, heads) if self.qk_norm else heads
+
+        real = functools.partial(self._unfolded, call.query_padding, call.query)
+        return self._fold.fold(projector.project(heads, call.query, real))  # (B, T, N, H)
+
+    def _key_value_heads(self, call: LayerCall, projector: Projector) -> tuple[Tensor, Tensor]:
+        apply = current_context().apply
+
+        def heads(key: Tensor) -> Tensor:
+            heads = apply(self._key_dense, key)  # (B, ..., K, H)
+            return _normalized(self._key_norm, heads) if self.qk_norm else heads
+
+        real = functools.partial(self._unfolded, call.key_padding, call.key)
+        key = projector.project(heads, call.key, real)  # (B, ..., K, H)
+        value = functools.partial(apply, self._value_dense)
+        value = projector.project(value, call.value, real)  # (B, ..., K, Hv)
+        return self._fold.fold(key), self._fold.fold(value)  # (B, S, K, H), (B, S, K, Hv)
+
+    def _unfolded(self, mask: Tensor | None, like: Tensor) -> Tensor | None:
+        return None if mask is None else self._fold.unfold_padding(mask, like)
+
+    def _output(self, call: LayerCall, projector: Projector, heads: Tensor) -> Tensor:
+        """The output projection of heads (B, T, N, Hv), gated where the layer has a gate."""
+        apply = current_context().apply
+
+        def output(heads: Tensor) -> Tensor:
+            if self.use_gate:
+                # The heads of a query that is not finite are NaN, or zero if it sees no key.
+                gate = apply(self._gate_dense, projector.clean(call.query))  # (B, ..., N, Hv)
+                heads = ops.multiply(heads, gate)  # (B, ..., N, Hv)
+            return apply(self._output_dense, heads)  # (B, ..., D)
+
+        heads = self._fold.unfold(heads, call.query)  # (B, ..., N, Hv)
+        return projector.project(output, heads, features=2)  # (B, ..., D)
+
+
+def in_one_dtype(*tensors: Tensor) -> list[Tensor]:
+    """The tensors in the dtype that holds them all: a policy map may give each its own."""
+    dtypes = [keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors]
+    if len(set(dtypes)) == 1:
+        return list(tensors)
+    # Keras's own rule gives float32 for float64 and another.
+    dtype = "float64" if "float64" in dtypes else keras.backend.result_type(*dtypes)
+    return [ops.cast(tensor, dtype) for tensor in tensors]
+
+
+def _normalized(norm: keras.layers.Layer, heads: Tensor) -> Tensor:
+    """Normalised heads, in float64 if that is the norm's dtype: Keras computes in float32."""
+    if norm.compute_dtype != "float64":
+        return norm(heads)
+    return rms_normalize(ops.cast(heads, "float64"), norm.scale, norm.epsilon)
+
+
+def _own_initializer(initializer: Any, sublayer: str, kind: str) -> Any:
+    """A copy for one weight: sharing a seed would give all of them the same values."""
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return initializer
+    config = initializer.get_config()
+    if isinstance(config.get("seed"), int):
+        # The first keeps it, and so the kernel that Keras's layer would have.
+        weight = [(name, k) for k in ("kernel", "bias") for name in _SUBLAYERS]
+        config["seed"] += weight.index((sublayer, kind))
+    elif config.get("seed") is not None:
+        return initializer  # a generator, which draws on
+    return initializer.__class__.from_config(config)
