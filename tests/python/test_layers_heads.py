@@ -1,0 +1,70 @@
+"""Layers with some of another layer's heads."""
+
+import numpy as np
+import pytest
+
+from kerasattention import AlibiPosition, GroupQueryAttention, MultiHeadAttention, RelativePosition
+from kerasattention.layers.heads import head_axis, layer_with_heads
+
+D = 5
+
+
+def grouped(**options):
+    layer = GroupQueryAttention(4, 6, 3, **options)
+    layer.build((2, 7, D))
+    return layer
+
+
+def test_a_layer_with_fewer_heads_keeps_the_other_options():
+    layer = grouped(sliding_window=3, position=AlibiPosition(), use_gate=True)
+    smaller = layer_with_heads(layer, [2, 3], [1])
+    assert not smaller.built
+    assert (smaller.num_query_heads, smaller.num_key_value_heads) == (2, 1)
+    assert smaller.sliding_window == 3
+    assert smaller.use_gate
+    slopes = GroupQueryAttention(4, 6, 3, position=AlibiPosition()).position.keep_heads([2, 3], 6)
+    assert smaller.position.slopes == slopes.slopes
+
+
+def test_a_table_of_positions_is_built_for_the_heads_that_stay():
+    smaller = layer_with_heads(grouped(position=RelativePosition()), [0, 5], [0, 2])
+    smaller.build((2, 7, D))
+    assert smaller.position.table.shape[1] == 2
+
+
+def test_multi_head_attention_keeps_as_many_keys_as_queries():
+    layer = MultiHeadAttention(3, 4)
+    layer.build((2, 7, D))
+    assert layer_with_heads(layer, [0, 2], [0, 2]).num_heads == 2
+    with pytest.raises(ValueError, match="as many key/value heads as query heads"):
+        layer_with_heads(layer, [0, 2], [0])
+
+
+def test_the_axis_of_heads_of_every_weight():
+    layer = grouped(
+        use_gate=True, qk_norm=True, attention_sink=True, position=RelativePosition(8, 16)
+    )
+    found = {}
+    for variable in layer.weights:
+        axis, of_query = head_axis(layer, variable)
+        name = "/".join(variable.path.split("/")[-2:])
+        found[name] = (axis, of_query)
+        if axis is not None:
+            assert variable.shape[axis] == (6 if of_query else 3), name
+    without = {name for name, (axis, _) in found.items() if axis is None}
+    assert {name.split("/")[0] for name in without} == {
+        "attention_output",
+        "query_norm",
+        "key_norm",
+    } | {name.split("/")[0] for name in without if "seed" in name}
+    assert found["value/kernel"] == (1, False)
+    assert found["gate/bias"] == (0, True)
+    assert found["attention_output/kernel"] == (0, True)
+
+
+def test_heads_of_a_quantised_layer_stay():
+    layer = grouped()
+    layer(np.ones((2, 7, D), "float32"))
+    layer.projection("query").quantize("int8")
+    with pytest.raises(ValueError, match="The heads of a quantised layer"):
+        head_axis(layer, layer.weights[0])
