@@ -1,4 +1,4 @@
-"""Checks of arguments and shapes, each message with the rule and what was received."""
+"""Checks of arguments; each message has the rule and the value received."""
 
 import math
 from collections.abc import Sequence
@@ -7,28 +7,35 @@ from typing import Any
 import keras
 
 
-def positive_integer(name: str, value: Any) -> int:
+def is_integer(value: Any) -> bool:
     # bool is an int in Python; a size of True is a mistake.
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise ValueError(
-            f"The argument `{name}` must be a positive integer. Received: {name}={value!r}"
-        )
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_positive_integer(value: Any) -> bool:
+    return is_integer(value) and value > 0
+
+
+def positive_integer(name: str, value: Any) -> int:
+    if not _is_positive_integer(value):
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
     return value
 
 
 def optional_positive_integer(name: str, value: Any) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+    if value is not None and not _is_positive_integer(value):
         raise ValueError(
-            f"The argument `{name}` must be `None` or a positive integer. "
-            f"Received: {name}={value!r}"
+            f"`{name}` must be `None` or a positive integer. Received: {name}={value!r}"
         )
     return value
 
 
 def rate(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+    if not is_number(value) or not 0 <= value < 1:
         raise ValueError(
             f"`{name}` must be a number, at least 0 and less than 1. Received: {name}={value!r}"
         )
@@ -56,11 +63,7 @@ def optional_positive_number(name: str, value: Any) -> float | None:
     if value is None:
         return None
     # Outside of float32's range it would be 0 or infinite in the formula, which gives NaN.
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not 1.2e-38 <= value <= 3.4e38
-    ):
+    if not is_number(value) or not 1.2e-38 <= value <= 3.4e38:
         raise ValueError(
             f"`{name}` must be `None` or a positive number. Received: {name}={value!r}"
         )
@@ -119,8 +122,7 @@ def kernel(name: str, shape: Sequence[int | None]) -> None:
 
 
 def seed(name: str, value: Any) -> int | None:
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    if value is not None and not (is_integer and -(2**31) <= value < 2**31):
+    if value is not None and not (is_integer(value) and -(2**31) <= value < 2**31):
         raise ValueError(
             f"`{name}` must be `None` or an integer of 32 bits. Received: {name}={value!r}"
         )
@@ -148,7 +150,7 @@ def floats(name: str, value: Any) -> None:
 
 
 def bias(value: Any) -> None:
-    """Refuses a mask where a bias belongs: added as 0 and 1 it would hide nothing."""
+    """Refuses a mask in place of a bias: added as 0 and 1 it would mask nothing out."""
     if value is not None and keras.backend.standardize_dtype(value.dtype) == "bool":
         raise ValueError(
             "`attention_bias` is added to the logits and must be numbers; `attention_mask` "
@@ -166,19 +168,16 @@ def integers(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be integers. Received: {name} of dtype {dtype}")
 
 
-def optional_integers(name: str, value: Any, least: int | None = None) -> tuple[int, ...] | None:
+def optional_integers(name: str, value: Any, positive: bool = False) -> tuple[int, ...] | None:
     """None, or one integer or several, as a tuple."""
     if value is None:
         return None
     values = (value,) if isinstance(value, int) else value
-    valid = isinstance(values, (list, tuple)) and len(values) > 0
-    for item in values if valid else ():
-        valid = valid and isinstance(item, int) and not isinstance(item, bool)
-        valid = valid and (least is None or item >= least)
-    if not valid:
-        kind = "integer" if least is None else "positive integer"
+    is_valid = _is_positive_integer if positive else is_integer
+    if not isinstance(values, (list, tuple)) or not values or not all(map(is_valid, values)):
+        kind = "a positive integer" if positive else "an integer"
         raise ValueError(
-            f"Invalid `{name}`: it must be `None`, a {kind}, or a tuple or list of "
-            f"them. Received: {name}={value!r}"
+            f"`{name}` must be `None`, {kind}, or a tuple or list of them. "
+            f"Received: {name}={value!r}"
         )
     return tuple(values)

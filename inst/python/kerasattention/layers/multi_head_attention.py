@@ -63,7 +63,7 @@ class MultiHeadAttention(AttentionLayer):
         super().__init__(
             Heads(num_heads, num_heads, key_dim, value_dim or key_dim),
             shared_options(locals()),
-            output_shape=checks.optional_integers("output_shape", output_shape, least=1),
+            output_shape=checks.optional_integers("output_shape", output_shape, positive=True),
             attention_axes=checks.optional_integers("attention_axes", attention_axes),
             **kwargs,
         )

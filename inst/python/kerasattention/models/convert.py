@@ -82,10 +82,7 @@ def _merged(
     layer: Any, kv_heads: int, method: str, random: np.random.Generator
 ) -> tuple[AttentionLayer, list[Any]]:
     config, old_heads = _grouped_config(layer)
-    if isinstance(kv_heads, bool) or not isinstance(kv_heads, int) or kv_heads < 1:
-        raise ValueError(
-            f"`num_key_value_heads` must be `None` or a positive integer. Received: {kv_heads!r}"
-        )
+    checks.optional_positive_integer("num_key_value_heads", kv_heads)
     if old_heads % kv_heads:
         divisors = checks.divisors(old_heads)
         raise ValueError(

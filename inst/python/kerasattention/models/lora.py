@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import keras
 
+from kerasattention import checks
 from kerasattention._keras import flatten_layers, has_sublayers
 from kerasattention.models.scores import choose_layers
 
@@ -37,8 +38,7 @@ def enable_lora(
     Raises:
         ValueError: Arguments that do not fit, or LoRA enabled already.
     """
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank <= 0:
-        raise ValueError(f"`rank` must be a positive integer. Received: rank={rank!r}")
+    checks.positive_integer("rank", rank)
     unknown = set(projections) - set(PROJECTIONS)
     if unknown or not projections:
         raise ValueError(

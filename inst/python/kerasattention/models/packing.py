@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kerasattention import checks
+
 INT32 = np.iinfo("int32")
 
 
@@ -42,8 +44,7 @@ def pack_sequences(sequences: Sequence[Sequence[int]], length: int) -> PackedSeq
         ValueError: An empty sequence, one that is longer than `length`, or ids that
             are not integers.
     """
-    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-        raise ValueError(f"`length` must be a positive integer. Received: length={length!r}")
+    checks.positive_integer("length", length)
     arrays = [_as_tokens(index, tokens, length) for index, tokens in enumerate(sequences)]
     if not arrays:
         raise ValueError(f"`sequences` must hold at least one. Received: {sequences!r}")

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerasattention import checks
 from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import Span, Tensor
 from kerasattention.positions.base import Position
@@ -74,7 +75,7 @@ def _geometric(count: int) -> list[float]:
 
 
 def _is_slope(x: Any) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and 0 < x < 1e30
+    return checks.is_number(x) and 0 < x < 1e30
 
 
 @dataclasses.dataclass(frozen=True)

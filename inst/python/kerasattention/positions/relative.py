@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerasattention import checks
 from kerasattention.attend.bias import BlockBias
 from kerasattention.attend.mask import Visibility
 from kerasattention.attend.tensors import Span, Tensor, accumulator_of, is_static, segment_sum
@@ -42,12 +43,16 @@ class RelativePosition(keras.layers.Layer, Position):
 
     def __init__(self, num_buckets: int = 32, max_distance: int = 128, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not _is_integer(num_buckets) or not 4 <= num_buckets <= MOST_BUCKETS or num_buckets % 2:
+        if (
+            not checks.is_integer(num_buckets)
+            or not 4 <= num_buckets <= MOST_BUCKETS
+            or num_buckets % 2
+        ):
             raise ValueError(
                 f"`num_buckets` must be an even integer of at least 4 and at most {MOST_BUCKETS}, "
                 f"half of it for each side. Received: num_buckets={num_buckets!r}"
             )
-        if not _is_integer(max_distance) or max_distance <= num_buckets // 2:
+        if not checks.is_integer(max_distance) or max_distance <= num_buckets // 2:
             raise ValueError(
                 "`max_distance` must be an integer greater than half of `num_buckets`: so "
                 "many distances have a bucket of their own. Received: "
@@ -74,7 +79,7 @@ class RelativePosition(keras.layers.Layer, Position):
 
     def build(self, num_heads: int) -> None:
         """Makes the table (num_buckets, N)."""
-        if not _is_integer(num_heads) or not 1 <= num_heads <= MOST_BUCKETS:
+        if not checks.is_integer(num_heads) or not 1 <= num_heads <= MOST_BUCKETS:
             raise ValueError(
                 f"A `RelativePosition` serves 1 to {MOST_BUCKETS} heads. Received: {num_heads!r}"
             )
@@ -247,7 +252,3 @@ def _diagonal_distances(visibility: Visibility, rows: Span, columns: Span) -> Te
     """Distances of a block's diagonals, from the lowest on: (t + s - 1)."""
     first = columns.start - (rows.start + visibility.offset) - (rows.size - 1)
     return ops.arange(rows.size + columns.size - 1, dtype="int32") + first
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerasattention import checks
 from kerasattention.attend.tensors import Tensor, accumulator_of, cos_and_sin
 from kerasattention.positions.base import Position
 from kerasattention.positions.scaling import Frequencies, check_scaling, rotary_frequencies
@@ -164,5 +165,4 @@ class RotaryPosition(Position):
 
 
 def _is_number(value: Any) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and -1e30 < value < 1e30
+    return checks.is_number(value) and -1e30 < value < 1e30

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kerasattention import checks
+
 
 class Frequencies(NamedTuple):
     """One frequency per pair of features, and the factor of cosine and sine."""
@@ -186,8 +188,7 @@ def _check_value(kind: str, name: str, value: Any) -> None:
         if not isinstance(value, bool):
             raise ValueError(f"`truncate` of `scaling` must be True or False. {received}")
         return
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 < value < 1e30:
+    if not checks.is_number(value) or not 0 < value < 1e30:
         raise ValueError(f"`{name}` of `scaling` must be a positive number. {received}")
     if name == "factor" and value < 1:
         raise ValueError(
