@@ -1,18 +1,18 @@
-# What stands in the way of Keras, and the line to type: for errors at the first use of
-# a layer and for attention_sitrep(). `found` is what find_installation() gives; `[[` takes
-# what it names and nothing that begins like it.
+# Why Keras cannot be used, and the line to type: advice for errors at the first use of a layer
+# and for attention_sitrep(). `found` comes from find_installation(); it is read with `[[`, which
+# matches names exactly.
 
-advise <- function(found) {
+diagnose <- function(found) {
   if (is.null(found[["python"]])) {
-    advise_python(found)
+    diagnose_python(found)
   } else if (is.null(found[["keras"]])) {
-    advise_keras(found)
+    diagnose_keras(found)
   } else if (is_too_old(found[["keras"]])) {
-    advise_old_keras(found)
+    diagnose_old_keras(found)
   } else if (!found[["backend"]] %in% backends) {
-    advise_unknown_backend(found)
+    diagnose_unknown_backend(found)
   } else if (is.null(found[["backend_version"]])) {
-    advise_backend(found)
+    diagnose_backend(found)
   } else {
     list(
       found = paste(
@@ -26,7 +26,7 @@ advise <- function(found) {
   }
 }
 
-advise_python <- function(found) {
+diagnose_python <- function(found) {
   packages <- paste0("c(\"keras\", \"", found[["backend"]], "\")")
   list(
     found = "Python was not found.",
@@ -43,7 +43,7 @@ advise_python <- function(found) {
   )
 }
 
-advise_keras <- function(found) {
+diagnose_keras <- function(found) {
   missing <- c(
     "keras",
     if (is.null(found[["backend_version"]])) found[["backend"]]
@@ -54,7 +54,7 @@ advise_keras <- function(found) {
   )
 }
 
-advise_old_keras <- function(found) {
+diagnose_old_keras <- function(found) {
   list(
     found = paste0(
       "Keras ",
@@ -68,7 +68,7 @@ advise_old_keras <- function(found) {
   )
 }
 
-advise_unknown_backend <- function(found) {
+diagnose_unknown_backend <- function(found) {
   list(
     found = paste0(
       "KERAS_BACKEND must be tensorflow, jax or torch, not \"",
@@ -79,7 +79,7 @@ advise_unknown_backend <- function(found) {
   )
 }
 
-advise_backend <- function(found) {
+diagnose_backend <- function(found) {
   others <- found[["installed_backends"]]
   list(
     found = paste0(
@@ -122,7 +122,7 @@ backend_line <- function(backend) {
   )
 }
 
-# An environment of py_require() has no pip.
+# Environments made by py_require() have no pip.
 install_line <- function(found, packages, upgrade = FALSE) {
   if (isTRUE(found[["managed"]])) {
     line <- paste0("  reticulate::py_require(", deparse1(packages), ")")

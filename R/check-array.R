@@ -40,7 +40,7 @@ array_rule <- function(axes, letters, null) {
   paste0(kind, or_null(null))
 }
 
-# Whether Python is to check `x`: a NULL that is allowed, or a tensor.
+# TRUE where R has nothing to check: `x` is a tensor, which Python checks, or an allowed NULL.
 left_to_python <- function(x, null, rule, arg, call) {
   if (is.null(x)) {
     return(null)
@@ -55,7 +55,7 @@ left_to_python <- function(x, null, rule, arg, call) {
   TRUE
 }
 
-# What Python made is gone with the session, whatever of it `saveRDS()` kept.
+# A Python object that saveRDS() wrote has no Python behind it when it is read.
 check_alive <- function(x, arg = caller_arg(x), call = caller_env()) {
   if (is_python(x) && !is_alive(x)) {
     abort(
@@ -70,13 +70,18 @@ check_alive <- function(x, arg = caller_arg(x), call = caller_env()) {
 
 # NA in an array of numbers, logicals or integers is an error; NaN is a number
 # that a tensor can hold.
-check_no_na <- function(x, arg = caller_arg(x), call = caller_env()) {
+check_no_na <- function(
+  x,
+  hint = "Replace them with numbers.",
+  arg = caller_arg(x),
+  call = caller_env()
+) {
   missing <- if (anyNA(x)) is.na(x) & !is.nan(x) else FALSE
   if (any(missing)) {
     first <- paste(arrayInd(which(missing)[[1]], dim_of(x)), collapse = ", ")
     abort(
       "{.arg {arg}} must not hold NA: found {sum(missing)}, the first at [{first}].",
-      hint = "Replace them, or hide their positions with a mask.",
+      hint = hint,
       arg = arg,
       call = call
     )

@@ -1,6 +1,6 @@
-# The arguments of a call, against each other and against the shapes that are known.
-# `inputs` is NULL where the layer is made and not called, `axes` the least and the
-# largest number of axes of an input.
+# Checks the arguments of a layer's call, against each other and against the known shapes.
+# `inputs` is NULL where the layer is made and not called; `axes` are the smallest and the
+# greatest number of axes of an input.
 
 check_call <- function(
   inputs,
@@ -30,8 +30,8 @@ check_call <- function(
   check_call_shapes(arguments, shapes, heads, call)
 }
 
-# A layer that is not called has no use for arguments of a call, but keeps
-# `use_causal_mask` as its default.
+# Of the arguments of a call, a layer that is not called keeps only `use_causal_mask`, as its
+# default.
 check_not_called <- function(arguments, call) {
   arguments <- arguments[setdiff(call_arguments, "use_causal_mask")]
   if (isFALSE(arguments$return_attention_scores)) {

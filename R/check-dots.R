@@ -1,5 +1,5 @@
-# Elements of `...` must have names, and names that are known; a slip of the pen
-# is answered with the nearest of them, or of `near`, names known elsewhere.
+# Elements of `...` must have names that are known. The hint for an unknown name is the most
+# similar one among `known` and `near`, the names of the other arguments.
 check_dots <- function(dots, known, near = NULL, call = caller_env()) {
   if (length(dots) == 0) {
     return(invisible(dots))

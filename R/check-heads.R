@@ -1,4 +1,4 @@
-# Numbers and sizes of heads, against each other.
+# Checks numbers and sizes of heads against each other.
 
 check_divisible_heads <- function(query_heads, kv_heads, call = caller_env()) {
   if (query_heads %% kv_heads == 0) {
@@ -15,7 +15,7 @@ check_divisible_heads <- function(query_heads, kv_heads, call = caller_env()) {
   )
 }
 
-# All that K can be, or where these are many, those nearest to what was given.
+# All possible K or, of many, the eight nearest to the given one.
 divisors_hint <- function(query_heads, kv_heads) {
   divisors <- divisors_of(query_heads)
   nearest <- divisors[order(abs(log(divisors / kv_heads)))]
@@ -30,16 +30,15 @@ divisors_hint <- function(query_heads, kv_heads) {
   )
 }
 
-# Each divisor up to the root has a partner beyond it.
+# Each divisor d up to sqrt(n) gives another one, n / d.
 divisors_of <- function(n) {
   small <- seq_len(floor(sqrt(n)))
   small <- small[n %% small == 0]
   unique(c(small, rev(n / small)))
 }
 
-# The features of all heads are an axis of the kernels. Published models have some ten
-# thousand; more than millions are a slip of the pen, and would take the memory of the
-# machine.
+# The features of all heads are an axis of the projection kernels. Published models have some
+# ten thousand; more than a million are a mistake, and would exhaust the memory.
 check_width <- function(heads, size, arg, call = caller_env()) {
   most <- 2^20
   width <- prod(heads, size)

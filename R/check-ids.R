@@ -1,4 +1,4 @@
-# Whole numbers, one for each token.
+# Segments and positions: a whole number for each token.
 check_ids <- function(
   x,
   null = FALSE,
@@ -18,12 +18,12 @@ check_ids <- function(
     }
     abort_argument(arg, rule, x, hint, call)
   }
-  check_no_na(x, arg = arg, call = call)
+  check_no_na(x, "Replace them with whole numbers of at least 0.", arg, call)
   check_id_values(x, rule, arg, call)
   invisible(x)
 }
 
-# Ids are integers of 32 bits in R and in Python; what is greater would wrap.
+# Ids are integers of 32 bits in R and in Python: greater ones would wrap around.
 check_id_values <- function(x, rule, arg, call) {
   good <- is.finite(x) & x == trunc(x) & x >= 0
   if (!all(good)) {

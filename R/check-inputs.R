@@ -1,5 +1,5 @@
-# What a layer is applied to: `object`, with `value` and `key` beside it, becomes a
-# list of query, value and key; NULL where there is nothing to apply the layer to.
+# Checks the tensors that a layer is applied to: `object`, or `object` with `value` and `key`.
+# Returns a list of query, value and key, or NULL where there are no tensors.
 
 check_inputs <- function(
   object,
@@ -54,7 +54,7 @@ check_no_tensors <- function(object, tensors, call) {
   )
 }
 
-# A list of two or three, by position or all named.
+# A list of two or three tensors, by position or all named.
 named_inputs <- function(object, arg, call) {
   known <- c("query", "value", "key")
   names <- names2(object)
@@ -111,7 +111,8 @@ check_input <- function(x, arg, call) {
   if (!is_numeric_array(x) || axes_of(x) < 2) {
     abort_argument(arg, rule, x, input_hint(x), call)
   }
-  check_no_na(x, arg = arg, call = call)
+  hint <- "Replace them, and mask out their positions."
+  check_no_na(x, hint, arg, call)
 }
 
 input_hint <- function(x) {

@@ -1,4 +1,4 @@
-# TRUE / 1 means attend: logicals, or numbers that are 0 and 1.
+# Masks are logicals, or numbers that are 0 and 1. TRUE and 1 mean attend.
 check_mask <- function(
   x,
   null = FALSE,
@@ -21,7 +21,7 @@ check_mask <- function(
     hint <- mask_hint(arg)
     abort_argument(arg, rule, x, hint, call)
   }
-  check_no_na(x, arg = arg, call = call)
+  check_no_na(x, "Replace them with TRUE or FALSE.", arg, call)
   other <- if (is.numeric(x)) x[!x %in% c(0, 1)]
   if (length(other) > 0) {
     hint <- if (arg == "attention_mask") {
@@ -53,34 +53,38 @@ mask_hint <- function(arg) {
   }
 }
 
-# Elsewhere TRUE may mean padding, or hidden. Such a mask has a look that one of ours
-# hardly ever has: padding first and one sequence that is nothing but padding; or the
-# future seen, and the past and the position itself not.
+# In other software TRUE may mean padding, or masked out. Two patterns give such a mask away,
+# which ours hardly ever have: padding first and one sequence that is all padding; or the future
+# visible, and the past and the position itself not.
 warn_inverted <- function(x, arg, call) {
   if (length(dim(x)) != 2 || length(x) == 0 || all(x == x[[1]])) {
     return(invisible())
   }
   x <- x == 1
-  hides <- if (arg == "attention_mask") {
+  problem <- if (arg == "attention_mask") {
     is_future <- nrow(x) == ncol(x) && all(x == upper.tri(x))
-    if (is_future) "hides each position and its past, and shows the future"
+    if (is_future) "masks out each position and its past, but not the future"
   } else {
     padded_left <- all(apply(x, 1, function(row) !is.unsorted(row)))
     empty <- which(!apply(x, 1, any))
     if (padded_left && length(empty) > 0) {
-      paste("hides every token of sequence", empty[[1]])
+      paste("masks out every token of sequence", empty[[1]])
     }
   }
-  if (!is.null(hides)) {
-    warn_mask(arg, hides, call)
+  if (!is.null(problem)) {
+    warn_mask(arg, problem, call)
   }
 }
 
-warn_mask <- function(arg, hides, call) {
+warn_mask <- function(arg, problem, call) {
   rlang::warn(
     c(
-      paste0("`", arg, "` ", hides, "."),
-      i = paste0("TRUE means attend, FALSE hides: did you mean `!", arg, "`?")
+      paste0("`", arg, "` ", problem, "."),
+      i = paste0(
+        "TRUE means attend, FALSE masks out: did you mean `!",
+        arg,
+        "`?"
+      )
     ),
     class = "kerasattention_warning",
     call = call

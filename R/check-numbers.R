@@ -79,7 +79,7 @@ range_rule <- function(min, max, above = -Inf, below = Inf) {
   if (length(parts) == 0) "" else paste0(" ", paste(parts, collapse = ", "))
 }
 
-# R's integers, and those of tensors of ids, have 32 bits.
+# R's integers and tensors of ids have 32 bits.
 integer_hint <- function(x) {
   limit <- .Machine$integer.max
   if (is_plain_number(x) && any(is.finite(x) & x > limit)) {

@@ -48,7 +48,7 @@ abort_axes <- function(x, arg, axes, call) {
 
 outside <- function(x, range) x < range[1] || x > range[2]
 
-# Masks and ids against inputs of three axes; with more axes Python checks them.
+# Checks masks and ids against inputs of three axes. With more axes Python checks them.
 check_call_shapes <- function(arguments, shapes, heads, call) {
   query <- shapes$query
   keys <- if (is.null(shapes$value)) query else shapes$value

@@ -1,5 +1,5 @@
-# Makes a layer and applies it to what the user gave: nothing, a Sequential model,
-# or tensors. All arguments have been checked; from here on Python runs.
+# Makes a layer and applies it to the user's `object`: nothing, a Sequential model, or tensors.
+# All arguments have been checked before; here Python is started.
 
 compose <- function(
   python_class,
@@ -29,25 +29,14 @@ compose <- function(
 }
 
 make_layer <- function(python_class, options, call) {
-  whole <- c(
-    "head_dim",
-    "num_query_heads",
-    "num_key_value_heads",
-    "num_heads",
-    "key_dim",
-    "value_dim",
-    "seed",
-    "sliding_window"
-  )
-  several <- c("output_shape", "attention_axes")
   constructor <- python_module(call)[[python_class]]
   options <- options[!vapply(options, is.null, NA)]
   with_python(
     {
-      for (name in intersect(names(options), whole)) {
+      for (name in intersect(names(options), names(one_whole_number))) {
         options[[name]] <- as_int(options[[name]])
       }
-      for (name in intersect(names(options), several)) {
+      for (name in intersect(names(options), names(several_whole_numbers))) {
         options[[name]] <- as_ints(options[[name]])
       }
       for (name in grep(
@@ -67,7 +56,7 @@ make_layer <- function(python_class, options, call) {
   )
 }
 
-# `layer` is the R function around the Python object, or the object's own call.
+# `layer` is the Python object, or the R function around it (see R/layer-object.R).
 apply_layer <- function(layer, inputs, arguments, call) {
   inputs <- as_inputs(inputs, layer)
   arguments <- as_call_arguments(arguments, layer)
@@ -84,7 +73,7 @@ apply_layer <- function(layer, inputs, arguments, call) {
 
 python_call <- function(layer) reticulate::py_get_attr(layer, "__call__")
 
-# The same R array given twice is one tensor, so that self-attention is seen as such.
+# The same R array given twice becomes one tensor: Python recognises self-attention by that.
 as_inputs <- function(inputs, layer) {
   dtype <- if (identical(layer$compute_dtype, "float64")) {
     "float64"
@@ -108,7 +97,7 @@ as_input <- function(x, dtype) {
   ops$convert_to_tensor(as_tensor(x, dtype))
 }
 
-# What is NULL, or the default, is not passed: Keras fills masks and `training` in.
+# NULL and defaults are not passed, so that Keras fills in masks and `training`.
 as_call_arguments <- function(arguments, layer) {
   arguments <- arguments[!vapply(arguments, is.null, NA)]
   if (isFALSE(arguments$return_attention_scores)) {

@@ -1,21 +1,26 @@
-# A value that Python builds later: the name of a class of our module and the
-# arguments of its constructor. A `shared` one is built once and is then the same
-# object wherever it is used.
-recipe <- function(python_class, ..., class = character(), shared = FALSE) {
+# A call of a Python constructor that is made in R, without Python, and run when a layer needs
+# the object: the name of a class of our module, and the arguments. A `shared` one is run once;
+# all layers that use it get the same object.
+new_constructor <- function(
+  python_class,
+  ...,
+  class = character(),
+  shared = FALSE
+) {
   structure(
     list(
       python_class = python_class,
       args = list(...),
       made = if (shared) new.env(parent = emptyenv())
     ),
-    class = c(class, "kerasattention_recipe")
+    class = c(class, "kerasattention_constructor")
   )
 }
 
-is_recipe <- function(x) inherits(x, "kerasattention_recipe")
+is_constructor <- function(x) inherits(x, "kerasattention_constructor")
 
 as_python <- function(x, call = caller_env()) {
-  if (!is_recipe(x)) {
+  if (!is_constructor(x)) {
     return(x)
   }
   if (is_alive(x$made$object)) {

@@ -7,14 +7,13 @@
 #                 top_k = as_int(top_k), doing = "do f")
 #   }
 #
-# - NULL stays NULL, which is None in Python. What is already a Python object
-#   passes unchanged.
+# - NULL stays NULL, which is None in Python. Python objects are not changed.
 # - as_int(), as_ints() give Python int and tuple; reticulate makes a float of
 #   every R double, which Keras refuses as a size.
 # - as_tensor(), as_mask(), as_ids() give NumPy arrays of float32, bool and int32
 #   with R's axes in R's order; Keras makes backend tensors of them.
 # - as_keras_function() (R/r-functions.R) makes an initializer, regularizer or constraint of
-#   an R function; as_python() (R/constructor.R) builds a value that R only describes.
+#   an R function; as_python() (R/constructor.R) runs a constructor.
 # - call_python("f", ...) (R/python.R) calls kerasattention.f in Python and turns its errors
 #   into ours; python_module() is the module itself.
 
@@ -31,7 +30,7 @@ as_tensor <- function(x, dtype = "float32") as_numpy(x, dtype)
 
 as_mask <- function(x) as_numpy(x, "bool")
 
-# R's integers are int32 already: no NumPy function needs to be called.
+# R's integers are int32 already, so that no NumPy function is called.
 as_ids <- function(x) {
   if (is_python(x) || is.null(x)) {
     return(x)

@@ -1,7 +1,7 @@
 # Values, shapes and counts in words, for messages and printed lines.
 
-# What the user passed, in a few words: `64.5`, `NA`, a 3 x 4 logical matrix. Never an
-# error itself, whatever methods the value's class has.
+# A value in a few words: `64.5`, `NA`, a 3 x 4 logical matrix. Never fails, whatever methods
+# the value's class has.
 describe_value <- function(x) {
   tryCatch(describe_any(x), error = function(cnd) describe_class(x))
 }
@@ -54,12 +54,19 @@ describe_python <- function(x) {
   if (is.null(shape)) {
     return(paste("a Python object of class", class))
   }
-  paste("a", class, "of shape", show_shape(shape))
+  paste(article(class), class, "of shape", show_shape(shape))
 }
 
 describe_array <- function(x) {
   kind <- if (length(dim(x)) == 2) "matrix" else "array"
-  paste("a", paste(dim(x), collapse = " x "), typeof(x), kind)
+  shape <- paste(dim(x), collapse = " x ")
+  paste(article(shape), shape, typeof(x), kind)
+}
+
+# "an" before text that is spoken with a vowel first: <EagerTensor>, <ndarray>, 8, 11, 80.
+article <- function(text) {
+  vowel <- grepl("^<?([AEIOaeio]|ndarray|8|1[18]([0-9]{3})*( |$))", text)
+  if (vowel) "an" else "a"
 }
 
 describe_list <- function(x) {
@@ -75,7 +82,7 @@ describe_list <- function(x) {
   paste0("a list with elements ", shown, more)
 }
 
-# Integers are shown as the user reads them, without L, and names are dropped.
+# Integers are shown without L, vectors without names.
 as_plain <- function(x) {
   x <- as.vector(x)
   names(x) <- NULL

@@ -1,6 +1,5 @@
-# What both layers share: gathering their arguments, and checking those that both
-# have. Arguments of the constructor make the layer, those of the call go to it
-# when it is composed.
+# The arguments of both layers: their names, and the checks of those that both have. Arguments
+# of the constructor make the layer; arguments of the call are passed when it is called.
 
 call_arguments <- c(
   "attention_mask",
@@ -19,7 +18,30 @@ keras_arguments <- c("name", "trainable", "dtype", "autocast")
 
 mask_arguments <- c("query_mask", "value_mask", "key_mask")
 
-# All arguments of the layer function whose frame is `env`, but for the tensors.
+# The constructor's arguments that are one whole number, and those that are one or several,
+# with the limits of each. They are checked here and become Python integers in make_layer().
+one_whole_number <- list(
+  head_dim = list(min = 1),
+  num_query_heads = list(min = 1),
+  num_key_value_heads = list(min = 1),
+  num_heads = list(min = 1),
+  key_dim = list(min = 1),
+  value_dim = list(min = 1, null = TRUE),
+  sliding_window = list(min = 1, null = TRUE),
+  seed = list(min = 0, null = TRUE)
+)
+
+axes_hint <- paste(
+  "Axes count from 0, as in Python: 0 is the batch, which is not attended;",
+  "of (B, rows, columns, D) the columns are axis 2."
+)
+
+several_whole_numbers <- list(
+  output_shape = list(min = 1, max = 2^20, null = TRUE),
+  attention_axes = list(min = -64, max = 63, null = TRUE, hint = axes_hint)
+)
+
+# All arguments of the layer function whose frame is `env`, except for the tensors.
 layer_arguments <- function(env, dots, call = caller_env()) {
   formals <- names(formals(sys.function(-1)))
   check_dots(dots, c(keras_arguments, mask_arguments), formals, call = call)
@@ -27,8 +49,8 @@ layer_arguments <- function(env, dots, call = caller_env()) {
   c(mget(names, envir = env), dots)
 }
 
-# The sizes have no defaults. Without an object the first positional argument is
-# taken for it, which is worth a word.
+# The sizes have no defaults. Where the object was left out, the first size is taken for it:
+# the hint says so.
 sizes_hint <- function(object, ...) {
   if (is_number(object)) {
     sizes <- paste(c(...), "=", collapse = ", ")
@@ -44,6 +66,7 @@ check_layer_arguments <- function(arguments, call = caller_env()) {
   check <- function(checker, name, ...) {
     checker(arguments[[name]], ..., arg = name, call = call)
   }
+  check_whole_arguments(arguments, call)
   check(check_number, "dropout", min = 0, below = 1)
   check(check_flag, "use_bias")
   check(check_flag, "flash_attention", null = TRUE)
@@ -57,11 +80,6 @@ check_layer_arguments <- function(arguments, call = caller_env()) {
   for (name in c("kernel_constraint", "bias_constraint")) {
     check(check_keras_object, name, kind = "constraint", null = TRUE)
   }
-  check(check_alive, "seed")
-  if (!is_python(arguments$seed)) {
-    check(check_whole_number, "seed", min = 0, null = TRUE)
-  }
-  check(check_whole_number, "sliding_window", min = 1, null = TRUE)
   check(check_flag, "use_gate")
   check(check_position, "position")
   check(check_flag, "qk_norm")
@@ -73,6 +91,21 @@ check_layer_arguments <- function(arguments, call = caller_env()) {
   check(check_dtype, "dtype")
 }
 
+check_whole_arguments <- function(arguments, call) {
+  check_alive(arguments$seed, arg = "seed", call = call)
+  if (is_python(arguments$seed)) {
+    arguments$seed <- NULL # a seed generator of Keras
+  }
+  check_all <- function(checker, rules) {
+    for (name in intersect(names(rules), names(arguments))) {
+      given <- list(arguments[[name]], arg = name, call = call)
+      do.call(checker, c(given, rules[[name]]))
+    }
+  }
+  check_all(check_whole_number, one_whole_number)
+  check_all(check_whole_numbers, several_whole_numbers)
+}
+
 # A name, a dtype policy of Keras or its config as a list.
 check_dtype <- function(x, arg = caller_arg(x), call = caller_env()) {
   check_alive(x, arg = arg, call = call)
@@ -82,7 +115,7 @@ check_dtype <- function(x, arg = caller_arg(x), call = caller_env()) {
   }
 }
 
-# Keras puts the name into paths, where a slash separates.
+# Keras uses the name in paths, which slashes separate.
 check_layer_name <- function(x, arg = caller_arg(x), call = caller_env()) {
   check_string(x, null = TRUE, arg = arg, call = call)
   if (is_string(x) && (!nzchar(x) || grepl("/", x, fixed = TRUE))) {

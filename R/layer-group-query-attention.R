@@ -1,21 +1,21 @@
-#' Attend with groups of query heads that share keys and values
+#' Grouped-query attention layer
 #'
 #' @description
 #' In grouped-query attention (Ainslie et al. 2023) the N query heads share K
-#' key/value heads, G = N / K queries each. A model then keeps K / N of the keys and
-#' values of multi-head attention when it generates, at nearly the same quality.
-#' `num_key_value_heads = 1` is multi-query attention (Shazeer 2019), K = N
-#' multi-head attention.
+#' key/value heads: G = N / K query heads use the same keys and values. While a model
+#' generates, its cache holds K / N of the keys and values of multi-head attention, at
+#' nearly the same quality. `num_key_value_heads = 1` is multi-query attention
+#' (Shazeer 2019), K = N is multi-head attention.
 #'
-#' The layer takes the place of `keras3::layer_group_query_attention()`: the same
-#' arguments, weights and numbers.
+#' The layer replaces `keras3::layer_group_query_attention()`: it has the same
+#' arguments and weights, and gives the same numbers.
 #'
 #' @inheritSection shapes Shapes
 #' @inheritSection shapes Masks
 #' @inheritSection shapes R functions
 #'
 #' @param object What the layer is applied to:
-#'   * nothing, or `NULL`: the layer itself comes back, to be called as
+#'   * nothing, or `NULL`: returns the layer itself, to be called as
 #'     `layer(query, value, key, attention_mask = ...)`;
 #'   * a Keras tensor, a tensor of the backend or an R array, (B, T, D):
 #'     self-attention;
@@ -25,12 +25,12 @@
 #' @param head_dim H, the size of each head.
 #' @param num_query_heads N, the number of query heads.
 #' @param num_key_value_heads K, the number of key/value heads: a divisor of N.
-#' @param dropout Share of the attention weights that is dropped in training, at
-#'   least 0 and below 1.
+#' @param dropout Share of the attention weights that is dropped in training: at
+#'   least 0, below 1.
 #' @param use_bias Whether the projections add a bias.
-#' @param flash_attention `NULL` chooses the way of computing; `FALSE` forces the
-#'   plain one; `TRUE` demands a way that never holds the (T, S) scores, or an error
-#'   that says what prevents it. The output is the same.
+#' @param flash_attention `NULL` chooses the kernel; `FALSE` forces the plain one,
+#'   which holds the (T, S) scores; `TRUE` requires one that never holds them, and is an
+#'   error that names the reason where there is none. The output is the same.
 #' @param kernel_initializer,bias_initializer Initializers of the projections: the
 #'   name of a Keras initializer, an initializer object, or an R function of the
 #'   shape and, if it takes it, the `dtype`.
@@ -40,37 +40,37 @@
 #' @param kernel_constraint,bias_constraint Constraints of kernels and biases:
 #'   `NULL`, a name, a constraint object, or an R function of a tensor that returns
 #'   the constrained one.
-#' @param seed Whole number, seed of the dropout; or `NULL`.
-#' @param ... By name: `name` (a string), `trainable`, `dtype` (a string or dtype
-#'   policy) and `autocast` of a Keras layer; and `query_mask`, `value_mask`,
-#'   `key_mask`, logical matrices (B, T) or (B, S) in which `TRUE` marks a token and
-#'   `FALSE` padding, passed on in the call.
+#' @param seed A whole number, the seed of the dropout; or `NULL`.
+#' @param ... Arguments by name: `name` (a string), `trainable`, `dtype` (a string or a
+#'   dtype policy) and `autocast` of a Keras layer; `query_mask`, `value_mask` and
+#'   `key_mask`, logical matrices (B, T) or (B, S), `TRUE` for a token and `FALSE` for
+#'   padding, which go to the call.
 #' @param value,key Tensors or arrays (B, S, D) for cross-attention, where `object`
 #'   is the query.
-#' @param sliding_window `NULL`, or W: a query attends keys closer than W positions
-#'   (Beltagy et al. 2020).
+#' @param sliding_window `NULL`, or W: a query attends to keys fewer than W positions
+#'   away (Beltagy et al. 2020).
 #' @param use_gate Whether a sigmoid gate computed from the query multiplies each
 #'   head's result (Qiu et al. 2025).
-#' @param position `NULL`, or how positions enter the attention: a `position_*()`
-#'   object.
+#' @param position `NULL`, or a position encoding: a `position_*()` object.
 #' @param qk_norm Whether each projected query and key head is RMS-normalised, with
-#'   a learned scale, before the position enters (Henry et al. 2020).
-#' @param logit_soft_cap `NULL`, or c: the logits become c * tanh(logits / c) before
-#'   masks (Gemma Team 2024).
+#'   a learned scale, before the position encoding (Henry et al. 2020).
+#' @param logit_soft_cap `NULL`, or c: the logits become `c * tanh(logits / c)` before
+#'   masks are applied (Gemma Team 2024).
 #' @param attention_sink Whether each query head has a learned logit in the softmax's
 #'   denominator, so that it can attend to nothing (Xiao et al. 2023).
-#' @param attention_mask A logical array, `TRUE` where a query attends a key, of a
+#' @param attention_mask A logical array, `TRUE` where a query attends to a key, of a
 #'   shape that broadcasts to (B, N, T, S): (T, S), (B, T, S), (B, 1, T, S) or
 #'   (B, N, T, S).
-#' @param attention_bias Numbers that are added to the logits, of such a shape.
-#' @param segment_ids (B, T) whole numbers: a token attends its own segment only; 0
+#' @param attention_bias Numbers that are added to the logits, of a shape that
+#'   broadcasts to (B, N, T, S).
+#' @param segment_ids (B, T) whole numbers: a token attends to its own segment only; 0
 #'   is padding.
 #' @param positions (B, T) whole numbers, the positions of the tokens: by default 0
 #'   to T - 1.
-#' @param use_causal_mask Whether a query attends only keys up to its own position.
+#' @param use_causal_mask Whether a query attends only to keys up to its own position.
 #'   In a Sequential model, or without `object`, the layer keeps it as its default.
-#' @param return_attention_scores Whether the attention weights, (B, N, T, S), come
-#'   back as well.
+#' @param return_attention_scores Whether to return the attention weights,
+#'   (B, N, T, S), as well.
 #' @param training Whether dropout is active; `NULL` leaves it to Keras.
 #'
 #' @returns Depends on `object`: the layer; a tensor (B, T, D), or with
@@ -81,8 +81,8 @@
 #' @section Errors:
 #' Every error has the class `kerasattention_error`. Arguments are checked before
 #' Python is started; the message names the argument, the rule and the value. An
-#' error in Python arrives as one such condition with Keras's message, and the name of
-#' the exception in its field `python_class`.
+#' exception of Python becomes one such condition: it has Python's message, and the
+#' name of the exception in its field `python_class`.
 #'
 #' @references
 #' Ainslie et al. (2023). GQA: Training Generalized Multi-Query Transformer Models
@@ -130,7 +130,7 @@
 #' dim(as.array(result$attention_output))
 #' dim(as.array(result$attention_scores))
 #'
-#' # The layer alone, called with a mask: nobody attends the last key.
+#' # The layer by itself, called with a mask: no query attends to the last key.
 #' layer <- layer_group_query_attention(
 #'   head_dim = 4,
 #'   num_query_heads = 8,
@@ -183,13 +183,10 @@ layer_group_query_attention <- function(
   check_required(head_dim, hint)
   check_required(num_query_heads, hint)
   check_required(num_key_value_heads, hint)
-  check_whole_number(head_dim, min = 1)
-  check_whole_number(num_query_heads, min = 1)
-  check_whole_number(num_key_value_heads, min = 1)
-  check_divisible_heads(num_query_heads, num_key_value_heads)
-  check_width(num_query_heads, head_dim, c("num_query_heads", "head_dim"))
   arguments <- layer_arguments(environment(), list(...))
   check_layer_arguments(arguments)
+  check_divisible_heads(num_query_heads, num_key_value_heads)
+  check_width(num_query_heads, head_dim, c("num_query_heads", "head_dim"))
   inputs <- check_inputs(object, value, key)
   check_call(inputs, arguments, axes = c(3, 3), heads = num_query_heads)
 

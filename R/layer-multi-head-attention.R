@@ -1,12 +1,13 @@
-#' Attend with several heads
+#' Multi-head attention layer
 #'
 #' @description
 #' Multi-head attention (Vaswani et al. 2017): each of N heads projects query, key
-#' and value, weighs the values by the softmax of the scaled products of query and
-#' keys, and the results of all heads are projected together.
+#' and value, and averages the values with the softmax of the scaled products of query
+#' and keys as weights. An output projection combines the results of all heads.
 #'
-#' The layer takes the place of `keras3::layer_multi_head_attention()`: the same
-#' arguments, weights and numbers. `inputs =` works as a name for `object`, as there.
+#' The layer replaces `keras3::layer_multi_head_attention()`: it has the same arguments
+#' and weights, and gives the same numbers. `inputs =` is another name of `object`, as
+#' in keras3.
 #'
 #' @inheritSection shapes Shapes
 #' @inheritSection shapes Masks
@@ -19,29 +20,29 @@
 #' @param value_dim The size of each value head; `NULL` is `key_dim`.
 #' @param output_shape Sizes of the output's last axes, one or several whole numbers;
 #'   `NULL` is D of the query.
-#' @param attention_axes The axes that are attended, for inputs with more than three
-#'   axes; `NULL` are all axes between the batch and the features. They count as in
-#'   Python and keras3: 0 is the batch axis, 1 the first axis after it, -1 the
-#'   features. `attention_axes = 2` of (B, rows, columns, D) attends the columns of
-#'   each row.
+#' @param attention_axes The axes over which attention is computed, for inputs with
+#'   more than three axes; `NULL` means all axes between the batch and the features.
+#'   They count as in Python and keras3: 0 is the batch axis, 1 the first axis after it,
+#'   -1 the features. With `attention_axes = 2` each row of (B, rows, columns, D) attends
+#'   to its own columns.
 #'
-#' @returns Depends on `object`: the layer; a tensor (B, T, D), where `output_shape`
-#'   takes the place of D, or with `return_attention_scores = TRUE` the list
-#'   `list(attention_output =, attention_scores =)` of it and (B, N, T, S); or the
-#'   Sequential model, invisibly.
+#' @returns Depends on `object`: the layer; a tensor (B, T, D), or with `output_shape`
+#'   (B, T, `output_shape`); with `return_attention_scores = TRUE` the list
+#'   `list(attention_output =, attention_scores =)` of this tensor and (B, N, T, S); or
+#'   the Sequential model, invisibly.
 #'
 #' @references
 #' Vaswani et al. (2017). Attention Is All You Need.
 #' \doi{10.48550/arXiv.1706.03762}
 #'
-#' The options' papers: see [layer_group_query_attention()].
+#' For the papers of the options see [layer_group_query_attention()].
 #'
 #' @seealso [layer_group_query_attention()], [attention_sitrep()]
 #' @export
 #' @examplesIf kerasattention:::can_run_examples()
 #' keras <- reticulate::import("keras")
 #'
-#' # Cross-attention in a model: T = 7 queries attend S = 11 keys.
+#' # Cross-attention in a model: T = 7 queries attend to S = 11 keys.
 #' target <- keras$Input(shape = list(7L, 16L))
 #' source <- keras$Input(shape = list(11L, 24L))
 #' output <- list(query = target, value = source) |>
@@ -61,7 +62,7 @@
 #'   )
 #' dim(as.array(model(x)))
 #'
-#' # Over the columns of images, (B, rows, columns, D): axis 2, counted from 0.
+#' # Attention over the columns of images, (B, rows, columns, D): axis 2, counted from 0.
 #' images <- array(rnorm(2 * 3 * 4 * 16), c(2, 3, 4, 16))
 #' columns <- images |>
 #'   layer_multi_head_attention(num_heads = 4, key_dim = 8, attention_axes = 2)
@@ -108,15 +109,11 @@ layer_multi_head_attention <- function(
   hint <- sizes_hint(object, "num_heads", "key_dim")
   check_required(num_heads, hint)
   check_required(key_dim, hint)
-  check_whole_number(num_heads, min = 1)
-  check_whole_number(key_dim, min = 1)
-  check_whole_number(value_dim, min = 1, null = TRUE)
-  check_width(num_heads, key_dim, c("num_heads", "key_dim"))
-  check_width(num_heads, value_dim, c("num_heads", "value_dim"))
-  check_whole_numbers(output_shape, min = 1, max = 2^20, null = TRUE)
-  check_attention_axes(attention_axes)
   arguments <- layer_arguments(environment(), list(...))
   check_layer_arguments(arguments)
+  check_width(num_heads, key_dim, c("num_heads", "key_dim"))
+  check_width(num_heads, value_dim, c("num_heads", "value_dim"))
+  check_attention_axes(attention_axes)
   inputs <- check_inputs(object, value, key)
   axes <- c(least_axes(attention_axes), Inf)
   check_call(inputs, arguments, axes, heads = num_heads)
@@ -124,8 +121,8 @@ layer_multi_head_attention <- function(
   compose("MultiHeadAttention", object, inputs, arguments)
 }
 
-# `inputs` is keras3's name of the first argument. Renaming it in the call, and not
-# taking the value out of `...`, leaves the positions of the other arguments right.
+# `inputs` is keras3's name of the first argument. It is renamed in the call, and not taken
+# from `...`, so that the other arguments keep their positions.
 call_with_inputs <- function(call, env, env_call = caller_env()) {
   call[[1]] <- base::list
   arguments <- eval(call, env)
@@ -140,28 +137,16 @@ call_with_inputs <- function(call, env, env_call = caller_env()) {
   do.call(layer_multi_head_attention, arguments, quote = TRUE)
 }
 
+# R/layer-arguments.R has checked that the axes are whole numbers.
 check_attention_axes <- function(attention_axes, call = caller_env()) {
-  hint <- paste(
-    "Axes count from 0, as in Python: 0 is the batch, which is not attended;",
-    "of (B, rows, columns, D) the columns are axis 2."
-  )
-  check_whole_numbers(
-    attention_axes,
-    min = -64,
-    max = 63,
-    null = TRUE,
-    hint = hint,
-    arg = "attention_axes",
-    call = call
-  )
   axes <- unlist(attention_axes)
   if (any(axes %in% c(0, -1)) || anyDuplicated(axes)) {
     rule <- "different axes between the batch axis (0) and the features (-1)"
-    abort_argument("attention_axes", rule, attention_axes, hint, call)
+    abort_argument("attention_axes", rule, attention_axes, axes_hint, call)
   }
 }
 
-# How many axes an input must have so that the axes lie between batch and features.
+# The smallest number of axes of an input whose attention axes are between batch and features.
 least_axes <- function(attention_axes) {
   axes <- unlist(attention_axes)
   max(3, axes + 2, 1 - axes)

@@ -1,11 +1,10 @@
-# A layer in R: the Python object, which reticulate wraps in a function that we
-# supply. Its arguments are those of Keras's call, and what R passes is checked and
-# converted as in the pipe. The methods stand on our own classes, so that keras3's,
-# which stand on Keras's Layer, stay as they are for every other layer.
+# A layer in R is the Python object, wrapped by reticulate in the function of wrap_layer(). The
+# function has the arguments of Keras's call; they are checked and converted as in the pipe. The
+# methods are registered for our classes, not for Keras's Layer, whose methods keras3 defines.
 
-# Keras has just been loaded, by whomever: load our module too, so that saved
-# models with our layers can be read. An error in here would look like an error of
-# Keras itself, so there is none; it comes at the first use of a layer.
+# Runs after Keras was loaded. Loads our module too, so that saved models with our layers can be
+# read. An error here would look like an error of Keras; it is ignored, and raised at the first
+# use of a layer.
 on_keras_load <- function() {
   if (!isTRUE(the$importing)) {
     tryCatch(python_module(), error = function(cnd) NULL)
@@ -64,7 +63,7 @@ wrap_layer <- function(x) {
   }
 }
 
-# `query` is all that `object` can be in the pipe.
+# `query` may be everything that `object` may be in the pipe.
 call_layer <- function(
   layer,
   query,
@@ -94,8 +93,8 @@ call_layer <- function(
   apply_layer(layer, inputs, arguments, call)
 }
 
-# Attributes and not the config: to write one, Keras imports TensorFlow, whichever
-# backend runs.
+# Reads attributes instead of the config: Keras imports TensorFlow to write a config, on every
+# backend.
 call_shape <- function(layer) {
   if (is_grouped(layer)) {
     list(axes = c(3, 3), heads = layer$num_query_heads)
@@ -156,7 +155,7 @@ describe_options <- function(layer) {
   )
 }
 
-# Weights are made at the first call.
+# A layer has no weights before its first call.
 describe_parameters <- function(layer) {
   if (!layer$built) {
     return("not built")

@@ -1,4 +1,4 @@
-# Checks and conversions that the tools for whole models share.
+# Checks and conversions of the functions that take a whole model.
 
 check_model <- function(
   model,
@@ -19,8 +19,7 @@ check_layer <- function(
   arg = caller_arg(layer),
   call = caller_env()
 ) {
-  ours <- inherits(layer, "kerasattention.AttentionLayer")
-  if (!ours || !is_python(layer)) {
+  if (!is_attention_layer(layer)) {
     rule <- "a layer made by `layer_group_query_attention()` or `layer_multi_head_attention()`"
     abort_argument(arg, rule, layer, call = call)
   }
@@ -52,7 +51,7 @@ check_values <- function(x, arg, call) {
   invisible(x)
 }
 
-# The inputs of a model beside its tokens: one, or a list by name or in order.
+# The inputs of a model other than its tokens: one, or a list by name or in order.
 check_other_inputs <- function(
   inputs,
   arg = caller_arg(inputs),
@@ -63,7 +62,7 @@ check_other_inputs <- function(
   }
 }
 
-# Integers stay integers: tokens are looked up, not computed with.
+# Integers stay integers: they are token ids.
 as_model_input <- function(x) {
   if (is_plain_list(x)) {
     return(lapply(x, as_model_input))

@@ -1,21 +1,21 @@
 #' Pack short sequences into rows
 #'
 #' @description
-#' Puts several sequences into each row of a matrix, so that little of a batch is
-#' padding (Krell et al. 2021). Each sequence in turn goes whole into the first row with
+#' Packs several sequences into each row of a matrix, so that little of a batch is padding
+#' (Krell et al. 2021). Each sequence, in order, is put whole into the first row that has
 #' room for it.
 #'
-#' With `segment_ids`, tokens attend tokens of their own sequence only, and `positions`
-#' begin anew in each: a layer trains on the rows exactly as on the sequences one by
-#' one.
+#' With `segment_ids`, tokens attend only to tokens of their own sequence; `positions` start
+#' at 0 in each sequence. A layer then trains on the rows exactly as on the separate
+#' sequences.
 #'
 #' @param sequences A list of vectors of whole numbers, the token ids of each sequence.
-#' @param length The length of a row, at least that of the longest sequence.
+#' @param length The length of the rows, at least that of the longest sequence.
 #'
 #' @returns A list of three integer matrices with `length` columns:
-#'   `tokens`, 0 where a row is not full;
+#'   `tokens`, 0 for padding;
 #'   `segment_ids`, the number of the sequence that a token belongs to, 0 for padding;
-#'   `positions`, the position of a token in its own sequence, from 0.
+#'   `positions`, the position of a token in its sequence, from 0.
 #'   The i-th sequence is `t(tokens)[t(segment_ids) == i]`.
 #'
 #' @references
@@ -80,8 +80,8 @@ check_sequences <- function(sequences, length, call = caller_env()) {
   }
 }
 
-# Rows longer than all sequences together are padding; up to a million they are a
-# matter of taste.
+# Rows longer than all sequences together hold padding only. Up to `longest_row` that is
+# allowed.
 check_row_length <- function(length, sequences, call = caller_env()) {
   most <- max(longest_row, sum(lengths(sequences)))
   if (length > most) {
@@ -99,6 +99,6 @@ check_sequence_tokens <- function(x, arg, call) {
   if (!is_plain_number(x) || length(x) == 0 || axes_of(x) > 1) {
     abort_argument(arg, "a vector of at least one whole number", x, call = call)
   }
-  check_no_na(x, arg = arg, call = call)
+  check_no_na(x, "Leave them out: a sequence holds its tokens only.", arg, call)
   check_id_values(x, "whole numbers of at least 0", arg, call)
 }

@@ -1,28 +1,31 @@
-#' Learn a bias for each distance
+#' Relative position bias (T5)
 #'
 #' @description
-#' The relative position biases of T5 (Raffel et al. 2020): each head learns one number
-#' for each bucket of distances, which is added to the logits of all pairs at these
-#' distances. Of the 2h buckets of a side the first h hold one distance each, and a
-#' farther distance d is in bucket
+#' The relative position bias of T5 (Raffel et al. 2020): each head learns one number for
+#' each bucket of distances. It is added to the logit of every query and key whose distance
+#' is in the bucket.
 #'
-#' \deqn{h + \lfloor h \log(d/h) / \log(m/h) \rfloor}{h + floor(h * log(d / h) / log(m / h))}
+#' @details
+#' Of the 2h buckets for one direction the first h hold one distance each;
+#' a greater distance d is in bucket
 #'
-#' up to `max_distance` m, from which on all share the last one. Half of `num_buckets`
-#' are for the keys behind the query and half for those ahead; with a causal mask all
-#' are for the keys behind.
+#' \ifelse{html}{\out{<i>h</i> + floor(<i>h</i> log(<i>d</i>/<i>h</i>) / log(<i>m</i>/<i>h</i>))}}{\eqn{h + \lfloor h \log(d/h) / \log(m/h) \rfloor}{h + floor(h * log(d / h) / log(m / h))}}
 #'
-#' The table (`num_buckets`, N) is a weight of the layer. An object given to several
-#' layers is one table that they share, as the layers of T5 do; for a table of its own
-#' give each layer a `position_relative()` of its own.
+#' where m is `max_distance`. All distances from m on are in the last bucket. Half of the
+#' `num_buckets` buckets are for keys before the query and half for keys after it; with a
+#' causal mask all are for keys before it.
+#'
+#' The table (`num_buckets`, N) is a weight of the layer. Layers that are given the same
+#' object share one table, as the layers of T5 do. To give each layer its own table, call
+#' `position_relative()` once for each.
 #'
 #' @param num_buckets The number of buckets, even.
-#' @param max_distance The distance from which on all share a bucket; greater than half
-#'   of `num_buckets`.
+#' @param max_distance All distances from this one on share a bucket. Greater than half of
+#'   `num_buckets`.
 #'
-#' @section Who uses it:
-#' T5: 32 buckets up to 128, shared by all layers of its encoder and by all of its
-#' decoder. T5 does not scale its logits by 1 / sqrt(H): multiply the query kernel of
+#' @section Models:
+#' T5: 32 buckets up to 128, one table for all layers of the encoder and one for those of
+#' the decoder. T5 does not scale its logits by 1 / sqrt(H): multiply the query kernel of
 #' its checkpoints by sqrt(H).
 #'
 #' @inherit position_rotary return
@@ -47,13 +50,13 @@
 position_relative <- function(num_buckets = 32, max_distance = 128) {
   check_whole_number(num_buckets, min = 4, max = 2^14)
   if (num_buckets %% 2 != 0) {
-    hint <- "Half of the buckets are for the keys behind, half for those ahead."
+    hint <- "Half of the buckets are for keys before the query, half for keys after it."
     abort_argument("num_buckets", "an even number", num_buckets, hint)
   }
   check_whole_number(max_distance, min = 1, max = 2^18)
   if (max_distance <= num_buckets / 2) {
     rule <- paste("greater than half of `num_buckets`,", num_buckets / 2)
-    hint <- "So many distances have a bucket of their own."
+    hint <- "Each of these distances has its own bucket."
     abort_argument("max_distance", rule, max_distance, hint)
   }
   new_position(

@@ -1,8 +1,8 @@
-# The values of the argument `position`: made here, built in Python when a layer is made.
+# Objects for the argument `position` of the layers, made by the position_*() functions.
 
 new_position <- function(class, python_class, ..., shared = FALSE) {
   class <- c(class, "kerasattention_position")
-  recipe(python_class, ..., class = class, shared = shared)
+  new_constructor(python_class, ..., class = class, shared = shared)
 }
 
 check_position <- function(x, arg = caller_arg(x), call = caller_env()) {
@@ -29,7 +29,7 @@ print.kerasattention_position <- function(x, ...) {
   invisible(x)
 }
 
-# As the user would type it.
+# The arguments as R code.
 format_arguments <- function(args) {
   if (length(args) == 0) {
     return("")

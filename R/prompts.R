@@ -1,7 +1,7 @@
-# Token ids that are given to a model to go on from.
+# Prompts: the token ids that a model continues.
 
-# A cache has room for all rows and all tokens from the start: greater sizes are a slip of
-# the pen, and would take the memory of the machine.
+# A cache is allocated for all rows and tokens at the start: greater sizes are mistakes, and
+# would exhaust the memory.
 longest_row <- 2^20
 
 most_rows <- 2^14
@@ -32,7 +32,8 @@ check_prompts <- function(
       }
       abort_argument(name, rule, prompt, hint, call)
     }
-    check_no_na(prompt, arg = name, call = call)
+    hint <- "Leave them out: prompts of different lengths go into a list."
+    check_no_na(prompt, hint, name, call)
     check_id_values(prompt, rule, name, call)
   }
   invisible(tokens)

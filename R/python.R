@@ -1,5 +1,4 @@
-# The way to Python: the module in inst/python, imported once a session, at the
-# first use and never before.
+# The Python module in inst/python. It is imported once in a session, at its first use.
 
 python_module <- function(call = caller_env()) {
   if (is.null(the$module)) {
@@ -17,8 +16,8 @@ import_module <- function(call) {
   )
 }
 
-# The import loads Keras, whose load hook (R/layer-object.R) imports the module: where
-# the import fails, that would begin again and again.
+# The import loads Keras, whose load hook (R/layer-object.R) imports the module. `importing`
+# ends this loop where the import fails.
 import_once <- function() {
   the$importing <- TRUE
   on.exit(the$importing <- FALSE)
@@ -31,9 +30,9 @@ import_once <- function() {
   module
 }
 
-# What is missing, where, and the line to type: see R/advice.R.
+# The error says what is missing, where, and the line to type: see R/advice.R.
 abort_installation <- function(python_message, call) {
-  advice <- advise(find_installation())
+  advice <- diagnose(find_installation())
   todo <- paste(advice$todo, collapse = "\n")
   rlang::abort(
     c(
@@ -55,7 +54,7 @@ call_python <- function(name, ..., doing, call = caller_env()) {
   with_python(python_function(name, call)(...), doing, call)
 }
 
-# Looked up once: reticulate makes a new R function of Python's each time.
+# Stored, because reticulate makes a new R function at each access.
 python_function <- function(name, call) {
   if (is.null(the$functions[[name]])) {
     the$functions[[name]] <- python_module(call)[[name]]

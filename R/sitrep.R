@@ -1,12 +1,13 @@
-#' Show which Python, Keras and backend the layers run on
+#' Show the Python, Keras and backend in use
 #'
-#' Starts Python if it is not running, says what it found, and what to do if
-#' something is missing. Paste it into a bug report.
+#' Starts Python if it is not running, and prints the versions of R, Python, Keras and the
+#' backend. If something is missing, it prints the line to type. Paste the output into bug
+#' reports.
 #'
-#' @returns Invisibly, a list of what was found, each a string or `NULL`: `package`, `r`,
+#' @returns Invisibly, a list of strings, `NULL` where nothing was found: `package`, `r`,
 #'   `reticulate`, `keras3` (the R package), `python` (its path), `python_version`,
-#'   `chosen_by` (what chose this Python), `numpy`, `keras`, `backend`,
-#'   `backend_version`, `devices`, and `problem`, `NULL` if all is well.
+#'   `chosen_by` (the setting that chose this Python), `numpy`, `keras`, `backend`,
+#'   `backend_version`, `devices`, and `problem` (`NULL` if the layers can be used).
 #' @seealso [layer_group_query_attention()]
 #' @export
 #' @examplesIf kerasattention:::can_run_examples()
@@ -41,7 +42,7 @@ try_module <- function() {
   )
 }
 
-# Keras knows the devices of TensorFlow and JAX alone.
+# Keras lists the devices of TensorFlow and JAX only.
 find_devices <- function(backend) {
   if (backend %in% c("tensorflow", "jax")) {
     return(reticulate::import("keras")$distribution$list_devices())
@@ -57,8 +58,8 @@ find_devices <- function(backend) {
   )
 }
 
-# Whether examples and the vignette have what they need. Never installs anything:
-# where no Python with Keras has been named or is running, the answer is no.
+# Whether examples and the vignette can run. Never installs anything: FALSE where no Python
+# with Keras has been named or is running.
 can_run_examples <- function() {
   named <- c("RETICULATE_PYTHON", "RETICULATE_PYTHON_ENV", "VIRTUAL_ENV")
   if (!reticulate::py_available() && !any(nzchar(Sys.getenv(named)))) {
@@ -95,7 +96,7 @@ format_sitrep <- function(found) {
 }
 
 format_problem <- function(found) {
-  advice <- advise(found)
+  advice <- diagnose(found)
   c(
     "",
     advice$found,

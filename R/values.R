@@ -1,6 +1,6 @@
 # Predicates and sizes of values, for the checkers and the conversions. None fails,
-# whatever the value is, and none starts Python. A value with a class of its own (a date, a
-# table, a time series, an integer64) is none of R's plain numbers, logicals or strings.
+# whatever the value is, and none starts Python. Values with a class attribute (dates, tables,
+# time series, integer64) are not plain numbers, logicals or strings.
 
 is_plain_number <- function(x) is.numeric(x) && !is.object(x)
 
@@ -18,7 +18,7 @@ is_flag <- function(x) {
 
 is_string <- function(x) is_text(x) && is_single(x) && !is.na(x)
 
-# glue's strings are as good as plain ones.
+# Strings of glue count as plain strings.
 is_text <- function(x) {
   is.character(x) && (!is.object(x) || inherits(x, "glue") && !isS4(x))
 }
@@ -29,7 +29,7 @@ is_numeric_array <- function(x) {
   (is.numeric(x) || is.logical(x)) && !is.object(x)
 }
 
-# Not a value of R that merely has the class of one.
+# R values that only have the class attribute of a Python object are none.
 is_python <- function(x) {
   inherits(x, "python.builtin.object") &&
     (is.function(x) || is.environment(x) && holds_pointer(x))
@@ -40,7 +40,7 @@ holds_pointer <- function(x) {
     exists("module", envir = x, inherits = FALSE)
 }
 
-# Not one that was saved and read in another session.
+# FALSE for Python objects that were saved and read in another session.
 is_alive <- function(x) {
   is_python(x) &&
     tryCatch(!reticulate::py_is_null_xptr(x), error = function(cnd) FALSE)
@@ -58,8 +58,12 @@ is_layer <- function(x) {
   is_python(x) && inherits(x, "keras.src.layers.layer.Layer")
 }
 
-# A tensor of Keras or of a backend, a variable or a NumPy array. Modules and classes
-# may have a `shape` too, which is not theirs.
+is_attention_layer <- function(x) {
+  is_python(x) && inherits(x, "kerasattention.AttentionLayer")
+}
+
+# A tensor of Keras or of a backend, a variable or a NumPy array. Modules and classes may have
+# an attribute `shape`, but are no tensors.
 is_tensor <- function(x) {
   is_alive(x) &&
     !is_layer(x) &&
@@ -67,14 +71,14 @@ is_tensor <- function(x) {
     reticulate::py_has_attr(x, "shape")
 }
 
-# What Keras makes a tensor of.
+# Python objects that Keras converts to tensors.
 is_array_like <- function(x) {
   is_tensor(x) ||
     is_alive(x) && inherits(x, c("python.builtin.list", "python.builtin.tuple"))
 }
 
-# What Python can take: plain vectors, functions, live objects of Python, and plain
-# lists of them. Pointers, connections, environments, formulas and S4 objects it cannot.
+# Values that reticulate can convert: plain vectors, functions, live Python objects, and plain
+# lists of them. It cannot convert pointers, connections, environments, formulas and S4 objects.
 is_convertible <- function(x) {
   if (is_python(x)) {
     return(is_alive(x))
@@ -85,10 +89,10 @@ is_convertible <- function(x) {
   is.null(x) || is.function(x) || is.atomic(x) && !is.object(x)
 }
 
-# "GroupQueryAttention" of "kerasattention.GroupQueryAttention"
+# "Dense" of "keras.src.layers.core.dense.Dense"
 python_class <- function(x) sub("^.*\\.", "", class(x)[[1]])
 
-# R's vectors have one axis.
+# A vector has one axis.
 dim_of <- function(x) if (is.null(dim(x))) length(x) else dim(x)
 
 axes_of <- function(x) length(dim_of(x))

@@ -10,6 +10,7 @@ test_that("an object that nothing can be applied to is refused, with the way out
     f(array(c(1, NA), c(1, 2, 1)))
     f(array(NA, c(1, 2, 1)))
     f(array(1i, c(1, 2, 1)))
+    f(structure(1, class = "python.builtin.object"))
   })
 })
 

@@ -1,5 +1,3 @@
-x <- numbers(2, 3, 11)
-
 test_that("defaults are not passed to the call, so that Keras fills them in", {
   arguments <- list(
     attention_mask = NULL,
@@ -12,6 +10,7 @@ test_that("defaults are not passed to the call, so that Keras fills them in", {
 
 test_that("an array that is given twice becomes one tensor", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   layer <- layer_multi_head_attention(num_heads = 5, key_dim = 13)
   same <- as_inputs(list(query = x, value = x, key = x + 1), layer)
   id <- reticulate::py_id
@@ -21,6 +20,7 @@ test_that("an array that is given twice becomes one tensor", {
 
 test_that("inputs become float32 tensors whatever numbers they hold", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   layer <- layer_multi_head_attention(num_heads = 5, key_dim = 13)
   dtype <- function(x) {
     reticulate::py_to_r(keras()$backend$standardize_dtype(x$dtype))
@@ -35,6 +35,7 @@ test_that("inputs become float32 tensors whatever numbers they hold", {
 
 test_that("a mask and a constant array stay in a functional model when it is saved", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   a <- input(3L, 11L)
   made <- layer_multi_head_attention(
     list(a, x[1, , , drop = FALSE][rep(1, 2), , ]),

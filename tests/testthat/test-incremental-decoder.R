@@ -62,6 +62,8 @@ test_that("wrong arguments and a full context are told", {
     incremental_decoder(1, 1, 1)
     incremental_decoder(model, 0, 1)
     incremental_decoder(model, 1, 2.5)
+    incremental_decoder(model, 2^31 - 1, 4)
+    incremental_decoder(model, 1, 2^31 - 1)
     decoder$step(c(1, 2))
     decoder$prefill()
     decoder$step(list(1, 2))

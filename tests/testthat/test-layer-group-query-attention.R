@@ -1,8 +1,3 @@
-# B = 2, T = 3, S = 7, D = 11, N = 6, K = 3, H = 5
-x <- numbers(2, 3, 11)
-y <- numbers(2, 7, 11, seed = 2)
-z <- numbers(2, 7, 11, seed = 3)
-
 attend <- function(object, ...) {
   layer_group_query_attention(object, 5, 6, 3, ..., bias_initializer = "ones")
 }
@@ -18,6 +13,7 @@ new_layer <- function(...) {
 }
 
 test_that("required arguments are required, sizes whole", {
+  x <- numbers(2, 3, 11)
   expect_snapshot(error = TRUE, {
     layer_group_query_attention()
     layer_group_query_attention(64, 8, 2)
@@ -54,11 +50,15 @@ test_that("required arguments are required, sizes whole", {
 })
 
 test_that("a user's own error in an argument is the user's", {
+  x <- numbers(2, 3, 11)
   expect_error(layer_group_query_attention(x, stop("mine"), 6, 3), "^mine$")
 })
 
 test_that("numbers are those of the reference, for every form of the call", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
+  y <- numbers(2, 7, 11, seed = 2)
+  z <- numbers(2, 7, 11, seed = 3)
   layer <- new_layer()
   mask <- array(numbers(2, 6, 3, 7) > -0.5, c(2, 6, 3, 7))
   none <- array(TRUE, c(2, 6, 3, 7))
@@ -104,6 +104,7 @@ test_that("numbers are those of the reference, for every form of the call", {
 
 test_that("masks of two axes, causal and padding masks do what their matrices say", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   layer <- new_layer()
   layer(x)
   wide <- function(mask) aperm(array(mask, c(3, 3, 2, 6)), c(3, 4, 1, 2))
@@ -125,6 +126,7 @@ test_that("masks of two axes, causal and padding masks do what their matrices sa
 
 test_that("a query without keys gets the output's bias alone", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   layer <- new_layer()
   mask <- matrix(TRUE, 3, 3)
   mask[2, ] <- FALSE
@@ -138,6 +140,9 @@ test_that("a query without keys gets the output's bias alone", {
 
 test_that("every form of the object composes to the same shape", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
+  y <- numbers(2, 7, 11, seed = 2)
+  z <- numbers(2, 7, 11, seed = 3)
   shape <- function(x) {
     unlist(lapply(reticulate::py_to_r(x$shape), \(n) if (is.null(n)) NA else n))
   }
@@ -166,6 +171,7 @@ test_that("every form of the object composes to the same shape", {
 
 test_that("call arguments in the pipe reach the call, in functional models too", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   a <- input(3L, 11L)
   mask <- lower.tri(diag(3), diag = TRUE)
   made <- attend(a, attention_mask = mask, name = "here")
@@ -183,6 +189,7 @@ test_that("call arguments in the pipe reach the call, in functional models too",
 
 test_that("use_causal_mask is kept where the layer is not called", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   layer <- new_layer(use_causal_mask = TRUE)
   expect_true(layer$get_config()$use_causal_mask)
   expect_close(layer(x), as.array(layer(x, use_causal_mask = TRUE)))
@@ -196,6 +203,7 @@ test_that("use_causal_mask is kept where the layer is not called", {
 
 test_that("every constructor argument arrives as the Python type it must have", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   layer <- layer_group_query_attention(
     head_dim = 5,
     num_query_heads = 6L,
@@ -249,6 +257,7 @@ test_that("every constructor argument arrives as the Python type it must have", 
 
 test_that("a layer of float64 keeps the precision of R's numbers", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   layer <- new_layer(dtype = "float64")
   result <- layer(x)
   # JAX has 32 bits unless it is told otherwise.
@@ -262,6 +271,7 @@ test_that("a layer of float64 keeps the precision of R's numbers", {
 
 test_that("the same array twice is self-attention, also with segments and positions", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   layer <- new_layer()
   segments <- rbind(c(1, 1, 2), c(1, 2, 2))
   same <- outer(1:3, 1:3, Vectorize(\(i, j) i == j))
@@ -283,6 +293,7 @@ test_that("the same array twice is self-attention, also with segments and positi
 
 test_that("errors of Python are one clean condition, and the session goes on", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   layer <- new_layer(name = "mine")
   layer(x)
   expect_snapshot(error = TRUE, {

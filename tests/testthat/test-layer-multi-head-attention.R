@@ -1,9 +1,5 @@
-# B = 2, T = 3, S = 7, D = 11, N = 5, H = 13, value heads 17
-x <- numbers(2, 3, 11)
-y <- numbers(2, 7, 11, seed = 2)
-z <- numbers(2, 7, 11, seed = 3)
-
 test_that("required arguments are required, sizes whole, axes counted from 0", {
+  x <- numbers(2, 3, 11)
   f <- function(...) {
     layer_multi_head_attention(num_heads = 5, key_dim = 13, ...)
   }
@@ -28,6 +24,9 @@ test_that("required arguments are required, sizes whole, axes counted from 0", {
 
 test_that("value and key by name are tensors, never value_dim and key_dim", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
+  y <- numbers(2, 7, 11, seed = 2)
+  z <- numbers(2, 7, 11, seed = 3)
   shared <- list(num_heads = 5, key_dim = 13, kernel_initializer = "ones")
   layer <- do.call(layer_multi_head_attention, shared)
   expected <- as.array(layer(x, y, z))
@@ -59,6 +58,7 @@ test_that("value and key by name are tensors, never value_dim and key_dim", {
 
 test_that("inputs is a name of the object, and the positions stay right", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   expected <- as.array(layer_multi_head_attention(
     x,
     5,
@@ -88,6 +88,9 @@ test_that("inputs is a name of the object, and the positions stay right", {
 
 test_that("numbers are those of the reference, with value_dim and scores", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
+  y <- numbers(2, 7, 11, seed = 2)
+  z <- numbers(2, 7, 11, seed = 3)
   layer <- layer_multi_head_attention(
     num_heads = 5,
     key_dim = 13,
@@ -102,6 +105,7 @@ test_that("numbers are those of the reference, with value_dim and scores", {
 
 test_that("output_shape takes one number, a vector or a list", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   f <- function(shape) {
     dim(as.array(layer_multi_head_attention(x, 5, 13, output_shape = shape)))
   }

@@ -1,7 +1,6 @@
-x <- numbers(2, 3, 11)
-
 test_that("a layer prints one line that says what it is", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   expect_snapshot({
     layer_multi_head_attention(num_heads = 5, key_dim = 13, name = "a")
     layer_multi_head_attention(
@@ -45,6 +44,7 @@ test_that("a layer prints one line that says what it is", {
 
 test_that("a layer that is called checks and names what it was given", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   layer <- layer_multi_head_attention(num_heads = 5, key_dim = 13, name = "a")
   gqa <- layer_group_query_attention(
     head_dim = 5,
@@ -67,6 +67,7 @@ test_that("a layer that is called checks and names what it was given", {
 
 test_that("a layer is added to a Sequential model by calling it", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   layer <- layer_multi_head_attention(num_heads = 5, key_dim = 13)
   model <- keras()$Sequential()
   expect_invisible(model |> layer())
@@ -75,6 +76,7 @@ test_that("a layer is added to a Sequential model by calling it", {
 
 test_that("the layer stays the Python object it is", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   layer <- layer_multi_head_attention(
     num_heads = 5,
     key_dim = 13,
@@ -96,6 +98,7 @@ test_that("the layer stays the Python object it is", {
 
 test_that("dropout is active with training = TRUE alone", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   layer <- layer_multi_head_attention(
     num_heads = 5,
     key_dim = 13,
@@ -109,6 +112,7 @@ test_that("dropout is active with training = TRUE alone", {
 
 test_that("a model of R pipes trains, is saved and read in a new session", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   a <- input(3L, 11L)
   b <- a |>
     layer_group_query_attention(5, 6, 3, use_causal_mask = TRUE) |>

@@ -1,5 +1,3 @@
-x <- numbers(2, 3, 11)
-
 new_layer <- function(...) {
   layer_multi_head_attention(num_heads = 5, key_dim = 13, ...)
 }
@@ -10,6 +8,7 @@ kernel <- function(layer, dense = "_query_dense") {
 
 test_that("an R function initializes: it gets the shape as integers, and the dtype", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   seen <- list()
   layer <- new_layer(
     kernel_initializer = function(shape, dtype) {
@@ -27,6 +26,7 @@ test_that("an R function initializes: it gets the shape as integers, and the dty
 
 test_that("each projection draws its own numbers from a random R function", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   layer <- new_layer(kernel_initializer = \(shape, ...) {
     array(stats::rnorm(prod(shape)), shape)
   })
@@ -36,6 +36,7 @@ test_that("each projection draws its own numbers from a random R function", {
 
 test_that("what an R function gives wrong is one clean error", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   f <- function(...) new_layer(..., name = "mine")(x)
   expect_snapshot(error = TRUE, {
     f(kernel_initializer = function(shape) array(0, c(2, 3)))
@@ -47,6 +48,7 @@ test_that("what an R function gives wrong is one clean error", {
 
 test_that("R functions regularize and constrain in training, in copies too", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   a <- input(3L, 11L)
   penalty <- function(w) keras()$ops$sum(keras()$ops$abs(w)) * 0.25
   made <- layer_multi_head_attention(
@@ -78,6 +80,7 @@ test_that("R functions regularize and constrain in training, in copies too", {
 
 test_that("a regularizer may give an R number, and must give one", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   layer <- new_layer(kernel_regularizer = function(w) 3)
   layer(x)
   expect_equal(as.numeric(as.array(layer$losses[[1]])), 3)
@@ -100,6 +103,7 @@ test_that("a generator of objects without parentheses makes the object", {
 
 test_that("a saved model predicts in a new session, where training says what is missing", {
   skip_without_keras()
+  x <- numbers(2, 3, 11)
   a <- input(3L, 11L)
   made <- layer_multi_head_attention(
     a,
@@ -133,4 +137,17 @@ test_that("a saved model predicts in a new session, where training says what is 
     "print(grepl('`kernel_regularizer` was an R function of another', message))"
   ))
   expect_equal(utils::tail(output, 2), c("[1] TRUE", "[1] TRUE"))
+})
+
+test_that("initializers, regularizers and constraints are names, objects or functions", {
+  expect_snapshot(error = TRUE, {
+    layer(kernel_initializer = NULL)
+    layer(kernel_initializer = 3)
+    layer(bias_initializer = NA_character_)
+    layer(kernel_initializer = function() 1)
+    layer(kernel_regularizer = TRUE)
+    layer(activity_regularizer = c("l1", "l2"))
+    layer(kernel_constraint = function() 1)
+    layer(bias_constraint = "")
+  })
 })

@@ -1,4 +1,6 @@
-skip_if_not(Sys.info()[["sysname"]] == "Linux", "the linker is Linux's")
+skip_elsewhere <- function() {
+  skip_if_not(Sys.info()[["sysname"]] == "Linux", "the linker is Linux's")
+}
 
 # In a new process, where Python has not been started and nothing of torch is loaded.
 run_afresh <- function(backend, code, env = character()) {
@@ -12,6 +14,7 @@ run_afresh <- function(backend, code, env = character()) {
 }
 
 test_that("torch in R multiplies by its own BLAS, not by R's", {
+  skip_elsewhere()
   folder <- withr::local_tempdir()
   # The linker itself says where it found each function.
   linker <- c(
@@ -34,6 +37,7 @@ test_that("torch in R multiplies by its own BLAS, not by R's", {
 })
 
 test_that("torch is not loaded where Keras runs on another backend", {
+  skip_elsewhere()
   code <- c(
     "os <- reticulate::import('os')",
     "cat(any(grepl('libtorch_cpu', readLines('/proc/self/maps'))))"
@@ -43,6 +47,7 @@ test_that("torch is not loaded where Keras runs on another backend", {
 })
 
 test_that("torch that cannot be loaded first is loaded as ever, with a warning", {
+  skip_elsewhere()
   expect_warning(
     on_python_start("torch", "raise OSError('no such library')"),
     "may be slow",

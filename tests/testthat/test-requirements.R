@@ -6,23 +6,6 @@ test_that("reticulate is asked for Keras and one backend, and keras3 is left to 
   expect_equal(python_requirements("unknown", "base"), ours)
 })
 
-test_that("the backend is that of KERAS_BACKEND, of Keras's file, or tensorflow", {
-  home <- withr::local_tempdir()
-  withr::local_envvar(KERAS_HOME = home, KERAS_BACKEND = "")
-  expect_equal(wanted_backend(), "tensorflow")
-  file <- file.path(home, "keras.json")
-  writeLines(
-    c("{", "  \"epsilon\": 1e-07,", "  \"backend\": \"jax\"", "}"),
-    file
-  )
-  expect_equal(wanted_backend(), "jax")
-  withr::local_envvar(KERAS_BACKEND = "torch")
-  expect_equal(wanted_backend(), "torch")
-  writeLines("{}", file)
-  withr::local_envvar(KERAS_BACKEND = "")
-  expect_equal(wanted_backend(), "tensorflow")
-})
-
 test_that("a backend chosen after the package was loaded takes the place of the first", {
   output <- run_r(
     c(
@@ -40,7 +23,9 @@ test_that("a backend chosen after the package was loaded takes the place of the 
     )
   )
   then <- which(output == "then")
-  expect_true(all(c("keras>=3.15", "numpy>=1.26", "tensorflow") %in% output[1:then]))
+  expect_true(all(
+    c("keras>=3.15", "numpy>=1.26", "tensorflow") %in% output[1:then]
+  ))
   after <- output[then:length(output)]
   expect_true(all(c("keras>=3.15", "numpy>=1.26", "jax") %in% after))
   expect_false("tensorflow" %in% after)

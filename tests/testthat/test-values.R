@@ -1,16 +1,15 @@
-classed <- list(
-  table = table(c(1, 1)),
-  ts = ts(1),
-  integer64 = structure(1, class = "integer64"),
-  date = Sys.Date(),
-  foo = structure(8, class = "foo"),
-  axes = array(1, c(1, 1)),
-  pointer = methods::new("externalptr"),
-  false_python = structure(1, class = "python.builtin.object"),
-  empty_python = structure(new.env(), class = "python.builtin.object")
-)
-
 test_that("values with a class or axes of their own are no plain values", {
+  classed <- list(
+    table = table(c(1, 1)),
+    ts = ts(1),
+    integer64 = structure(1, class = "integer64"),
+    date = Sys.Date(),
+    foo = structure(8, class = "foo"),
+    axes = array(1, c(1, 1)),
+    pointer = methods::new("externalptr"),
+    false_python = structure(1, class = "python.builtin.object"),
+    empty_python = structure(new.env(), class = "python.builtin.object")
+  )
   for (x in classed) {
     expect_false(is_number(x))
     expect_false(is_whole_number(x))
@@ -27,6 +26,17 @@ test_that("values with a class or axes of their own are no plain values", {
 })
 
 test_that("what Python cannot take is found in lists too", {
+  classed <- list(
+    table = table(c(1, 1)),
+    ts = ts(1),
+    integer64 = structure(1, class = "integer64"),
+    date = Sys.Date(),
+    foo = structure(8, class = "foo"),
+    axes = array(1, c(1, 1)),
+    pointer = methods::new("externalptr"),
+    false_python = structure(1, class = "python.builtin.object"),
+    empty_python = structure(new.env(), class = "python.builtin.object")
+  )
   expect_true(is_convertible(list(a = 1, b = list("c", NULL, mean))))
   for (x in classed[c("table", "pointer", "false_python", "empty_python")]) {
     expect_false(is_convertible(x))

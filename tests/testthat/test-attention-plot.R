@@ -1,0 +1,33 @@
+test_that("plots show what they say", {
+  skip_if_not_installed("ggplot2")
+  words <- c("a", "cat", "sat", "here", ".")
+  scores <- attention_scores(toy_model(), toy_input(), tokens = words)
+  heads <- ggplot2::autoplot(scores)
+  expect_equal(nrow(heads$data), 3 * 25 + 6 * 25)
+  mean <- ggplot2::autoplot(scores[2], type = "mean")
+  expect_equal(
+    mean$data$weight[mean$data$query == 2 & mean$data$key == 3],
+    mean(scores$maps$second[1, , 2, 3]),
+    tolerance = 1e-6
+  )
+  text <- ggplot2::autoplot(scores[1, 2], type = "text", query = 4)
+  expect_equal(
+    text$data$weight[order(text$data$key)],
+    scores$maps$first[1, 2, 4, ]
+  )
+  expect_equal(text$data$token[order(text$data$key)], words)
+  entropy <- ggplot2::autoplot(scores, type = "entropy")
+  expect_equal(nrow(entropy$data), 9)
+  for (picture in list(heads, mean, text, entropy)) {
+    expect_no_error(ggplot2::ggplot_build(picture))
+  }
+})
+
+test_that("wrong plots are refused", {
+  scores <- attention_scores(toy_model(), toy_input())
+  expect_snapshot(error = TRUE, {
+    plot(scores, type = "text")
+    plot(scores, type = "words")
+    plot(scores, sample = 0)
+  })
+})

@@ -1,0 +1,46 @@
+test_that("whole numbers are whole, in range and no NA", {
+  f <- function(size, ...) check_whole_number(size, ...)
+  expect_silent(f(64))
+  expect_silent(f(64L, min = 1))
+  expect_silent(f(NULL, null = TRUE))
+  expect_snapshot(error = TRUE, {
+    f(64.5)
+    f(NA)
+    f(NA_integer_)
+    f("4")
+    f(c(4, 8))
+    f(TRUE)
+    f(NULL)
+    f(Inf, min = 1)
+    f(0, min = 1, null = TRUE)
+    f(9, min = 1, max = 8)
+    f(3e9)
+    f(1:9, max = 3, hint = "Try 3.")
+  })
+})
+
+test_that("several whole numbers come as a vector or a list", {
+  f <- function(axes, ...) check_whole_numbers(axes, ...)
+  expect_silent(f(c(1, 2), min = 1))
+  expect_silent(f(list(1, 2L)))
+  expect_silent(f(NULL, null = TRUE))
+  expect_snapshot(error = TRUE, {
+    f(c(1, 2.5))
+    f(c(1, NA))
+    f(list(1, "a"))
+    f(numeric())
+    f(c(0, 3), min = 1, null = TRUE)
+    f(TRUE)
+  })
+})
+
+test_that("numbers are in range, with or without their bounds", {
+  rate <- function(dropout, ...) check_number(dropout, ...)
+  expect_silent(rate(0, min = 0, below = 1))
+  expect_snapshot(error = TRUE, {
+    rate(1, min = 0, below = 1)
+    rate(NaN)
+    rate(-2, above = 0, null = TRUE)
+    rate(list(1))
+  })
+})
