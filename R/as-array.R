@@ -1,7 +1,7 @@
-# as.array() on tensors and variables, for a session without keras3. The method
-# stands on the class of all Python objects, behind every more special one: those
-# of keras3, of the R package tensorflow and of reticulate go before it, in
-# whichever order the packages are loaded.
+# as.array() for tensors and variables, for sessions without keras3. The method is registered
+# for the class of all Python objects. The methods of keras3, tensorflow and reticulate are
+# registered for more specific classes: R calls those first, in whatever order the packages
+# were loaded.
 
 register_as_array <- function() {
   theirs <- utils::getS3method(
@@ -24,7 +24,7 @@ as_array_python <- function(x, ...) {
   array(value, dim_of(value))
 }
 
-# bfloat16 has no NumPy type that reticulate knows.
+# reticulate cannot convert NumPy's bfloat16.
 tensor_to_r <- function(x) {
   keras <- reticulate::import("keras", convert = FALSE)
   value <- keras$ops$convert_to_numpy(x)

@@ -3,27 +3,29 @@
 #' @description
 #' Draws an `attention_scores` object with ggplot2:
 #'
-#' * `"heads"`: one panel a head and layer, queries from top to bottom, keys from left
-#'   to right;
-#' * `"mean"`: the mean over heads, one panel a layer;
-#' * `"text"`: one query's weights as shades behind the words, one panel a head;
-#' * `"entropy"`: how widely each head looks: 0 bits for one key, log2(S) for all.
+#' * `"heads"`: the map of each head, in a panel for each layer and head, queries from top
+#'   to bottom and keys from left to right;
+#' * `"mean"`: the mean over heads, in a panel for each layer;
+#' * `"text"`: the weights of one query as shades behind the words, in a panel for each
+#'   head;
+#' * `"entropy"`: the entropy of each head: 0 bits where a query attends to one key,
+#'   log2(S) where it attends to all keys equally.
 #'
-#' Choose layers and heads with `[` first: `plot(scores[1, 2])` is one head.
+#' To draw some layers or heads, choose them with `[` first: `plot(scores[1, 2])`.
 #'
 #' @details
-#' All scales run from white to dark blue, light to dark in print as on the screen, and
-#' do not depend on telling red from green.
+#' All color scales run from white to dark blue. They remain readable in grayscale and with
+#' color blindness.
 #'
-#' @param x,object An [attention_scores()] object, or one of [attention_rollout()] or
+#' @param x,object An object made by [attention_scores()], [attention_rollout()] or
 #'   [head_importance()].
-#' @param type Which picture.
+#' @param type The kind of plot.
 #' @param ... Not used.
-#' @param query For `"text"`: the number of the query position; the last by default.
+#' @param query For `"text"`: the number of the query position; by default the last.
 #' @param sample The number of the sample in the batch.
-#' @param layer For a rollout: which layer; the last by default.
+#' @param layer For a rollout: the number of the layer; by default the last.
 #'
-#' @returns `autoplot()` a ggplot object, `plot()` the same invisibly after drawing it.
+#' @returns `autoplot()` returns a ggplot object; `plot()` draws it and returns it invisibly.
 #' @export
 #' @examplesIf kerasattention:::can_run_examples() && requireNamespace("ggplot2", quietly = TRUE)
 #' keras <- reticulate::import("keras")

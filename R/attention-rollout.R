@@ -1,14 +1,17 @@
-#' Trace attention back to the input tokens
+#' Attention rollout
 #'
-#' Attention rollout (Abnar and Zuidema 2020, <https://arxiv.org/abs/2005.00928>): how
-#' much of each input token arrives at each position after several layers. A layer's
-#' flow is half its mean attention over heads and half the residual connection,
-#' \eqn{0.5 A + 0.5 I}; the rollout of a layer is the product of the flows up to it.
+#' Estimates how much of each input token arrives at each position after several layers
+#' (Abnar and Zuidema 2020, <https://arxiv.org/abs/2005.00928>).
+#'
+#' The flow of a layer is the
+#' mean of its attention A over heads and the residual connection,
+#' \ifelse{html}{\out{0.5 <i>A</i> + 0.5 <i>I</i>}}{\eqn{0.5 A + 0.5 I}}; the rollout of a layer
+#' is the matrix product of the flows of all layers up to it.
 #'
 #' @param scores An [attention_scores()] object of self-attention layers, with all
 #'   queries and keys.
 #' @returns An `attention_rollout` object: `rollout$rollout` is an array (L, B, T, T) of
-#'   layers, samples, positions and input tokens whose rows sum to 1. It has methods
+#'   layers, samples, positions and input tokens, whose rows sum to 1. It has methods
 #'   for `plot()`, [ggplot2::autoplot()] and `as.data.frame()`.
 #' @export
 #' @examplesIf kerasattention:::can_run_examples()

@@ -43,7 +43,7 @@ slice_axis <- function(x, axis, at) {
   do.call(`[`, c(list(x), whole, drop = FALSE))
 }
 
-# Positions as `[` of a vector takes them, but none may lie outside.
+# Positions as `[` of a vector takes them, but none may be out of range.
 match_positions <- function(at, size, names, arg, call) {
   positions <- seq_len(size)
   names(positions) <- names
@@ -104,13 +104,13 @@ map_summary <- function(map, index, layer) {
   )
 }
 
-# In bits: 0 for one key, log2(S) for all alike. (sample, head, query)
+# In bits: 0 for one key, log2(S) for equal weights. (sample, head, query)
 row_entropy <- function(map) {
   terms <- ifelse(map > 0, -map * log2(map), 0)
   apply(terms, 1:3, sum)
 }
 
-# How many positions away a query looks, on average.
+# The mean distance between a query and the keys it attends to. (sample, head, query)
 row_distance <- function(map, index) {
   apart <- abs(outer(index$query, index$key, `-`))
   apply(map, 1:2, function(weights) rowSums(weights * apart)) |>

@@ -1,32 +1,32 @@
 #' Collect the attention maps of a model
 #'
-#' Runs a trained model on an input and collects what each attention layer attends:
-#' the softmax weights of every head. The model stays as it is, and may hold our
-#' layers or Keras's.
+#' Runs a trained model on an input and returns the attention weights (after the softmax)
+#' of every head of every attention layer. The layers may be ours or Keras's. The model is
+#' not changed.
 #'
-#' For long inputs ask for a few queries: 16 rows of a 16,000 step context take
-#' 16 x 16,000 numbers a head, not 16,000 x 16,000.
+#' For long inputs choose a few `queries`: 16 rows of a context of 16,000 steps take
+#' 16 x 16,000 numbers for each head instead of 16,000 x 16,000.
 #'
 #' @param model A Functional or Sequential Keras model.
 #' @param x Input of the model: an R matrix or array (integers for tokens), a tensor,
 #'   or a list of them for a model with several inputs.
-#' @param layers Names of attention layers, or their numbers in order of call, from 1;
-#'   `NULL` for all.
+#' @param layers Names of attention layers, or their numbers in the order of their calls,
+#'   from 1; `NULL` for all.
 #' @param ... Not used.
 #' @param heads,queries Numbers of heads and of query positions, from 1; `NULL` for
 #'   all.
-#' @param tokens Labels of the positions, the words of a text, say: a character
+#' @param tokens Labels of the positions, for instance the words of a text: a character
 #'   vector of length S, used by `plot()`.
 #'
-#' @returns An `attention_scores` object. It has a method for
-#' * `[`: `scores[layer, head, query, key, sample]`, by number or, for layers, name;
-#' * `as.data.frame()`: a row per weight, with columns `layer`, `sample`, `head`,
+#' @returns An `attention_scores` object. It has methods for
+#' * `[`: `scores[layer, head, query, key, sample]`, by number; layers also by name;
+#' * `as.data.frame()`: a row for each weight, with the columns `layer`, `sample`, `head`,
 #'   `query`, `key`, `weight`;
 #' * `summary()`: mean entropy (in bits) and mean distance for each head;
 #' * `plot()` and [ggplot2::autoplot()], see [plot.attention_scores()].
 #'
-#' `scores$maps` holds the arrays themselves, one per layer, of dim
-#' (B, N, T, S): samples, heads, queries, keys. A row without any visible key is zero.
+#' `scores$maps` is a list of arrays (B, N, T, S), one for each layer: samples, heads,
+#' queries, keys. Where all keys of a query are masked out, its row is zero.
 #' @seealso [attention_rollout()], [head_importance()].
 #' @export
 #' @examplesIf kerasattention:::can_run_examples()
@@ -85,7 +85,7 @@ attention_scores <- function(
   )
 }
 
-# One label for each key, of the layers that have these tokens for keys.
+# One label for each key of at least one layer.
 check_tokens_length <- function(tokens, maps, call = caller_env()) {
   sizes <- unique(vapply(maps, function(map) dim(map$weights)[[4]], 1L))
   if (!is.null(tokens) && !length(tokens) %in% sizes) {
@@ -94,8 +94,8 @@ check_tokens_length <- function(tokens, maps, call = caller_env()) {
   }
 }
 
-# maps: arrays (sample, head, query, key); index: what the entries of each axis
-# were in the model, kept when the object is cut.
+# maps: arrays (sample, head, query, key); index: the numbers that the entries of each axis
+# have in the model, kept when the object is subset.
 new_attention_scores <- function(maps, layers, index, tokens) {
   names(maps) <- layers$layer
   structure(

@@ -1,20 +1,20 @@
-#' Put our attention layers into a model
+#' Replace a model's Keras attention layers
 #'
-#' A copy of a trained model in which Keras's attention layers are replaced by ours, all
-#' weights kept. With `num_key_value_heads` the key and value heads are merged to fewer, as
-#' Ainslie et al. (2023, <https://arxiv.org/abs/2305.13245>) make a grouped-query model of a
-#' multi-head one; a little more training, 5% of the original steps in the paper, then
-#' brings the quality back.
+#' Copies a trained model and replaces the Keras attention layers of the copy by ours, with
+#' the same weights. With `num_key_value_heads` the key and value heads are merged to fewer,
+#' which turns a multi-head model into a grouped-query model (Ainslie et al. 2023,
+#' <https://arxiv.org/abs/2305.13245>). Further training, in the paper for 5% of the original
+#' steps, then restores the quality.
 #'
-#' @inheritParams attention_scores
-#' @param model A Functional or Sequential model, nested ones included; it is left as it is.
-#' @param num_key_value_heads `NULL` to keep the heads, or a number that divides the
+#' @param model A Functional or Sequential model, which may contain other models. It is not
+#'   changed.
+#' @param num_key_value_heads `NULL` keeps the heads; or a number that divides the number of
 #'   key/value heads of every attention layer. 1 makes multi-query attention.
-#' @param method How heads are merged: their `"mean"`, the `"first"` of each group, or new
-#'   `"random"` ones.
-#' @param seed Whole number, for `"random"`.
+#' @param method How heads are merged: the `"mean"` of each group, the `"first"` head of each
+#'   group, or new `"random"` heads.
+#' @param seed A whole number, for `"random"`.
 #'
-#' @returns The copy, compiled as `model` was, with a fresh optimizer.
+#' @returns The copy, compiled as `model` is, with a new optimizer.
 #' @export
 #' @examplesIf kerasattention:::can_run_examples()
 #' keras <- reticulate::import("keras")

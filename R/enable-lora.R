@@ -1,17 +1,16 @@
-#' Fine-tune with low-rank factors
+#' Fine-tune attention layers with LoRA
 #'
-#' Freezes a model and puts trainable low-rank factors beside the kernels of its
-#' attention layers (LoRA: Hu et al. 2021, <https://arxiv.org/abs/2106.09685>). The
-#' factors are Keras's own: they start without effect and are saved with the model.
+#' Freezes a model and adds trainable low-rank factors to the kernels of its attention
+#' layers (LoRA: Hu et al. 2021, <https://arxiv.org/abs/2106.09685>). The factors are those of
+#' Keras: at first their product is zero, and they are saved with the model.
 #'
 #' @inheritParams attention_scores
-#' @param model A built model with our attention layers. It is changed, as Keras models
-#'   are, and has to be compiled before training. For a model with Keras's layers see
-#'   [convert_attention()].
-#' @param rank Rank of the factors, 4 or 8 say.
-#' @param alpha Scale of their product, `alpha / rank`; `NULL` for `rank`.
-#' @param projections Which kernels: some of `"query"`, `"key"`, `"value"`, `"output"`,
-#'   `"gate"`.
+#' @param model A built model with our attention layers. It is changed in place, and has to
+#'   be compiled before training. For a model with Keras's layers see [convert_attention()].
+#' @param rank The rank of the factors, for instance 4 or 8.
+#' @param alpha The product of the factors is multiplied by `alpha / rank`; `NULL` is `rank`.
+#' @param projections The kernels that get factors: some of `"query"`, `"key"`, `"value"`,
+#'   `"output"`, `"gate"`.
 #'
 #' @returns The model, invisibly.
 #' @export

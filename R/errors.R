@@ -5,8 +5,8 @@
 #   with_python()     runs code that calls Python; Python's exception becomes one
 #                     condition with Python's message and nothing else
 #
-# `call` is the frame of the exported function, so that the error names what the
-# user typed: take it as an argument, `call = caller_env()`, and hand it on.
+# `call` is the frame of the exported function, so that the error names the user's call. Every
+# helper takes it as an argument, `call = caller_env()`, and passes it on.
 
 abort_argument <- function(arg, rule, value, hint = NULL, call = caller_env()) {
   abort(
@@ -32,10 +32,10 @@ abort <- function(
   rlang::abort(bullets, class = "kerasattention_error", call = call, ...)
 }
 
-# Runs `code`. An exception of Python becomes a kerasattention_error whose field
-# `python_class` holds the exception's class; so does an error of R that is not ours
-# yet: of a value that reticulate cannot convert, or of a function that Python called.
-# A KeyboardInterrupt is what R calls an interrupt, also where Python has wrapped it.
+# Runs `code`. A Python exception becomes a kerasattention_error with the exception's class in
+# its field `python_class`. Other errors of R become a kerasattention_error too: reticulate
+# cannot convert a value, or an R function that Python called fails. A KeyboardInterrupt becomes
+# R's interrupt, also where Python has wrapped it in another exception.
 with_python <- function(code, doing, call = caller_env()) {
   # One handler for all: an error within a handler is caught by those beside it.
   tryCatch(code, error = function(cnd) {
@@ -51,7 +51,7 @@ with_python <- function(code, doing, call = caller_env()) {
   })
 }
 
-# Backends raise errors of their own from the KeyboardInterrupt that ended a step.
+# Some backends raise another exception from the KeyboardInterrupt that ended a step.
 is_interrupt <- function(cnd) {
   exception <- attr(cnd, "py_object") %||% cnd
   for (i in seq_len(10)) {
@@ -87,9 +87,8 @@ abort_r <- function(cnd, doing, call) {
   )
 }
 
-# Python's message alone: without terminal colours, without reticulate's advice,
-# without the module of the exception's class, without the printed arguments (whole
-# arrays) that Keras adds, and cut where a backend adds pages of its own.
+# Python's message without terminal colours, reticulate's advice, the module of the exception's
+# class and the arguments (whole arrays) that Keras prints. Long messages of backends are cut.
 python_message <- function(x) {
   x <- cli::ansi_strip(x)
   x <- gsub("\nRun `reticulate::py_last_error\\(\\)` for details\\.", "", x)

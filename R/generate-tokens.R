@@ -1,41 +1,43 @@
-#' Continue token ids with a model
+#' Generate tokens with a KV cache
 #'
-#' Writes on from a prompt, a token at a time, with a key/value cache: each step computes
-#' one position instead of all of them. It works on any Functional or Sequential model
-#' whose attention is causal and whose other layers act on each position alone; the model
-#' is not changed. A model that cannot be decoded so is refused with the name of the layer
-#' and the reason.
+#' Continues prompts, one token at a time. A key/value cache stores the keys and values of
+#' earlier tokens, so that each step computes one position instead of all of them.
 #'
-#' Prompts of different lengths are padded on the left and the padding is masked: each is
-#' continued as if it were alone. The step is compiled once for each shape, and the loop
-#' over tokens stays in the backend, in chunks.
+#' The model is any Functional or Sequential model whose attention is causal and whose other
+#' layers act on each position independently. It is not changed. For other models the error
+#' names the layer and the reason.
 #'
-#' Layers and functions of your own are tried on random tokens, and the first tokens of each
-#' call are compared with full passes of the model; a difference is an error.
+#' Prompts of different lengths are padded on the left and the padding is masked out: each is
+#' continued as it would be in its own call. The step is compiled once for each shape.
 #'
-#' @param model A model of token ids (B, T) that gives logits (B, T, V).
+#' For custom layers and functions, first a run on random tokens and then the first tokens
+#' of each call are compared with full passes of the model; a difference is an error.
+#'
+#' @param model A model from token ids (B, T) to logits (B, T, V).
 #' @param tokens Prompts of whole numbers from 0: a vector, a matrix (B, T), or a list of
 #'   vectors of different lengths.
-#' @param max_new_tokens How many tokens to add at most.
-#' @param temperature 0 takes the likeliest token; otherwise the logits are divided by it
-#'   and a token is drawn.
-#' @param top_k `NULL`, or how many of the likeliest tokens to draw from.
-#' @param top_p `NULL`, or the probability that the tokens drawn from have together
-#'   (Holtzman et al. 2020, <https://arxiv.org/abs/1904.09751>).
-#' @param stop_token `NULL`, or token ids after which a row ends. Ended rows of a matrix are
-#'   filled up with the id that ended them.
-#' @param seed Whole number; the same seed gives the same tokens.
+#' @param max_new_tokens The greatest number of tokens to add.
+#' @param temperature 0 takes the most likely token; otherwise the logits are divided by
+#'   `temperature` and a token is drawn.
+#' @param top_k `NULL`, or a number: only the `top_k` most likely tokens are drawn from.
+#' @param top_p `NULL`, or a probability: only the most likely tokens that together have
+#'   this probability are drawn from (Holtzman et al. 2020,
+#'   <https://arxiv.org/abs/1904.09751>).
+#' @param stop_token `NULL`, or token ids that end a row. The rest of the row of a matrix is
+#'   filled with the id that ended it.
+#' @param seed A whole number; the same seed gives the same tokens.
 #' @param ... Not used.
-#' @param num_return_sequences How many continuations of each prompt; those of a prompt
-#'   follow each other.
-#' @param inputs The model's other inputs (an encoder's), a list by name or in order.
-#' @param callback A function called with the new token ids (B) each time one has come;
-#'   `FALSE` from it ends the generation.
+#' @param num_return_sequences The number of continuations of each prompt. Those of one
+#'   prompt are consecutive rows of the result.
+#' @param inputs Further inputs of the model, for instance an encoder's: a list by name or
+#'   in order.
+#' @param callback A function that is called with the new token ids (B) after each step;
+#'   if it returns `FALSE`, the generation ends.
 #' @param progress Whether to show a progress bar; `NULL` shows one for long runs.
 #'
-#' @returns Integers, prompts with their continuations: a vector for a vector, a matrix
-#'   (B, T + new) for a matrix, a list of vectors for a list.
-#' @seealso [incremental_decoder()] for a step at a time.
+#' @returns The prompts with their continuations, as integers: a vector for a vector, a
+#'   matrix (B, T + new) for a matrix, a list of vectors for a list.
+#' @seealso [incremental_decoder()] to decode step by step.
 #' @export
 #' @examplesIf kerasattention:::can_run_examples()
 #' keras <- reticulate::import("keras")
@@ -97,7 +99,7 @@ generate_tokens <- function(
   if (is.list(made)) lapply(made, as.integer) else made_like(made)
 }
 
-# A vector of Python comes as an array of one axis.
+# reticulate gives an array of one axis for a vector.
 made_like <- function(made) {
   if (length(dim(made)) == 1) as.integer(made) else made
 }

@@ -1,21 +1,25 @@
 #' Measure how much each attention head matters
 #'
-#' The importance of Michel et al. (2019, <https://arxiv.org/abs/1905.10650>): put a
-#' gate that stands at 1 on each head's result; a head's importance is the mean size of
-#' the loss's slope along its gate, \eqn{E_x |\partial L(x) / \partial \xi_h|}.
+#' The importance of attention heads of Michel et al. (2019,
+#' <https://arxiv.org/abs/1905.10650>), from the gradients of the loss.
+#'
+#' The result of each head h is multiplied by a gate
+#' \ifelse{html}{\out{<i>&xi;<sub>h</sub></i>}}{\eqn{\xi_h}{xi_h}}, which is 1. The importance of
+#' the head is the mean absolute gradient of the loss with respect to its gate,
+#' \ifelse{html}{\out{E<sub><i>x</i></sub> |&part;<i>L</i>(<i>x</i>) / &part;<i>&xi;<sub>h</sub></i>|}}{\eqn{E_x |\partial L(x) / \partial \xi_h|}{E_x |dL(x) / dxi_h|}}.
 #'
 #' @inheritParams attention_scores
-#' @param x,y Inputs and targets, with as many samples; several hundred give stable
-#'   numbers.
+#' @param x,y Inputs and targets of the same samples. Several hundred samples give stable
+#'   results.
 #' @param ... Not used.
-#' @param loss A loss of Keras by name or object; by default the one the model is
+#' @param loss A Keras loss, its name or an object; by default the loss that the model was
 #'   compiled with.
-#' @param batch_size Samples at a time.
-#' @param normalize Whether to divide each layer's numbers by their Euclidean length, as
-#'   the paper does so that layers can be compared.
+#' @param batch_size Number of samples in a batch.
+#' @param normalize Whether to divide each layer's importances by their Euclidean norm, as
+#'   the paper does, to make layers comparable.
 #'
-#' @returns A data frame of class `head_importance` with columns `layer`, `head` and
-#'   `importance`, a row per query head. `plot()` draws it.
+#' @returns A data frame of class `head_importance` with a row for each query head and the
+#'   columns `layer`, `head` and `importance`. `plot()` draws it.
 #' @seealso [prune_heads()].
 #' @export
 #' @examplesIf kerasattention:::can_run_examples()
@@ -77,7 +81,7 @@ check_loss <- function(loss, arg = caller_arg(loss), call = caller_env()) {
   }
 }
 
-# Keras's losses spread targets of too few axes over the outputs without a word. Class
+# Keras's losses broadcast targets of too few axes over the outputs without a warning. Class
 # numbers have one axis less than the outputs, or 1 as the last size.
 check_targets <- function(model, x, y, loss, call = caller_env()) {
   inputs <- shape_of(x)
@@ -110,12 +114,12 @@ check_targets <- function(model, x, y, loss, call = caller_env()) {
   }
 }
 
-# The sizes of a model's only output, NULL where there are more or none is known.
+# The shape of the output of a model, NULL where it has several or the shape is not known.
 output_sizes <- function(model) {
   tryCatch(shape_of(model$output), error = function(cnd) NULL)
 }
 
-# Whether a loss may take the numbers of classes; of R functions nothing is known.
+# Whether a loss may take class numbers as targets. For R functions that is not known: TRUE.
 takes_classes <- function(loss) {
   if (is_string(loss)) {
     return(grepl("sparse", loss, ignore.case = TRUE))

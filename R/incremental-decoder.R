@@ -1,27 +1,28 @@
-#' Decode a model a step at a time
+#' Decode a model step by step
 #'
-#' What [generate_tokens()] does, in your hands: logits for the next token after a prompt,
-#' and after each further token, with a key/value cache. The model is not changed.
+#' The steps of [generate_tokens()] as functions: they return the logits for the next token
+#' after a prompt and after each further token, with a key/value cache. The model is not
+#' changed.
 #'
-#' A layer keeps 2 x B x `max_length` x K x H numbers; with `sliding_window = W` only the
-#' last W positions, and where all layers have a window rows may be longer than
-#' `max_length`.
+#' The cache of a layer has 2 x B x `max_length` x K x H numbers. With `sliding_window = W`
+#' it has only the last W positions; where all layers have a window, rows may become longer
+#' than `max_length`.
 #'
-#' Layers and functions of your own are tried on random tokens, and the logits of a prompt and
-#' of the first steps after it are compared with full passes of the model; a difference is an
-#' error.
+#' For custom layers and functions, first a run on random tokens and then the logits of a
+#' prompt and of the first steps after it are compared with full passes of the model; a
+#' difference is an error.
 #'
 #' @inheritParams generate_tokens
-#' @param batch_size Number of rows, B.
-#' @param max_length How many tokens a row may have.
+#' @param batch_size The number of rows, B.
+#' @param max_length The greatest number of tokens in a row.
 #'
 #' @returns An `incremental_decoder`, a list of functions:
 #' * `$prefill(tokens, inputs = NULL)` takes prompts, a vector, a matrix (B, T) or a list of
-#'   B vectors, and gives logits (B, V) for the next token;
+#'   B vectors, and returns logits (B, V) for the next token;
 #' * `$step(tokens)` takes the next token of each row, B numbers, or several, (B, t), and
-#'   gives logits (B, V);
+#'   returns logits (B, V);
 #' * `$reset()` empties the caches;
-#' * `$length()` is how many tokens the rows have, `$cache_bytes()` the size of the caches.
+#' * `$length()` is the number of tokens in each row, `$cache_bytes()` the size of the caches.
 #' @export
 #' @examplesIf kerasattention:::can_run_examples()
 #' keras <- reticulate::import("keras")
@@ -77,12 +78,12 @@ incremental_decoder <- function(model, batch_size, max_length) {
   )
 }
 
-# `logits` is evaluated here, so that Python's errors become ours.
+# `logits` is a promise, evaluated here, so that Python's errors become ours.
 logits_of <- function(logits, doing, call = caller_env()) {
   as.array(with_python(logits, doing, call))
 }
 
-# Vectors and matrices; rows of different lengths only prompts can have.
+# Vectors and matrices: only prompts can have rows of different lengths.
 check_step <- function(
   tokens,
   arg = caller_arg(tokens),

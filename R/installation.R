@@ -3,10 +3,10 @@
 
 backends <- c("tensorflow", "jax", "torch")
 
-# What inst/python asks for.
+# The version that inst/python/pyproject.toml requires.
 oldest_keras <- "3.15"
 
-# What attention_sitrep() returns, but for what only a loaded Keras knows.
+# The part of attention_sitrep()'s list that is known without loading Keras.
 find_installation <- function() {
   found <- list(
     package = version_of("kerasattention"),
@@ -29,13 +29,13 @@ version_of <- function(package) {
   )
 }
 
-# What Keras would choose, as far as can be said without it.
+# The backend that Keras will choose.
 wanted_backend <- function() {
   backend <- Sys.getenv("KERAS_BACKEND")
   if (nzchar(backend)) backend else configured_backend() %||% "tensorflow"
 }
 
-# Keras writes its choice into a file of the user.
+# The backend in Keras's configuration file.
 configured_backend <- function() {
   folder <- Sys.getenv("KERAS_HOME", file.path("~", ".keras"))
   file <- file.path(folder, "keras.json")
@@ -67,7 +67,7 @@ find_python <- function() {
   )
 }
 
-# Made by reticulate, of what packages and the user have asked for by py_require().
+# Whether reticulate made the environment, from the packages of py_require().
 is_managed <- function() isTRUE(reticulate::py_config()$ephemeral)
 
 find_packages <- function(backend) {
@@ -87,7 +87,7 @@ python_version_of <- function(package) {
   tryCatch(metadata$version(package), error = function(cnd) NULL)
 }
 
-# TensorFlow is published under several names.
+# TensorFlow is published under several names, some for one kind of machine.
 backend_version <- function(backend) {
   for (name in paste0(backend, c("", "-cpu", "_cpu", "-intel", "-macos"))) {
     version <- python_version_of(name)

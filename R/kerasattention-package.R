@@ -2,6 +2,6 @@
 #' @importFrom rlang %||% .data caller_arg caller_env names2
 "_PACKAGE"
 
-# State of the session: `module` and `functions`, of Python, once imported; `importing`, while
-# they are; `required`, what reticulate has been asked for.
+# State of the session: the Python `module` and its `functions`, once imported; `importing`,
+# TRUE during the import; `required`, the packages that reticulate was asked for.
 the <- new.env(parent = emptyenv())

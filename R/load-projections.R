@@ -1,26 +1,26 @@
-#' Bring the weights of a checkpoint into a layer
+#' Load the weights of a checkpoint into a layer
 #'
-#' Sets the projections of an attention layer from the matrices of a published model.
-#' Read the file with its own library (safetensors, gguf); this function checks every
-#' shape and lays the heads out as Keras keeps them. If anything does not fit nothing
-#' is changed.
+#' Sets the weights of an attention layer's projections from the matrices of a published
+#' model. Read the file with its own library (safetensors, gguf); this function checks every
+#' shape and reshapes the matrices to the kernels of Keras. If any shape is wrong, nothing is
+#' changed.
 #'
 #' @param layer A built layer, made by [layer_group_query_attention()] or
 #'   [layer_multi_head_attention()]: one that was called, or `model$get_layer(name)`.
-#' @param query Matrix (N * H, D), rows out and columns in, as torch stores a `Linear`;
-#'   or `list(matrix, bias)` with bias of length N * H.
-#' @param key,value Matrices (K * H, D), likewise.
-#' @param output Matrix (D, N * H), likewise, with bias of length D.
+#' @param query A matrix (N * H, D), a row for each output and a column for each input, as
+#'   torch stores a `Linear`; or `list(matrix, bias)` with a bias of length N * H.
+#' @param key,value Matrices (K * H, D), or lists with a bias of length K * H.
+#' @param output A matrix (D, N * H), or a list with a bias of length D.
 #' @param ... Not used.
-#' @param gate Matrix (N * H, D), for a layer with `use_gate = TRUE`.
+#' @param gate A matrix (N * H, D), for a layer with `use_gate = TRUE`.
 #' @param query_norm,key_norm Vectors of length H, for a layer with `qk_norm = TRUE`.
-#' @param sink Vector of length N, for a layer with `attention_sink = TRUE`.
-#' @param undo_permutation Whether query and key come from a GGUF file of a Llama model:
-#'   llama.cpp stores their rows interleaved, and [position_rotary()] with
-#'   `layout = "half"` needs them as they were.
+#' @param sink A vector of length N, for a layer with `attention_sink = TRUE`.
+#' @param undo_permutation Whether query and key come from a GGUF file of a Llama model.
+#'   llama.cpp stores their rows interleaved; [position_rotary()] with `layout = "half"`
+#'   needs the original order.
 #'
 #' @returns `layer`, invisibly.
-#' @seealso [enable_lora()] to train it further.
+#' @seealso [enable_lora()] to fine-tune the model.
 #' @export
 #' @examplesIf kerasattention:::can_run_examples()
 #' layer <- layer_group_query_attention(

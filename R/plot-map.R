@@ -30,7 +30,7 @@ map_plot <- function(frame, tokens) {
     map_theme(!is.null(tokens))
 }
 
-# As many labels as can be read, all of them up to 40 tokens.
+# All labels up to 40 tokens, an even part of more.
 token_scale <- function(scale, positions, tokens) {
   if (is.null(tokens)) {
     return(scale(breaks = whole_breaks, expand = c(0, 0)))
@@ -43,7 +43,7 @@ token_scale <- function(scale, positions, tokens) {
   scale(breaks = breaks, labels = labels, expand = c(0, 0))
 }
 
-# Positions are counted: no label between two of them.
+# Positions are whole numbers: no label between two of them.
 whole_breaks <- function(limits) {
   breaks <- pretty(limits)
   breaks[breaks == trunc(breaks)]

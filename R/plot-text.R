@@ -61,7 +61,7 @@ plot_text <- function(x, query, call) {
     )
 }
 
-# Words in lines of about 40 letters, each as wide as its letters.
+# Arranges words in lines of about 40 letters.
 text_layout <- function(tokens, letters = 40) {
   width <- nchar(tokens, "width") + 1.5
   line <- 1

@@ -1,20 +1,23 @@
-#' Lower logits by distance
+#' ALiBi position bias
 #'
 #' @description
-#' Attention with linear biases, ALiBi (Press et al. 2022): the logit of a query and a
-#' key that are d positions apart is lowered by
+#' Attention with linear biases, ALiBi (Press et al. 2022): logits are reduced in proportion
+#' to the distance between query and key.
 #'
-#' \deqn{m_h \, |d|}{m_h * |d|}
+#' @details
+#' From the logit of a query and a key that are d positions apart, head h subtracts
 #'
-#' with a fixed slope for each head. For N heads, a power of two, the slopes are
-#' \eqn{2^{-8/N}, 2^{-16/N}, \ldots, 2^{-8}}{2^(-8 / N), 2^(-16 / N), ..., 2^(-8)};
-#' for any other N those of the power of two below, filled up with every other slope of
-#' the power above, as in the authors' code. Without a causal mask keys on both sides of
-#' the query are treated alike.
+#' \ifelse{html}{\out{<i>m<sub>h</sub></i> |<i>d</i>|}}{\eqn{m_h \, |d|}{m_h * |d|}}
 #'
-#' @section Who uses it:
-#' MPT and BLOOM. (For numbers of heads that are no power of two MPT orders its slopes
-#' in another way.)
+#' with a fixed slope for each head. For N heads, N a power of two, the slopes are
+#' \ifelse{html}{\out{2<sup>&minus;8/<i>N</i></sup>, 2<sup>&minus;16/<i>N</i></sup>, ..., 2<sup>&minus;8</sup>}}{\eqn{2^{-8/N}, 2^{-16/N}, \ldots, 2^{-8}}{2^(-8 / N), 2^(-16 / N), ..., 2^(-8)}}.
+#' For other N they are the slopes of the next smaller power of two, followed by every
+#' other slope of the next greater one, as in the authors' code. Without a causal mask the
+#' bias is the same on both sides of the query.
+#'
+#' @section Models:
+#' MPT and BLOOM. MPT orders its slopes differently where the number of heads is not a
+#' power of two.
 #'
 #' @inherit position_rotary return
 #' @references

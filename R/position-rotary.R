@@ -1,53 +1,59 @@
-#' Turn queries and keys by their positions
+#' Rotary position embedding (RoPE)
 #'
 #' @description
-#' Rotary position embedding (Su et al. 2021), the positions of most language models
-#' of today. Pair i of the R features of a head that turn is rotated by the angle
+#' Rotary position embedding (Su et al. 2021), used by most language models: queries and
+#' keys are rotated by their positions, so that their products depend only on the distance
+#' between them.
 #'
-#' \deqn{p \, \theta^{-2i/R}}{p * theta^(-2 i / R)}
+#' @details
+#' The first R features of each query and key head form R / 2 pairs; pair
+#' i = 0, ..., R / 2 - 1 is rotated by the angle
 #'
-#' where p is the position of the token and i = 0, ..., R / 2 - 1, in queries and keys
-#' alike: their products then depend on distances alone. Angles are computed in 32-bit
-#' floats whatever the layer's `dtype`.
+#' \ifelse{html}{\out{<i>p</i> &theta;<sup>&minus;2<i>i</i>/<i>R</i></sup>}}{\eqn{p \, \theta^{-2i/R}}{p * theta^(-2 i / R)}}
 #'
-#' Positions are 0, 1, ..., or where a cache stands, or given for each token by the
-#' call argument `positions`.
+#' where p is the position of the token. Angles are computed in 32-bit floats, whatever the
+#' `dtype` of the layer.
+#'
+#' Positions are 0, 1, ...; with a cache they continue from its length. The call argument
+#' `positions` sets them for each token.
 #'
 #' @param theta The base of the frequencies.
-#' @param fraction The share of each head's features that turn, the first ones; the
-#'   rest carry no position. R = `fraction` * H must be even.
-#' @param layout Which features make a pair: `"half"` pairs feature i with i + R / 2,
-#'   `"interleaved"` the neighbours 2 i and 2 i + 1. Weights fit one of them only.
-#' @param scaling `NULL`, or a list that says how a model reaches beyond the length
-#'   that it was trained on; see the section Scaling.
+#' @param fraction The share of each head's features that is rotated, the first ones; the
+#'   others do not depend on the position. R = `fraction` * H must be even.
+#' @param layout Which features form a pair: `"half"` pairs feature i with i + R / 2,
+#'   `"interleaved"` pairs the neighbours 2 i and 2 i + 1. Trained weights work with one
+#'   of them only.
+#' @param scaling `NULL`, or a list that extends a model beyond the length that it was
+#'   trained on; see the section Scaling.
 #'
 #' @section Scaling:
-#' The parameters have the names of the published model configs, whose entry
-#' `rope_scaling` can be given as it is (`rope_type` is taken for `type`).
+#' The parameters have the names of published model configs. Their entry `rope_scaling`
+#' can be given unchanged (`rope_type` is read as `type`).
 #'
-#' * `list(type = "linear", factor = 8)`: positions divided by the factor (Chen et
+#' * `list(type = "linear", factor = 8)` divides positions by the factor (Chen et
 #'   al. 2023).
-#' * `list(type = "ntk", factor = 8)`: theta becomes theta * factor^(R / (R - 2)).
-#' * `list(type = "yarn", factor = 32, original_max_position_embeddings = 4096)`:
-#'   slow pairs divided by the factor, fast ones kept, a ramp between them, and the
-#'   logits sharpened by the attention factor, which is 0.1 log(factor) + 1, squared
-#'   (Peng et al. 2023). Also takes `attention_factor`, `beta_fast` (32), `beta_slow`
-#'   (1), `mscale`, `mscale_all_dim` and `truncate` (TRUE).
-#' * `list(type = "llama3", factor = 8)`: as Llama 3.1 does. Also takes
+#' * `list(type = "ntk", factor = 8)` replaces theta by `theta * factor^(R / (R - 2))`.
+#' * `list(type = "yarn", factor = 32, original_max_position_embeddings = 4096)`
+#'   divides the frequencies of slow pairs by the factor, keeps those of fast pairs, and
+#'   interpolates between them. Logits are multiplied by the square of the attention
+#'   factor, `0.1 * log(factor) + 1` (Peng et al. 2023). Further parameters:
+#'   `attention_factor`, `beta_fast` (32), `beta_slow` (1), `mscale`, `mscale_all_dim` and
+#'   `truncate` (TRUE).
+#' * `list(type = "llama3", factor = 8)` is the scaling of Llama 3.1. Further parameters:
 #'   `low_freq_factor` (1), `high_freq_factor` (4) and
 #'   `original_max_position_embeddings` (8192).
 #'
-#' @section Who uses it:
+#' @section Models:
 #' * Llama 2, Mistral, Gemma 2: `position_rotary()`
 #' * Llama 3: `theta = 500000`; from Llama 3.1 on with the scaling `"llama3"` above
 #' * Qwen 3: `theta = 1000000`
-#' * Gemma 3: layers with a window as Gemma 2; the others `theta = 1000000`, from 4B on
-#'   with `scaling = list(type = "linear", factor = 8)`
+#' * Gemma 3: layers with a window as Gemma 2; the other layers `theta = 1000000`, in
+#'   models from 4B on with `scaling = list(type = "linear", factor = 8)`
 #' * GPT-NeoX: `fraction = 0.25`
 #' * GPT-J: `fraction = 0.25, layout = "interleaved"`
 #' * gpt-oss: `theta = 150000` with the scaling `"yarn"` above and `truncate = FALSE`
 #'
-#' @returns A position for the argument `position` of the layers.
+#' @returns A position encoding for the argument `position` of the layers.
 #'
 #' @references
 #' Su et al. (2021). RoFormer: Enhanced Transformer with Rotary Position Embedding.

@@ -1,6 +1,6 @@
 # The argument `scaling` of position_rotary().
 
-# The parameters that each type must and may have. Python knows their defaults.
+# The required and optional parameters of each type. Python has their defaults.
 scaling_types <- list(
   linear = list(must = "factor"),
   ntk = list(must = "factor"),
@@ -25,7 +25,7 @@ scaling_types <- list(
   )
 )
 
-# The scaling with a `type`, its numbers as Python wants them.
+# Returns the scaling with a `type`, and whole numbers as integers.
 check_scaling <- function(scaling, call = caller_env()) {
   if (is.null(scaling)) {
     return(NULL)

@@ -1,19 +1,19 @@
-#' Remove attention heads for good
+#' Remove attention heads
 #'
-#' A copy of a model with smaller attention layers: the heads are cut out of every
-#' kernel, and everything else is kept. A key/value head whose queries are all removed
-#' goes with them. In grouped-query layers the groups must stay equally large, since
-#' each key/value head serves as many queries.
+#' Copies a model without some of its attention heads. They are cut out of every kernel of
+#' their layer, which becomes smaller; all other weights are kept. A key/value head is
+#' removed when all of its query heads are. In grouped-query layers all groups must keep
+#' the same number of query heads.
 #'
 #' @inheritParams attention_scores
-#' @param heads A named list: for each attention layer's name the numbers of the query
+#' @param heads A list named by attention layers, which holds the numbers of the query
 #'   heads to remove, from 1.
-#' @param importance,fraction In place of `heads`: a [head_importance()] data frame, and
+#' @param importance,fraction Instead of `heads`: a [head_importance()] data frame, and
 #'   the share of all query heads to remove, the least important first. Every layer
 #'   keeps at least one head.
-#' @param quiet Whether to say nothing about what was removed.
+#' @param quiet Whether to omit the message with the number of removed heads.
 #'
-#' @returns The smaller model, compiled as `model` was, with a fresh optimizer.
+#' @returns The smaller model, compiled as `model` is, with a new optimizer.
 #' @references Michel et al. 2019, Are sixteen heads really better than one?
 #'   <https://arxiv.org/abs/1905.10650>
 #' @export
@@ -54,7 +54,7 @@ prune_heads <- function(
   } else {
     lapply(heads, zero_based)
   }
-  # A list each: reticulate would make a number of a vector of length one.
+  # Lists, since reticulate makes a number of a vector of length one.
   removed <- lapply(removed, function(heads) as.list(as.integer(unlist(heads))))
   pruned <- call_python(
     "prune_heads",

@@ -1,6 +1,6 @@
-# R functions as initializers, regularizers and constraints. Keras wants objects
-# that it can copy and save; the classes for that are in Python, in bridge.py. Here
-# the function is wrapped so that it gets and gives what an R user expects.
+# R functions as initializers, regularizers and constraints. Keras needs objects that it can
+# copy and save: their classes are in Python, in bridge.py. Here the R function is wrapped, so
+# that its arguments and its result are those that R users expect.
 
 # An initializer, regularizer or constraint: a name, an object of Keras, its config
 # as a list, or an R function.
@@ -60,7 +60,7 @@ is_generator <- function(x) {
       exists("__class__", envir = env, inherits = FALSE))
 }
 
-# The shape comes as an integer vector, the dtype to functions that take it.
+# `f` gets the shape as an integer vector, and the dtype if it takes one.
 wrap_initializer <- function(f, argument) {
   takes <- names(formals(args(f)))
   gets_dtype <- any(c("dtype", "...") %in% takes)
@@ -94,7 +94,7 @@ as_result <- function(value, argument) {
   as_tensor(value, "float64")
 }
 
-# What a function is called in messages about a model that was saved with it.
+# The name of a function in messages about a model that was saved with it.
 function_name <- function(f) {
   text <- deparse(f, width.cutoff = 60L)
   if (length(text) > 1) paste(text[[1]], "...") else text

@@ -1,12 +1,12 @@
-# Python packages asked of reticulate for users who have named no Python: it then makes an
-# environment with these packages.
+# The Python packages that reticulate is asked for. Where the user has named no Python, it makes
+# an environment with them.
 
 require_python <- function() {
   the$required <- python_requirements()
   reticulate::py_require(the$required)
 }
 
-# keras3 chooses the backend where it is loaded, and asks for its packages.
+# Where keras3 is loaded, it chooses the backend and asks for its packages.
 python_requirements <- function(
   backend = wanted_backend(),
   loaded = loadedNamespaces()
@@ -15,8 +15,8 @@ python_requirements <- function(
   c(paste0("keras>=", oldest_keras), "numpy>=1.26", if (known) backend)
 }
 
-# KERAS_BACKEND may have been set after the package was loaded. What has been asked for
-# goes, unless Python has it: two backends are a large download.
+# KERAS_BACKEND may have been set after the package was loaded. The former backend is no longer
+# asked for, unless Python is running with it: two backends are a large download.
 update_requirements <- function() {
   wanted <- python_requirements()
   before <- the$required

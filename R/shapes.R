@@ -1,6 +1,7 @@
 #' Shapes and masks in kerasattention
 #'
-#' One letter stands for one size, in help pages, messages and the Python module.
+#' The letters for sizes in help pages, messages and the Python module, and the rules for
+#' masks and R functions.
 #'
 #' @section Shapes:
 #' B batch, T query length, S key/value length, D features, N query heads, K
@@ -11,17 +12,16 @@
 #' into an R array.
 #'
 #' @section Masks:
-#' `TRUE` means attend. R's logical matrices and arrays become boolean masks, and
-#' numbers must be 1 and 0. Explicit masks, the masks that Keras's tensors carry,
-#' causal masks and windows are combined: a query attends a key that all of them
-#' allow. A query that no key is left for gets exactly zero from the attention.
-#' `NA` is an error.
+#' `TRUE` means attend, `FALSE` masks out. R's logical matrices and arrays become boolean
+#' masks; numbers must be 1 and 0. Explicit masks, the masks of Keras tensors, causal masks
+#' and windows are combined: a query attends to a key that all of them allow. Where all keys
+#' of a query are masked out, the result of the attention is exactly zero. `NA` is an error.
 #'
 #' @section R functions:
-#' A function given as initializer, regularizer or constraint works in the session
-#' that made it, in training and in copies of the model. A saved model does not hold
-#' R code: loaded in another session it predicts as before; to train or evaluate it
-#' there, build it with its R code and load the weights alone.
+#' An R function given as initializer, regularizer or constraint works in the session
+#' that made it, in training and in copies of the model. A saved model does not contain
+#' R code. Loaded in another session it predicts as before; to train or evaluate it there,
+#' build the model with its R code and load only its weights.
 #'
 #' @name shapes
 #' @aliases masks

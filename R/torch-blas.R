@@ -1,6 +1,6 @@
-# torch for Python brings a fast BLAS in its own library. Where R has loaded another one
-# before (Debian's reference BLAS, say), Linux's linker hands torch the functions of R's,
-# which are slow. Loaded so that its own functions come first, torch uses those.
+# Python's torch has a fast BLAS in its own library. Where R has loaded another one before, for
+# instance Debian's reference BLAS, the linker of Linux gives torch the slow functions of R's.
+# Loaded with RTLD_DEEPBIND, torch uses its own.
 
 torch_with_its_own_blas <- "
 import ctypes, importlib.util, os, sys
@@ -11,7 +11,7 @@ if spec is not None:
         ctypes.CDLL(library, mode=os.RTLD_DEEPBIND | os.RTLD_LAZY | os.RTLD_GLOBAL)
 "
 
-# Python has been started, by whomever; torch has most likely not been loaded yet.
+# Runs after Python was started, most likely before torch is loaded.
 on_python_start <- function(
   backend = wanted_backend(),
   code = torch_with_its_own_blas
@@ -19,7 +19,7 @@ on_python_start <- function(
   if (Sys.info()[["sysname"]] != "Linux" || backend != "torch") {
     return(invisible())
   }
-  # Where this fails torch loads as it always did, only slower.
+  # Where this fails, torch works with R's BLAS, but slowly.
   rlang::try_fetch(
     reticulate::py_run_string(code, local = TRUE),
     error = function(cnd) {

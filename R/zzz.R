@@ -1,5 +1,5 @@
-# Nothing here starts Python or touches the environment: the hooks run when
-# someone else has loaded Keras or our module.
+# Loading the package starts no Python and changes no environment variable. The hooks run when
+# Python is started, and when Keras or our module is loaded.
 .onLoad <- function(libname, pkgname) {
   require_python()
   when_python_starts(on_python_start)
@@ -15,7 +15,7 @@ when_python_starts <- function(hook) {
   }
 }
 
-# reticulate runs the hooks of this name after the Python module's import.
+# reticulate runs the hooks of this name after it has imported the Python module.
 when_loaded <- function(module, hook) {
   setHook(paste0("reticulate::", module, "::load"), function(...) hook())
   if (reticulate::py_available() && module %in% loaded_modules()) {
