@@ -10,7 +10,7 @@ import numpy as np
 from backends import BACKEND, tensor
 from kerasattention.attend import api, registry
 from kerasattention.attend.bias import TensorBias
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.mask import AttentionMask
 
 
 def describe(given, dtype="float32", unknown_length=False):
@@ -53,9 +53,9 @@ def _describe(given, dtype, inputs=None):
     if "mask" in described:
         described["mask"] = api.expand_mask(described["mask"], "mask")
     bias = None if given.bias is None else api.expand_mask(tensor(given.bias), "bias")
-    problem = api.make_problem(
+    problem = api.make_inputs(
         *inputs,
-        Visibility(**described),
+        AttentionMask(**described),
         biases=[] if bias is None else [TensorBias(bias)],
         scale=given.scale,
         soft_cap=given.cap,
@@ -63,7 +63,7 @@ def _describe(given, dtype, inputs=None):
         rate=given.rate,
         seed=tensor(np.array([1, 2]), "int32") if given.rate else None,
     )
-    way = registry.choose_way(problem, None, never_hold_scores=False)
+    way = registry.select_kernel(problem, None, never_hold_scores=False)
     name = {way: name for name, way in registry.WAYS.items()}[way]
     blocks = {"plain": lambda problem: "", "fused": _fused, "blocked": _blocked}[name](problem)
     return f"{name} {blocks}".strip()
@@ -75,8 +75,8 @@ def _fused(problem):
 
     if fused_torch._is_public(problem):
         return "one call"
-    planned = tiling.plan_pieces(problem.widened(), broadcasts=True)
-    return _runs((p.rows, p.columns, p.count, p.triangle) for p in planned)
+    planned = tiling.plan_kernel_calls(problem.widened(), broadcasts=True)
+    return _runs((p.rows, p.columns, p.count, p.causal) for p in planned)
 
 
 def _blocked(problem):
@@ -89,7 +89,7 @@ def _torch_tiles(problem):
     from kerasattention.attend.kernels import blocked
     from kerasattention.attend.kernels.torch import tiled as tiled_torch
 
-    tiles = tiled_torch.plan_tiles(problem.scaled(), blocked.BLOCK)
+    tiles = tiled_torch.plan_query_blocks(problem.scaled(), blocked.BLOCK_SIZE)
     return _runs((t.rows, c, 1, False) for t in tiles for c in t.columns)
 
 
@@ -97,7 +97,7 @@ def _jax_tile(problem):
     from kerasattention.attend.kernels import blocked
     from kerasattention.attend.kernels.jax import tiled as tiled_jax
 
-    tile = tiled_jax.choose_tile(problem.scaled(), blocked.BLOCK)
+    tile = tiled_jax.choose_tile_size(problem.scaled(), blocked.BLOCK_SIZE)
     each = ", sample by sample" if tile.by_sample else ""
     return f"tile {tile.rows} x {tile.columns}{each}"
 
@@ -109,12 +109,12 @@ def _tensorflow_blocks(problem):
     problem = problem.scaled()
     if is_static(problem.query.shape[3], problem.key.shape[2]):
         for size in blocked._block_sizes(problem, None):
-            planned = unrolled.plan_pieces(problem, size)
-            if len(planned) <= blocked.MOST_PIECES:
-                groups = [span.size for span in unrolled.plan_lanes(problem)]
+            planned = unrolled.plan_strided_blocks(problem, size)
+            if len(planned) <= blocked.MAX_UNROLLED_BLOCKS:
+                groups = [span.size for span in unrolled.plan_head_groups(problem)]
                 runs = _runs((p.rows, p.columns, p.count, False) for p in planned)
                 return f"unrolled, head groups {groups}: {runs}"
-    return f"loop of blocks of {blocked.LOOP_BLOCK}"
+    return f"loop of blocks of {blocked.LOOP_BLOCK_SIZE}"
 
 
 def _runs(blocks):

@@ -16,7 +16,7 @@ from backends import tensor
 from kerasattention.attend import api, registry
 from kerasattention.attend.bias import TensorBias
 from kerasattention.attend.kernels import blocked
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.mask import AttentionMask
 
 B, K, G, H, HV, T, S = 2, 3, 5, 7, 11, 13, 17
 N = K * G
@@ -24,7 +24,7 @@ N = K * G
 SMALL_BLOCK = 7
 SEED = (123456789, 987654321)
 
-# What Visibility knows of tensors, and the axes of each.
+# What AttentionMask knows of tensors, and the axes of each.
 PER_SAMPLE = {
     "query_positions",
     "key_positions",
@@ -37,7 +37,7 @@ PER_SAMPLE = {
 
 @dataclasses.dataclass
 class AttentionProblem:
-    """NumPy inputs and options of one problem; `visibility` holds Visibility's own fields."""
+    """NumPy inputs and options of one problem; `visibility` holds AttentionMask's own fields."""
 
     query: np.ndarray
     key: np.ndarray
@@ -124,7 +124,7 @@ class AttentionProblem:
             query,
             key,
             value,
-            Visibility(**described),
+            AttentionMask(**described),
             biases=[] if bias is None else [TensorBias(api.expand_mask(bias, "bias"))],
             scale=self.scale,
             soft_cap=self.cap,

@@ -8,8 +8,8 @@ import pytest
 from backends import tensor, to_numpy, value_and_gradients
 from kerasattention import scaled_dot_product_attention
 from kerasattention.attend import tiling
-from kerasattention.attend.api import make_problem
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.api import make_inputs
+from kerasattention.attend.mask import AttentionMask
 from problems import PROBLEMS, problem
 
 CLOSE = {"rtol": 1e-5, "atol": 5e-6}
@@ -97,7 +97,7 @@ def test_a_run_covers_most_of_a_window(monkeypatch):
     """Else the test above would prove nothing about runs."""
     monkeypatch.setattr(tiling, "_block_size", lambda visibility, length: 3)
     given = LONGER["window"]
-    planned = tiling.plan_pieces(engine_problem(given), broadcasts=True)
+    planned = tiling.plan_kernel_calls(engine_problem(given), broadcasts=True)
     assert max(piece.count for piece in planned) >= 15
     covered = [
         row
@@ -109,7 +109,7 @@ def test_a_run_covers_most_of_a_window(monkeypatch):
 
 def engine_problem(given):
     query, key, value = (tensor(x) for x in (given.query, given.key, given.value))
-    return make_problem(query, key, value, Visibility(**given.visibility))
+    return make_inputs(query, key, value, AttentionMask(**given.visibility))
 
 
 @pytest.mark.parametrize("name", PREVENTED)

@@ -14,7 +14,7 @@ from keras import ops
 from backends import tensor, value_and_gradients
 from kerasattention import scaled_dot_product_attention
 from kerasattention.attend.api import attend
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.mask import AttentionMask
 from problems import HV, SMALL_BLOCK, B, G, H, K, N, T, block_size
 
 RNG = np.random.default_rng(11)
@@ -92,7 +92,7 @@ def last_steps_of_output(q, k, v, way):
 
 
 def output_of_last_steps(q, k, v, way):
-    visibility = Visibility(causal=True, window=4, offset=T - 3)
+    visibility = AttentionMask(causal=True, window=4, offset=T - 3)
     return attend(q[:, -3:], k, v, visibility, implementation=way)
 
 
@@ -102,7 +102,7 @@ def steps_one_by_one(q, k, v, way):
             q[:, t : t + 1],
             k[:, : t + 1],
             v[:, : t + 1],
-            Visibility(causal=True, offset=t),
+            AttentionMask(causal=True, offset=t),
             implementation=way,
         )
         for t in (0, 4, T - 1)
@@ -148,7 +148,7 @@ def positions_turned(q, k, v, way):
     order = np.stack([PERMUTATION, PERMUTATION[::-1]])
     positions = tensor(order)
     q, k, v = (ops.stack([ops.take(x[b], order[b], axis=0) for b in range(B)]) for x in (q, k, v))
-    visibility = Visibility(
+    visibility = AttentionMask(
         causal=True, window=6, query_positions=positions, key_positions=positions
     )
     output = attend(q, k, v, visibility, implementation=way)

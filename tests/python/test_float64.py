@@ -11,7 +11,7 @@ import position_reference
 import reference
 from backends import BACKEND, tensor, to_numpy
 from kerasattention import AlibiPosition, GroupQueryAttention, RelativePosition, RotaryPosition
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span
 from kerasattention.layers.projections import in_one_dtype
 from kerasattention.positions.relative import BucketBias
@@ -193,7 +193,7 @@ def test_gradient_of_a_table_of_relative_positions():
     buckets = np.array(bias.buckets)[np.clip(np.arange(17) - np.arange(13)[:, None], -3, 3) + 3]
     expected = [[gradient[:, n][:, buckets == i].sum() for n in range(3)] for i in range(4)]
     for positions in (None, tensor(np.arange(13))):
-        visibility = Visibility(query_positions=positions)
+        visibility = AttentionMask(query_positions=positions)
         found = bias.block_gradient(double(gradient), visibility, Span(0, 13), Span(0, 17))
         np.testing.assert_allclose(to_numpy(found["table"]), expected, **EXACT)
 

@@ -51,7 +51,7 @@ def check(given, **options):
 
 @pytest.fixture
 def always_loop(monkeypatch):
-    monkeypatch.setattr(loop_tensorflow, "MOST_LOGITS", 0)
+    monkeypatch.setattr(loop_tensorflow, "MAX_BLOCK_LOGITS", 0)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -78,7 +78,7 @@ def test_compiled_graphs_without_sizes(name, always_loop):
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("most_logits", [13 * 17 - 1, 13 * 17])
 def test_one_block_gives_what_the_loop_gives(most_logits, jit_compile, monkeypatch):
-    monkeypatch.setattr(loop_tensorflow, "MOST_LOGITS", most_logits)
+    monkeypatch.setattr(loop_tensorflow, "MAX_BLOCK_LOGITS", most_logits)
     check(PROBLEMS["all at once"], way=None, jit_compile=jit_compile)
 
 
@@ -89,7 +89,7 @@ def test_one_trace_computes_short_inputs_as_one_block(jit_compile, monkeypatch):
     def loop(problem, walk):
         return tf.ones_like(problem.query)
 
-    monkeypatch.setattr(loop_tensorflow, "MOST_LOGITS", 5 * 5)
+    monkeypatch.setattr(loop_tensorflow, "MAX_BLOCK_LOGITS", 5 * 5)
     monkeypatch.setattr(loop_tensorflow, "_forward", loop)
     signature = [tf.TensorSpec([None, None, heads, 7]) for heads in (N, K, K)]
     attend = tf.function(

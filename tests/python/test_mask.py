@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import reference
 from backends import run, tensor, to_numpy
 from kerasattention.attend.api import expand_mask
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span
 from problems import PROBLEMS, N, S, T
 
@@ -22,7 +22,7 @@ def described(fields):
     fields = {name: tensor(x) if isinstance(x, np.ndarray) else x for name, x in fields.items()}
     if "mask" in fields:
         fields["mask"] = expand_mask(fields["mask"], "mask")
-    return Visibility(**fields)
+    return AttentionMask(**fields)
 
 
 def cut(table, rows, columns):
@@ -66,7 +66,7 @@ def test_ranges_of_keys_are_exact(length, keys, causal, window, offset, data):
     """No query sees a key outside its range, and a mask is asked for only where one hides."""
     start = data.draw(st.integers(0, length - 1))
     rows = Span(start, data.draw(st.integers(1, length - start)))
-    visibility = Visibility(causal=causal, window=window, offset=offset)
+    visibility = AttentionMask(causal=causal, window=window, offset=offset)
     columns = visibility.key_range(rows, keys)
     table = reference.visibility(
         1,
@@ -110,18 +110,18 @@ def test_tensors_can_be_exchanged_by_name():
 
 
 def test_distances_are_key_less_query_position():
-    visibility = Visibility(offset=2)
+    visibility = AttentionMask(offset=2)
     found = to_numpy(visibility.distances(Span(1, 2), Span(3, 3)))
     assert found.tolist() == [[[[0, 1, 2], [-1, 0, 1]]]]
     positions = tensor(np.array([[5, 9], [0, 1]]), "int32")
-    of_samples = Visibility(query_positions=positions, key_positions=positions)
+    of_samples = AttentionMask(query_positions=positions, key_positions=positions)
     found = to_numpy(of_samples.distances(Span(0, 2), Span(1, 1)))
     assert found.tolist() == [[[[4], [0]]], [[[1], [0]]]]
 
 
 def test_a_block_without_rules_needs_no_mask():
-    assert Visibility().block(Span(0, T), Span(0, S)) is None
-    below_the_diagonal = Visibility(causal=True).block(Span(8, 3), Span(0, 8))
+    assert AttentionMask().block(Span(0, T), Span(0, S)) is None
+    below_the_diagonal = AttentionMask(causal=True).block(Span(8, 3), Span(0, 8))
     assert below_the_diagonal is None
     mask = expand_mask(tensor(np.ones((N, T, S), dtype=bool)), "mask")
-    assert Visibility(mask=mask).block(Span(0, 2), Span(0, 2)) is not None
+    assert AttentionMask(mask=mask).block(Span(0, 2), Span(0, 2)) is not None

@@ -6,16 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends import tensor
-from kerasattention.attend.api import make_problem
-from kerasattention.attend.kernels.tensorflow import masking as hiding_tensorflow
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.api import make_inputs
+from kerasattention.attend.kernels.tensorflow import masking
+from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span
 
 
 @st.composite
 def blocks(draw):
     """Some rule of positions, and queries and keys anywhere."""
-    visibility = Visibility(
+    visibility = AttentionMask(
         causal=draw(st.booleans()),
         window=draw(st.none() | st.integers(1, 9)),
         offset=draw(st.integers(-4, 9)),
@@ -32,7 +32,7 @@ def test_diagonals_are_what_the_mask_hides(block):
     expected = np.ones((rows.size, columns.size), bool) if visible is None else visible[0, 0]
     diagonal = np.arange(columns.size) - np.arange(rows.size)[:, None]
     found = np.ones_like(diagonal, bool)
-    for low, high in hiding_tensorflow.hidden_diagonals(visibility, rows, columns):
+    for low, high in masking.masked_diagonals(visibility, rows, columns):
         found &= (diagonal < low) | (diagonal > high)
     np.testing.assert_array_equal(found, expected)
 
@@ -41,8 +41,8 @@ def test_diagonals_are_what_the_mask_hides(block):
 def test_only_diagonals_are_set(block):
     visibility, rows, columns = block
     logits = np.random.default_rng(1).normal(size=(2, 3, rows.size, columns.size))
-    diagonals = hiding_tensorflow.hidden_diagonals(visibility, rows, columns)
-    found = hiding_tensorflow._set_diagonals(tf.constant(logits), diagonals, -1e30)
+    diagonals = masking.masked_diagonals(visibility, rows, columns)
+    found = masking._set_diagonals(tf.constant(logits), diagonals, -1e30)
     visible = visibility.block(rows, columns)
     expected = logits if visible is None else np.where(visible, logits, -1e30)
     np.testing.assert_array_equal(found, expected)
@@ -52,11 +52,13 @@ def test_only_diagonals_are_set(block):
 def test_keys_are_counted(block, padding):
     visibility, rows, columns = block
     mask = None if padding is None else np.array(padding).reshape(2, 19)
-    visibility = Visibility(visibility.causal, visibility.window, visibility.offset, key_mask=mask)
+    visibility = AttentionMask(
+        visibility.causal, visibility.window, visibility.offset, key_mask=mask
+    )
     query = tensor(np.zeros((2, 12, 2, 3), "float32"))
     key = tensor(np.zeros((2, 19, 1, 3), "float32"))
-    problem = make_problem(query, key, key, visibility)
-    found = hiding_tensorflow._count_keys(problem, rows, columns)
+    problem = make_inputs(query, key, key, visibility)
+    found = masking._count_keys(problem, rows, columns)
     visible = visibility.block(rows, columns)
     shape = (1 if mask is None else 2, 1, rows.size, columns.size)
     expected = np.ones(shape) if visible is None else np.broadcast_to(visible, shape)

@@ -16,7 +16,7 @@ from kerasattention import (
     RotaryPosition,
 )
 from kerasattention.attend import api
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span
 from kerasattention.positions.alibi import AlibiBias, alibi_slopes
 from kerasattention.positions.relative import (
@@ -308,7 +308,7 @@ def test_biases_by_both_ways(kind, options, way):
 
     def ours(query, key, value, table=None):
         made = AlibiBias(alibi_slopes(N)) if table is None else BucketBias(table, lookup)
-        visibility = Visibility(**described)
+        visibility = AttentionMask(**described)
         return (api.attend(query, key, value, visibility, biases=[made], implementation=way),)
 
     with block_size(5):
@@ -329,7 +329,7 @@ def test_biases_by_both_ways(kind, options, way):
 def test_far_blocks_share_the_last_bucket():
     table = numbers(COUNT, N)
     bias = BucketBias(tensor(table), tuple(distance_buckets(COUNT, FARTHEST, True).tolist()))
-    block = to_numpy(bias.block(Visibility(), Span(500, 3), Span(0, 4)))
+    block = to_numpy(bias.block(AttentionMask(), Span(500, 3), Span(0, 4)))
     np.testing.assert_allclose(block, np.broadcast_to(table[2][:, None, None], (1, N, 3, 4)), 1e-6)
 
 
@@ -375,7 +375,7 @@ def test_steps_with_an_offset_continue_the_whole(make):
     query, key, value = (tensor(numbers(B, 11, N, 6, seed=i)) for i in range(3))
 
     def attend(rows, offset):
-        visibility = Visibility(causal=True, offset=offset)
+        visibility = AttentionMask(causal=True, offset=offset)
         queries = visibility.positions_of_queries(Span(0, rows.stop - rows.start))
         keys = visibility.positions_of_keys(Span(0, 11))
         rotated, _ = position.rotate(query[:, rows], key, queries, keys)
@@ -419,7 +419,7 @@ def test_the_table_is_float32_whatever_the_policy():
     layer(x)
     layer.position.table.assign(np.full((32, 3), 1.001))
     bias = layer.position.block_bias(3, causal=False)
-    block = to_numpy(bias.block(Visibility(), Span(0, 2), Span(0, 2)))
+    block = to_numpy(bias.block(AttentionMask(), Span(0, 2), Span(0, 2)))
     np.testing.assert_allclose(block, 1.001, rtol=1e-6)
 
 

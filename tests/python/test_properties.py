@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from backends import BACKEND, run, tensor, to_numpy
 from kerasattention.attend.api import attend
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.mask import AttentionMask
 from problems import AttentionProblem, block_size
 
 # JAX compiles every new shape.
@@ -107,7 +107,7 @@ def test_only_differences_of_positions_count(problem, shift):
     inputs = [tensor(x) for x in (problem.query, problem.key, problem.value)]
     with block_size(3):
         output = run(
-            lambda *x: attend(*x, Visibility(**described), implementation="blocked"), *inputs
+            lambda *x: attend(*x, AttentionMask(**described), implementation="blocked"), *inputs
         )
     like = AttentionProblem(
         problem.query,

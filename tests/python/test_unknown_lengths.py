@@ -32,7 +32,7 @@ def way(request, monkeypatch):
     monkeypatch.setattr(registry, "FEW_QUERIES", 0)
     monkeypatch.setitem(registry.WAYS, "blocked", lambda problem: blocked(problem, size=3))
     if BACKEND == "tensorflow":
-        monkeypatch.setattr("kerasattention.attend.kernels.tensorflow.loop.MOST_LOGITS", 0)
+        monkeypatch.setattr("kerasattention.attend.kernels.tensorflow.loop.MAX_BLOCK_LOGITS", 0)
 
 
 def make_model(length, **options):

@@ -5,10 +5,10 @@ import pytest
 import tensorflow as tf
 
 from backends import tensor
-from kerasattention.attend.api import make_problem
+from kerasattention.attend.api import make_inputs
 from kerasattention.attend.kernels.tensorflow import blocked as blocked_tensorflow
 from kerasattention.attend.kernels.tensorflow import unrolled as unrolled_tensorflow
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.mask import AttentionMask
 from problems import PROBLEMS, SMALL_BLOCK, block_size, problem
 from test_attend import check
 
@@ -42,7 +42,7 @@ WINDOWS = {
 @pytest.mark.parametrize("logits", [2**12, 2**20])
 def test_runs_of_blocks(name, logits, monkeypatch):
     """In several runs, and in as few as can be."""
-    monkeypatch.setattr(unrolled_tensorflow, "RUN_LOGITS", logits)
+    monkeypatch.setattr(unrolled_tensorflow, "STRIDED_LOGITS", logits)
     with block_size(SIZE):
         check(WINDOWS[name], implementation="blocked")
 
@@ -51,8 +51,8 @@ def test_a_run_covers_most_of_a_window():
     """Else the test above would prove nothing about runs."""
     given = WINDOWS["causal"]
     query, key, value = (tensor(x) for x in (given.query, given.key, given.value))
-    problem = make_problem(query, key, value, Visibility(**given.visibility))
-    planned = unrolled_tensorflow.plan_pieces(problem, SIZE)
+    problem = make_inputs(query, key, value, AttentionMask(**given.visibility))
+    planned = unrolled_tensorflow.plan_strided_blocks(problem, SIZE)
     assert max(piece.count for piece in planned) >= 15
     covered = [row for piece in planned for row in range(piece.all_rows.start, piece.all_rows.stop)]
     assert covered == list(range(61))
@@ -97,18 +97,18 @@ def test_heads_walk_in_two_lanes():
     """Else the test above would prove nothing about them."""
     given = PROBLEMS["causal"]
     query, key, value = (tensor(x) for x in (given.query, given.key, given.value))
-    problem = make_problem(query, key, value, Visibility(causal=True))
+    problem = make_inputs(query, key, value, AttentionMask(causal=True))
     with tf.Graph().as_default():
-        assert unrolled_tensorflow.plan_lanes(problem) == [(0, 1), (1, 2)]
-    assert unrolled_tensorflow.plan_lanes(problem) == [(0, 3)]
+        assert unrolled_tensorflow.plan_head_groups(problem) == [(0, 1), (1, 2)]
+    assert unrolled_tensorflow.plan_head_groups(problem) == [(0, 3)]
 
 
 @pytest.mark.parametrize(("length", "laid_out"), [(9, True), (13, True), (23, False)])
 def test_blocks_of_twice_the_size_before_a_loop(length, laid_out, monkeypatch):
     """Blocks of 2 for up to 10 queries, of 4 for up to 20, a loop of 5 for more."""
-    monkeypatch.setattr(blocked_tensorflow, "BLOCK", 2)
-    monkeypatch.setattr(blocked_tensorflow, "LOOP_BLOCK", 5)
-    monkeypatch.setattr(blocked_tensorflow, "MOST_PIECES", 5)
+    monkeypatch.setattr(blocked_tensorflow, "BLOCK_SIZE", 2)
+    monkeypatch.setattr(blocked_tensorflow, "LOOP_BLOCK_SIZE", 5)
+    monkeypatch.setattr(blocked_tensorflow, "MAX_UNROLLED_BLOCKS", 5)
     looped = []
     loop = blocked_tensorflow.looped_attention
 

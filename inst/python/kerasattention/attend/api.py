@@ -9,9 +9,9 @@ from keras import ops
 from kerasattention.attend.bias import BlockBias, TensorBias, join_biases
 from kerasattention.attend.dropout import draw_seed
 from kerasattention.attend.finite import with_finite_inputs
-from kerasattention.attend.inputs import Problem
-from kerasattention.attend.mask import Visibility
-from kerasattention.attend.registry import choose_way
+from kerasattention.attend.inputs import AttentionInputs
+from kerasattention.attend.mask import AttentionMask
+from kerasattention.attend.registry import select_kernel
 from kerasattention.attend.tensors import (
     Tensor,
     accumulator_of,
@@ -78,7 +78,7 @@ def scaled_dot_product_attention(
     query_segments, key_segments = (
         segment_ids if isinstance(segment_ids, tuple) else (segment_ids, segment_ids)
     )
-    visibility = Visibility(
+    mask = AttentionMask(
         causal=causal,
         window=sliding_window,
         query_segments=_as_tensor(query_segments, "int32"),
@@ -90,7 +90,7 @@ def scaled_dot_product_attention(
         query,
         key,
         value,
-        visibility,
+        mask,
         biases=[TensorBias(bias)] if bias is not None else [],
         scale=scale,
         soft_cap=logit_soft_cap,
@@ -106,7 +106,7 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    visibility: Visibility,
+    mask: AttentionMask,
     *,
     biases: list[BlockBias] | None = None,
     scale: float | None = None,
@@ -122,13 +122,13 @@ def attend(
 
     Args:
         query: (B, T, N, H); `key` and `value` likewise as documented there.
-        never_hold_scores: Refuse a way that holds (T, S) logits.
+        never_hold_scores: Refuse a kernel that holds (T, S) logits.
     """
-    problem = make_problem(
+    inputs = make_inputs(
         query,
         key,
         value,
-        visibility,
+        mask,
         biases=biases,
         scale=scale,
         soft_cap=soft_cap,
@@ -142,21 +142,21 @@ def attend(
             "and `return_attention_scores=True` asks for them. Use "
             "`flash_attention=None`, or leave out `return_attention_scores`."
         )
-    way = choose_way(problem, implementation, never_hold_scores)
-    output = join_query_heads(ops.cast(with_finite_inputs(problem, way), query.dtype))
-    mask = visibility.query_mask
-    if mask is not None:
-        output = ops.where(mask[:, :, None, None], output, ops.zeros_like(output))
+    kernel = select_kernel(inputs, implementation, never_hold_scores)
+    output = join_query_heads(ops.cast(with_finite_inputs(inputs, kernel), query.dtype))
+    real = mask.query_mask
+    if real is not None:
+        output = ops.where(real[:, :, None, None], output, ops.zeros_like(output))
     if not return_scores:
         return output
-    return output, ops.cast(attention_weights(problem), query.dtype)
+    return output, ops.cast(attention_weights(inputs), query.dtype)
 
 
-def make_problem(
+def make_inputs(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    visibility: Visibility,
+    mask: AttentionMask,
     *,
     biases: list[BlockBias] | None = None,
     scale: float | None = None,
@@ -164,22 +164,21 @@ def make_problem(
     sink: Tensor | None = None,
     rate: float = 0.0,
     seed: Any = None,
-) -> Problem:
+) -> AttentionInputs:
     """Brings everything into the engine's layout."""
     kv_heads = key.shape[2]
     sizes = (query.shape[2], ops.shape(query)[1], ops.shape(key)[1])
     given = [_with_known_axes(bias, sizes) for bias in biases or [] if bias is not None]
-    if visibility.mask is not None:
-        mask = broadcast_unknown_axes(visibility.mask, sizes)
-        visibility = dataclasses.replace(visibility, mask=mask)
+    if mask.mask is not None:
+        mask = dataclasses.replace(mask, mask=broadcast_unknown_axes(mask.mask, sizes))
     precision = accumulator_of(query.dtype)
     if sink is not None:
         sink = ops.reshape(sink, (kv_heads, query.shape[2] // kv_heads))
-    return Problem(
+    return AttentionInputs(
         query=split_query_heads(query, kv_heads),
         key=split_key_heads(key),
         value=split_key_heads(value),
-        visibility=visibility,
+        mask=mask,
         scale=1.0 / math.sqrt(query.shape[-1]) if scale is None else scale,
         bias=join_biases([bias.in_precision(precision) for bias in given]),
         sink=sink,
@@ -245,3 +244,6 @@ def _as_tensor(x: Tensor | None, dtype: str | None) -> Tensor | None:
         return None
     x = ops.convert_to_tensor(x)
     return ops.cast(x, dtype) if dtype else x
+
+
+make_problem = make_inputs  # the name in layers/, until it is renamed

@@ -10,7 +10,7 @@ from typing import Protocol
 import keras
 from keras import ops
 
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span, Tensor, accumulator_of, slice_axis
 
 
@@ -26,11 +26,11 @@ class BlockBias(Protocol):
     def in_precision(self, dtype: str) -> "BlockBias":
         """The same bias, computed in float32 or float64."""
 
-    def block(self, visibility: Visibility, rows: Span, columns: Span) -> Tensor:
+    def block(self, mask: AttentionMask, rows: Span, columns: Span) -> Tensor:
         """The bias of a block: float32 or float64 that broadcasts to (B, N, t, s)."""
 
     def block_gradient(
-        self, gradient: Tensor, visibility: Visibility, rows: Span, columns: Span
+        self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Span
     ) -> dict[str, Tensor]:
         """The gradient of each tensor for a block's gradient (B, N, t, s), in its dtype."""
 
@@ -50,12 +50,12 @@ class TensorBias:
     def in_precision(self, dtype: str) -> "TensorBias":
         return self
 
-    def block(self, visibility: Visibility, rows: Span, columns: Span) -> Tensor:
+    def block(self, mask: AttentionMask, rows: Span, columns: Span) -> Tensor:
         bias = slice_axis(slice_axis(self.bias, 2, rows), 3, columns)
         return ops.cast(bias, accumulator_of(bias.dtype))
 
     def block_gradient(
-        self, gradient: Tensor, visibility: Visibility, rows: Span, columns: Span
+        self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Span
     ) -> dict[str, Tensor]:
         gradient = self._sum_to_axes(gradient)
         sizes = ops.shape(self.bias)
@@ -115,17 +115,17 @@ class SumOfBiases:
     def in_precision(self, dtype: str) -> "SumOfBiases":
         return SumOfBiases(tuple(bias.in_precision(dtype) for bias in self.biases))
 
-    def block(self, visibility: Visibility, rows: Span, columns: Span) -> Tensor:
-        blocks = [bias.block(visibility, rows, columns) for bias in self.biases]
+    def block(self, mask: AttentionMask, rows: Span, columns: Span) -> Tensor:
+        blocks = [bias.block(mask, rows, columns) for bias in self.biases]
         return sum(blocks[1:], start=blocks[0])
 
     def block_gradient(
-        self, gradient: Tensor, visibility: Visibility, rows: Span, columns: Span
+        self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Span
     ) -> dict[str, Tensor]:
         return {
             f"{index}/{name}": tensor
             for index, bias in enumerate(self.biases)
-            for name, tensor in bias.block_gradient(gradient, visibility, rows, columns).items()
+            for name, tensor in bias.block_gradient(gradient, mask, rows, columns).items()
         }
 
 
@@ -133,7 +133,7 @@ def add_block_gradient(
     bias: BlockBias,
     totals: dict[str, Tensor],
     gradient: Tensor,
-    visibility: Visibility,
+    mask: AttentionMask,
     rows: Span,
     columns: Span,
 ) -> dict[str, Tensor]:
@@ -152,7 +152,7 @@ def add_block_gradient(
                 part,
                 {name: totals[f"{index}/{name}"] for name in part.tensors()},
                 gradient,
-                visibility,
+                mask,
                 rows,
                 columns,
             ).items()
@@ -162,7 +162,7 @@ def add_block_gradient(
             name: bias.add_gradient(total, gradient, rows, columns)
             for name, total in totals.items()
         }
-    found = bias.block_gradient(gradient, visibility, rows, columns)
+    found = bias.block_gradient(gradient, mask, rows, columns)
     return {name: total + found[name] for name, total in totals.items()}
 
 

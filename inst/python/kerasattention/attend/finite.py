@@ -18,7 +18,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kerasattention.attend.inputs import Problem
+from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.poisoned_rows import (
     may_hold_infinity,
     poisoned_rows,
@@ -26,11 +26,11 @@ from kerasattention.attend.poisoned_rows import (
 )
 from kerasattention.attend.tensors import Span, Tensor, accumulator_of
 
-Kernel = Callable[[Problem], Tensor]
+Kernel = Callable[[AttentionInputs], Tensor]
 
 
 def with_finite_inputs(
-    problem: Problem, kernel: Kernel, rows: Span | None = None, of_values: bool = True
+    problem: AttentionInputs, kernel: Kernel, rows: Span | None = None, of_values: bool = True
 ) -> Tensor:
     """Calls a kernel so that masked-out non-finite numbers have no effect.
 
@@ -54,9 +54,9 @@ def with_finite_inputs(
     return poison(output, _rows_of(problem, rows, of_values, finite))
 
 
-def may_mask_out(problem: Problem) -> bool:
+def may_mask_out(problem: AttentionInputs) -> bool:
     """Whether a key or a query may be masked out that may hold a non-finite number."""
-    visibility = problem.visibility
+    visibility = problem.mask
     if visibility.masked_out_is_finite:
         return False
     return (
@@ -80,13 +80,13 @@ def are_finite(tensors: Sequence[Tensor]) -> Tensor:
     return ops.isfinite(functools.reduce(ops.add, sums))
 
 
-def cleaned(problem: Problem) -> Problem:
+def cleaned(problem: AttentionInputs) -> AttentionInputs:
     """The problem with zeros in place of non-finite queries, keys and values."""
     query, key, value = (clean(x) for x in _inputs(problem))
     return dataclasses.replace(problem, query=query, key=key, value=value)
 
 
-def _inputs(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+def _inputs(problem: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
     return problem.query, problem.key, problem.value
 
 
@@ -112,7 +112,7 @@ def poison(output: Tensor, rows: Tensor) -> Tensor:
     return output * factor * factor + choose(float("nan"), 0.0)
 
 
-def _rows_of(problem: Problem, rows: Span, of_values: bool, finite: bool | None) -> Tensor:
+def _rows_of(problem: AttentionInputs, rows: Span, of_values: bool, finite: bool | None) -> Tensor:
     """The poisoned rows, looked for only where something is not finite, if that may be asked."""
 
     def find() -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-from kerasattention.attend.inputs import Problem
+from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.kernels.plain import plain_attention
 from kerasattention.attend.tensors import Tensor
 
@@ -24,17 +24,17 @@ Backward = Callable[[Named, Tensor, Tensor, Tensor], Named]
 Plain = Callable[[Named], Tensor]
 
 
-def with_gradient(forward: Forward, backward: Backward, problem: Problem) -> Tensor:
+def with_gradient(forward: Forward, backward: Backward, inputs: AttentionInputs) -> Tensor:
     """Runs `forward` on the problem's tensors so that differentiating it runs `backward`."""
-    named = problem.tensors()
+    named = inputs.tensors()
     run = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}.get(keras.backend.backend())
     if run is None:
         return forward(named)[0]
 
     def plain(named: Named) -> Tensor:
-        return plain_attention(problem.with_tensors(named))
+        return plain_attention(inputs.with_tensors(named))
 
-    return run(forward, backward, plain, named, problem.differentiable())
+    return run(forward, backward, plain, named, inputs.differentiable())
 
 
 def _cast_like(gradients: Named, named: Named) -> Named:

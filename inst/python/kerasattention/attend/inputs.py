@@ -12,7 +12,7 @@ from keras import ops
 from kerasattention.attend import softmax
 from kerasattention.attend.bias import BlockBias
 from kerasattention.attend.dropout import keep_block
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import (
     Span,
     Tensor,
@@ -28,7 +28,7 @@ from kerasattention.attend.tensors import (
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class AttentionInputs:
     """What is to be computed, with heads grouped.
 
     Attributes:
@@ -46,7 +46,7 @@ class Problem:
     query: Tensor
     key: Tensor
     value: Tensor
-    visibility: Visibility
+    mask: AttentionMask
     scale: float = 1.0
     bias: BlockBias | None = None
     sink: Tensor | None = None
@@ -73,16 +73,16 @@ class Problem:
         """Whether a query may see no key. A bias can hide one by minus infinity."""
         if not self.key.shape[2]:  # none, or a number that is not known
             return True
-        return self.visibility.may_leave_a_query_without_keys or self.bias is not None
+        return self.mask.may_leave_a_query_without_keys or self.bias is not None
 
-    def widened(self) -> "Problem":
+    def widened(self) -> "AttentionInputs":
         """The same problem in the precision that products outside accelerators need."""
         query, key, value = self.query, self.key, self.value
         if wants_float32_inputs(keras.backend.standardize_dtype(query.dtype)):
             query, key, value = (ops.cast(x, "float32") for x in (query, key, value))
         return dataclasses.replace(self, query=query, key=key, value=value)
 
-    def scaled(self) -> "Problem":
+    def scaled(self) -> "AttentionInputs":
         """The same problem widened, and with the scale in the query.
 
         A kernel with a scale and a wide accumulator of its own needs neither.
@@ -106,12 +106,12 @@ class Problem:
         named = {"query": self.query, "key": self.key, "value": self.value}
         named |= {"sink": self.sink} if self.sink is not None else {}
         named |= {"seed": self.seed} if self.seed is not None else {}
-        named |= {f"visibility/{k}": v for k, v in self.visibility.tensors().items()}
+        named |= {f"mask/{k}": v for k, v in self.mask.tensors().items()}
         if self.bias is not None:
             named |= {f"bias/{k}": v for k, v in self.bias.tensors().items()}
         return named
 
-    def with_tensors(self, named: dict[str, Tensor]) -> "Problem":
+    def with_tensors(self, named: dict[str, Tensor]) -> "AttentionInputs":
         """The same problem of other tensors: what a function transform hands back."""
 
         def under(prefix: str) -> dict[str, Tensor]:
@@ -129,11 +129,11 @@ class Problem:
             value=named["value"],
             sink=named.get("sink"),
             seed=named.get("seed"),
-            visibility=self.visibility.with_tensors(under("visibility/")),
+            mask=self.mask.with_tensors(under("mask/")),
             bias=bias if bias is None else bias.with_tensors(under("bias/")),
         )
 
-    def without_tensors(self) -> "Problem":
+    def without_tensors(self) -> "AttentionInputs":
         """What is left for `with_tensors()`: hashable, so that JAX compiles it once."""
         bias = self.bias
         if bias is not None:
@@ -145,7 +145,7 @@ class Problem:
             value=None,
             sink=None,
             seed=None,
-            visibility=self.visibility.without_tensors(),
+            mask=self.mask.without_tensors(),
             bias=bias,
         )
 
@@ -158,46 +158,46 @@ class Problem:
         return names
 
 
-def block_logits(problem: Problem, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
+def block_logits(inputs: AttentionInputs, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
     """Logits (B, K, G, t, s) with and without bias and mask (the cap applied to both)."""
-    query = stack_groups(slice_axis(problem.query, 3, rows))
-    key = slice_axis(problem.key, 2, columns)
+    query = stack_groups(slice_axis(inputs.query, 3, rows))
+    key = slice_axis(inputs.key, 2, columns)
     logits = matmul(query, transpose_last(key))
-    logits = unstack_groups(logits, problem.groups)  # (B, K, G, t, s)
-    capped = softmax.cap(logits, problem.soft_cap)
+    logits = unstack_groups(logits, inputs.groups)  # (B, K, G, t, s)
+    capped = softmax.cap(logits, inputs.soft_cap)
     logits = capped
-    if problem.bias is not None:
-        bias = problem.bias.block(problem.visibility, rows, columns)
-        bias = ops.cast(bias, problem.accumulator)
-        logits = logits + group_heads(bias, problem.kv_heads)
-    mask = problem.visibility.block(rows, columns)
+    if inputs.bias is not None:
+        bias = inputs.bias.block(inputs.mask, rows, columns)
+        bias = ops.cast(bias, inputs.accumulator)
+        logits = logits + group_heads(bias, inputs.kv_heads)
+    mask = inputs.mask.block(rows, columns)
     if mask is not None:
-        logits = softmax.hide(logits, group_heads(mask, problem.kv_heads))
+        logits = softmax.mask_logits(logits, group_heads(mask, inputs.kv_heads))
     return logits, capped
 
 
-def sink_logits(problem: Problem) -> Tensor | None:
+def sink_logits(inputs: AttentionInputs) -> Tensor | None:
     """(1, K, G, 1, 1), to be joined to the logits of a block."""
-    if problem.sink is None:
+    if inputs.sink is None:
         return None
-    return ops.cast(problem.sink, problem.accumulator)[None, :, :, None, None]
+    return ops.cast(inputs.sink, inputs.accumulator)[None, :, :, None, None]
 
 
-def keep_factor(problem: Problem, rows: Span, columns: Span) -> Tensor | None:
+def keep_factor(inputs: AttentionInputs, rows: Span, columns: Span) -> Tensor | None:
     """(B, K, G, t, s): 0 where a weight is dropped, 1 / (1 - rate) elsewhere."""
-    if problem.rate == 0.0:
+    if inputs.rate == 0.0:
         return None
-    batch, kv_heads, groups = ops.shape(problem.query)[:3]
+    batch, kv_heads, groups = ops.shape(inputs.query)[:3]
     keep = keep_block(
-        problem.seed,
-        Span(problem.first_sample, batch),
+        inputs.seed,
+        Span(inputs.first_sample, batch),
         kv_heads * groups,
         rows,
         columns,
-        problem.rate,
+        inputs.rate,
     )
-    keep = group_heads(keep, problem.kv_heads)
-    return ops.cast(keep, problem.accumulator) * (1.0 / (1.0 - problem.rate))
+    keep = group_heads(keep, inputs.kv_heads)
+    return ops.cast(keep, inputs.accumulator) * (1.0 / (1.0 - inputs.rate))
 
 
 def combine(weights: Tensor, value: Tensor, groups: int) -> Tensor:
@@ -206,24 +206,24 @@ def combine(weights: Tensor, value: Tensor, groups: int) -> Tensor:
     return unstack_groups(matmul(stack_groups(weights), value), groups)
 
 
-def block_output(problem: Problem, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
+def forward_block(inputs: AttentionInputs, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
     """The output (B, K, G, t, Hv) of some queries over all keys that they see.
 
     Returns:
         The output and the log of the softmax's denominator (B, K, G, t, 1),
         from which a backward pass restores the weights; 0 for a row without keys.
     """
-    logits, _ = block_logits(problem, rows, columns)
-    numerator, denominator, peak = softmax.exponentiate(
-        logits, sink_logits(problem), problem.may_be_empty
+    logits, _ = block_logits(inputs, rows, columns)
+    numerator, denominator, row_max = softmax.exponentiate(
+        logits, sink_logits(inputs), inputs.may_be_empty
     )
-    keep = keep_factor(problem, rows, columns)
+    keep = keep_factor(inputs, rows, columns)
     if keep is not None:
         numerator = numerator * keep
-    value = slice_axis(problem.value, 2, columns)
-    output = combine(numerator, value, problem.groups)
+    value = slice_axis(inputs.value, 2, columns)
+    output = combine(numerator, value, inputs.groups)
     # Dividing the output is S / Hv times less work than dividing the weights.
-    output = output * softmax.reciprocal(denominator, problem.may_be_empty)
+    output = output * softmax.reciprocal(denominator, inputs.may_be_empty)
     empty = denominator == 0.0
-    log_sum = peak + ops.log(ops.where(empty, 1.0, denominator))
-    return output, log_sum
+    lse = row_max + ops.log(ops.where(empty, 1.0, denominator))
+    return output, lse

@@ -28,7 +28,7 @@ _TENSOR_FIELDS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Visibility:
+class AttentionMask:
     """Describes which keys each query may attend.
 
     Attributes:
@@ -63,10 +63,10 @@ class Visibility:
         fields = {name: getattr(self, name) for name in _TENSOR_FIELDS}
         return {name: x for name, x in fields.items() if x is not None}
 
-    def with_tensors(self, tensors: dict[str, Tensor]) -> "Visibility":
+    def with_tensors(self, tensors: dict[str, Tensor]) -> "AttentionMask":
         return dataclasses.replace(self, **tensors)
 
-    def without_tensors(self) -> "Visibility":
+    def without_tensors(self) -> "AttentionMask":
         return dataclasses.replace(self, **dict.fromkeys(_TENSOR_FIELDS))
 
     @property
@@ -175,3 +175,6 @@ def _positions(given: Tensor | None, offset: Any, span: Span) -> Tensor:
 
 def _with_batch(positions: Tensor) -> Tensor:
     return positions if len(positions.shape) == 2 else positions[None]
+
+
+Visibility = AttentionMask  # the name in layers/, decoding/ and positions/, until they are renamed

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias
-from kerasattention.attend.inputs import Problem
+from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.tensors import Span, Tensor, group_heads, is_static
 
 # Queries of a block when the queries that see non-finite numbers are looked for.
@@ -16,7 +16,7 @@ BLOCK = 128
 WHOLE = 512 * 512
 
 
-def poisoned_rows(problem: Problem, rows: Span, of_values: bool) -> Tensor:
+def poisoned_rows(problem: AttentionInputs, rows: Span, of_values: bool) -> Tensor:
     """(B, K, G, t): queries that see a non-finite key or value, or hold one and see any key."""
     query, key = _has_non_finite(problem.query), _has_non_finite(problem.key)
     if of_values:
@@ -31,9 +31,9 @@ def poisoned_rows(problem: Problem, rows: Span, of_values: bool) -> Tensor:
     return _poisoned_in_blocks(problem, query, key, rows)
 
 
-def sees_from_some_key_on(problem: Problem) -> bool:
+def sees_from_some_key_on(problem: AttentionInputs) -> bool:
     """Whether a query sees a key if it is not padding and, where causal, not behind the query."""
-    visibility = problem.visibility
+    visibility = problem.mask
     return (
         visibility.window is None
         and visibility.query_segments is None
@@ -42,9 +42,11 @@ def sees_from_some_key_on(problem: Problem) -> bool:
     )
 
 
-def _poisoned_by_first_key(problem: Problem, query: Tensor, key: Tensor, rows: Span) -> Tensor:
+def _poisoned_by_first_key(
+    problem: AttentionInputs, query: Tensor, key: Tensor, rows: Span
+) -> Tensor:
     """Compares each query with the first key that is not finite: no (t, S) and no loop."""
-    visibility, columns = problem.visibility, problem.columns()
+    visibility, columns = problem.mask, problem.columns()
     query = _slice_rows(query, rows)  # (B, K, G, t)
     real = visibility.key_mask  # (B, S)
     if not visibility.causal:
@@ -70,7 +72,7 @@ def _poisoned_by_first_key(problem: Problem, query: Tensor, key: Tensor, rows: S
     return ops.logical_or(sees_poison, ops.logical_and(query, sees_key))
 
 
-def _poisoned_in_blocks(problem: Problem, query: Tensor, key: Tensor, rows: Span) -> Tensor:
+def _poisoned_in_blocks(problem: AttentionInputs, query: Tensor, key: Tensor, rows: Span) -> Tensor:
     """Block by block: memory grows with T + S, not with T * S."""
     size = min(BLOCK, rows.size) if is_static(rows.size) else ops.minimum(BLOCK, rows.size)
     batch, kv_heads, groups = ops.shape(query)[:3]
@@ -86,7 +88,7 @@ def _poisoned_in_blocks(problem: Problem, query: Tensor, key: Tensor, rows: Span
     return ops.cast(ops.fori_loop(0, count, step, found), "bool")
 
 
-def _poisoned_block(problem: Problem, query: Tensor, key: Tensor, rows: Span) -> Tensor:
+def _poisoned_block(problem: AttentionInputs, query: Tensor, key: Tensor, rows: Span) -> Tensor:
     query = _slice_rows(query, rows)  # (B, K, G, t)
     key = key[:, :, None, None, :]  # (B, K, 1, 1, S)
     visible = _visible(problem, rows)  # (B|1, K|1, G|1, t|1, S|1)
@@ -97,14 +99,14 @@ def _poisoned_block(problem: Problem, query: Tensor, key: Tensor, rows: Span) ->
     return ops.logical_or(sees_poison, ops.logical_and(query, sees_key))
 
 
-def _visible(problem: Problem, rows: Span) -> Tensor | None:
+def _visible(problem: AttentionInputs, rows: Span) -> Tensor | None:
     columns, kv_heads = problem.columns(), problem.kv_heads
     masks = []
-    mask = problem.visibility.block(rows, columns)
+    mask = problem.mask.block(rows, columns)
     if mask is not None:
         masks.append(group_heads(mask, kv_heads))
     if may_hold_infinity(problem.bias):
-        bias = problem.bias.block(problem.visibility, rows, columns)
+        bias = problem.bias.block(problem.mask, rows, columns)
         masks.append(group_heads(ops.not_equal(bias, float("-inf")), kv_heads))
     return functools.reduce(ops.logical_and, masks) if masks else None
 

@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import keras
 
-from kerasattention.attend.inputs import Problem
+from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.kernels.blocked import blocked_attention
 from kerasattention.attend.kernels.fused import fused_attention, prevents_fused
 from kerasattention.attend.kernels.plain import plain_attention
 from kerasattention.attend.tensors import Tensor, is_static
 
-Way = Callable[[Problem], Tensor]
+Way = Callable[[AttentionInputs], Tensor]
 
 WAYS: dict[str, Way] = {
     "plain": plain_attention,
@@ -25,8 +25,8 @@ PLAIN_LOGITS = 512 * 512
 FEW_QUERIES = 16
 
 
-def _is_small(problem: Problem) -> bool:
-    length, keys = problem.query.shape[3], problem.key.shape[2]
+def _is_small(inputs: AttentionInputs) -> bool:
+    length, keys = inputs.query.shape[3], inputs.key.shape[2]
     if is_static(length) and length <= FEW_QUERIES:
         return True
     if not is_static(length, keys):
@@ -35,8 +35,8 @@ def _is_small(problem: Problem) -> bool:
     return length * keys <= PLAIN_LOGITS
 
 
-def _has_kernel(problem: Problem) -> bool:
-    return prevents_fused(problem) is None
+def _has_kernel(inputs: AttentionInputs) -> bool:
+    return prevents_fused(inputs) is None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Choice:
     """A row of the table: the way for problems of some backends that a condition describes."""
 
     way: str
-    when: Callable[[Problem], bool]
+    when: Callable[[AttentionInputs], bool]
     because: str
     holds_scores: bool = False
     backends: tuple[str, ...] = ("tensorflow", "jax", "torch", "numpy", "openvino")
@@ -72,13 +72,15 @@ TABLE = (
     ),
     Choice(
         "blocked",
-        lambda problem: True,
+        lambda inputs: True,
         "linear in T, and every option; causal T = 4096 takes less than half of Keras's time",
     ),
 )
 
 
-def choose_way(problem: Problem, implementation: str | None, never_hold_scores: bool) -> Way:
+def select_kernel(
+    inputs: AttentionInputs, implementation: str | None, never_hold_scores: bool
+) -> Way:
     """The way asked for, or the one that measured best for such a problem."""
     if implementation is not None:
         if implementation not in WAYS:
@@ -90,6 +92,6 @@ def choose_way(problem: Problem, implementation: str | None, never_hold_scores: 
     backend = keras.backend.backend()
     for choice in TABLE:
         allowed = not (never_hold_scores and choice.holds_scores)
-        if allowed and backend in choice.backends and choice.when(problem):
+        if allowed and backend in choice.backends and choice.when(inputs):
             return WAYS[choice.way]
     raise AssertionError("The last row of the table applies to everything.")

@@ -10,15 +10,15 @@ from keras import ops
 
 from kerasattention.attend.tensors import Tensor, tanh
 
-_HIDDEN = float("-inf")
+_MASKED_OUT = float("-inf")
 
 
-class Weights(NamedTuple):
+class SoftmaxParts(NamedTuple):
     """exp(logits - peak), the sum of each row, and the peak that was taken off."""
 
     numerator: Tensor
     denominator: Tensor
-    peak: Tensor
+    row_max: Tensor
 
 
 def cap(logits: Tensor, soft_cap: float | None) -> Tensor:
@@ -35,7 +35,7 @@ def cap_gradient(capped: Tensor, soft_cap: float | None) -> Tensor | float:
     return 1.0 - ops.square(capped * (1.0 / soft_cap))
 
 
-def hide(logits: Tensor, mask: Tensor | None) -> Tensor:
+def mask_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
     """Sets logits to minus infinity where the mask (or its broadcast) is False.
 
     Adds zeros and minus infinities of the mask's own, smaller shape: an addition
@@ -43,10 +43,10 @@ def hide(logits: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None:
         return logits
-    return logits + ops.cast(ops.where(mask, 0.0, _HIDDEN), logits.dtype)
+    return logits + ops.cast(ops.where(mask, 0.0, _MASKED_OUT), logits.dtype)
 
 
-def exponentiate(logits: Tensor, sink: Tensor | None, may_be_empty: bool) -> Weights:
+def exponentiate(logits: Tensor, sink: Tensor | None, may_be_empty: bool) -> SoftmaxParts:
     """The parts of a softmax over the last axis.
 
     Args:
@@ -55,24 +55,24 @@ def exponentiate(logits: Tensor, sink: Tensor | None, may_be_empty: bool) -> Wei
             denominator alone (gpt-oss; Xiao et al. 2023 name them sinks).
         may_be_empty: Whether a row may see no key.
     """
-    peak = _row_max(logits)
+    row_max = _row_max(logits)
     if sink is not None:
         # Not a maximum of Keras, which on torch gives float32 for doubles.
-        peak = ops.where(peak > sink, peak, sink)
+        row_max = ops.where(row_max > sink, row_max, sink)
     if may_be_empty:
         # An infinite peak would make -inf - -inf = nan of a row without keys.
-        peak = ops.where(peak == _HIDDEN, 0.0, peak)
-    numerator = ops.exp(logits - peak)
+        row_max = ops.where(row_max == _MASKED_OUT, 0.0, row_max)
+    numerator = ops.exp(logits - row_max)
     denominator = ops.sum(numerator, axis=-1, keepdims=True)
     if sink is not None:
-        denominator = denominator + ops.exp(sink - peak)
-    return Weights(numerator, denominator, peak)
+        denominator = denominator + ops.exp(sink - row_max)
+    return SoftmaxParts(numerator, denominator, row_max)
 
 
 def _row_max(logits: Tensor) -> Tensor:
     """(..., t, 1); minus infinity for a row of no logits, of which Keras refuses a maximum."""
     if 0 in logits.shape:
-        return ops.sum(logits, axis=-1, keepdims=True) + _HIDDEN
+        return ops.sum(logits, axis=-1, keepdims=True) + _MASKED_OUT
     return ops.max(logits, axis=-1, keepdims=True)
 
 

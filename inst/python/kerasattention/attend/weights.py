@@ -4,11 +4,11 @@ from keras import ops
 
 from kerasattention.attend import softmax
 from kerasattention.attend.finite import with_finite_inputs
-from kerasattention.attend.inputs import Problem, block_logits, sink_logits
+from kerasattention.attend.inputs import AttentionInputs, block_logits, sink_logits
 from kerasattention.attend.tensors import Span, Tensor
 
 
-def attention_weights(problem: Problem, rows: Span | None = None) -> Tensor:
+def attention_weights(inputs: AttentionInputs, rows: Span | None = None) -> Tensor:
     """The softmax of some query rows, before dropout.
 
     Args:
@@ -19,22 +19,22 @@ def attention_weights(problem: Problem, rows: Span | None = None) -> Tensor:
         (B, N, t, S) in float32. A row without keys is zero; with a sink a row
         sums to less than one.
     """
-    rows = problem.rows() if rows is None else rows
+    rows = inputs.rows() if rows is None else rows
     weights = with_finite_inputs(
-        problem, lambda given: _weights(given.scaled(), rows), rows, of_values=False
+        inputs, lambda given: _weights(given.scaled(), rows), rows, of_values=False
     )  # (B, K, G, t, S)
     batch, kv_heads, groups, length, keys = ops.shape(weights)
     weights = ops.reshape(weights, (batch, kv_heads * groups, length, keys))
-    mask = problem.visibility.query_mask
+    mask = inputs.mask.query_mask
     if mask is None:
         return weights
     seen = mask[:, None, rows.start : rows.stop, None]
     return ops.where(seen, weights, 0.0)
 
 
-def _weights(problem: Problem, rows: Span) -> Tensor:
-    logits, _ = block_logits(problem, rows, problem.columns())
+def _weights(inputs: AttentionInputs, rows: Span) -> Tensor:
+    logits, _ = block_logits(inputs, rows, inputs.columns())
     numerator, denominator, _ = softmax.exponentiate(
-        logits, sink_logits(problem), problem.may_be_empty
+        logits, sink_logits(inputs), inputs.may_be_empty
     )
-    return numerator * softmax.reciprocal(denominator, problem.may_be_empty)
+    return numerator * softmax.reciprocal(denominator, inputs.may_be_empty)

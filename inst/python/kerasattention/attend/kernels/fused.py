@@ -4,31 +4,31 @@ from types import ModuleType
 
 import keras
 
-from kerasattention.attend.inputs import Problem
+from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.tensors import Tensor
 
 
-def prevents_fused(problem: Problem) -> str | None:
+def prevents_fused(inputs: AttentionInputs) -> str | None:
     """What keeps this problem from a kernel of the backend: an argument's name, or None."""
     kernels = _kernels()
     if kernels is None:
         return f"the backend ({keras.backend.backend()} has no kernel)"
-    return kernels.prevents(problem)
+    return kernels.prevents(inputs)
 
 
-def fused_attention(problem: Problem) -> Tensor:
+def fused_attention(inputs: AttentionInputs) -> Tensor:
     """(B, K, G, T, Hv).
 
     Raises:
         ValueError: An argument that no kernel of the backend honours.
     """
-    reason = prevents_fused(problem)
+    reason = prevents_fused(inputs)
     if reason is not None:
         raise ValueError(
             '`implementation="fused"` computes attention with a kernel of the backend, '
             f'and none honours {reason}. Use `implementation="blocked"` or None.'
         )
-    return _kernels().fused_attention(problem)
+    return _kernels().fused_attention(inputs)
 
 
 def _kernels() -> ModuleType | None:

@@ -3,12 +3,12 @@
 The yardstick for the others, and the fastest for short sequences.
 """
 
-from kerasattention.attend.inputs import Problem, block_output
+from kerasattention.attend.inputs import AttentionInputs, forward_block
 from kerasattention.attend.tensors import Tensor
 
 
-def plain_attention(problem: Problem) -> Tensor:
+def plain_attention(inputs: AttentionInputs) -> Tensor:
     """(B, K, G, T, Hv)."""
-    problem = problem.scaled()
-    output, _ = block_output(problem, problem.rows(), problem.columns())
+    inputs = inputs.scaled()
+    output, _ = forward_block(inputs, inputs.rows(), inputs.columns())
     return output

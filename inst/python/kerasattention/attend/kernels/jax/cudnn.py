@@ -9,40 +9,40 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kerasattention.attend.inputs import Problem
+from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.tensors import join_query_heads, split_query_heads
 
 KERNEL = "cudnn"
 LARGEST_HEAD = 128  # on every GPU that has the kernel; Hopper's alone take 256
 
 
-def prevents(problem: Problem) -> str | None:
+def prevents(inputs: AttentionInputs) -> str | None:
     """The argument that the kernel cannot honour, if there is one."""
     asked = {
-        "logit_soft_cap": problem.soft_cap is not None,
-        "dropout": problem.rate > 0.0,
-        "sink": problem.sink is not None,
-        "attention_bias": problem.bias is not None,
+        "logit_soft_cap": inputs.soft_cap is not None,
+        "dropout": inputs.rate > 0.0,
+        "sink": inputs.sink is not None,
+        "attention_bias": inputs.bias is not None,
     }
     for name, given in asked.items():
         if given:
             return name
-    return _prevented_by_device() or _prevented_by_sizes(problem) or _prevented_by_masks(problem)
+    return _prevented_by_device() or _prevented_by_sizes(inputs) or _prevented_by_masks(inputs)
 
 
-def fused_attention(problem: Problem) -> Any:
+def fused_attention(inputs: AttentionInputs) -> Any:
     """(B, K, G, T, Hv)."""
-    visibility = problem.visibility
-    window = visibility.window
+    mask = inputs.mask
+    window = mask.window
     output = jax.nn.dot_product_attention(
-        join_query_heads(problem.query),
-        *(jnp.swapaxes(x, 1, 2) for x in (problem.key, problem.value)),
-        scale=problem.scale,
-        is_causal=visibility.causal,
+        join_query_heads(inputs.query),
+        *(jnp.swapaxes(x, 1, 2) for x in (inputs.key, inputs.value)),
+        scale=inputs.scale,
+        is_causal=mask.causal,
         local_window_size=None if window is None else (window - 1, 0),
         implementation=KERNEL,
     )
-    return split_query_heads(output, problem.kv_heads)
+    return split_query_heads(output, inputs.kv_heads)
 
 
 def _prevented_by_device() -> str | None:
@@ -59,32 +59,32 @@ def _has_cudnn(device: jax.Device) -> bool:
     return float(device.compute_capability) >= 8.0
 
 
-def _prevented_by_sizes(problem: Problem) -> str | None:
-    dtypes = {x.dtype for x in (problem.query, problem.key, problem.value)}
+def _prevented_by_sizes(inputs: AttentionInputs) -> str | None:
+    dtypes = {x.dtype for x in (inputs.query, inputs.key, inputs.value)}
     if len(dtypes) > 1 or dtypes.pop() not in (jnp.float16, jnp.bfloat16):
         return "a dtype other than float16 and bfloat16 for all of query, key and value"
-    size = problem.query.shape[-1]
-    if size != problem.value.shape[-1] or size % 8 != 0 or size > LARGEST_HEAD:
+    size = inputs.query.shape[-1]
+    if size != inputs.value.shape[-1] or size % 8 != 0 or size > LARGEST_HEAD:
         return f"head sizes but multiples of 8 up to {LARGEST_HEAD}, of query and value alike"
-    if 0 in (problem.query.shape[3], problem.key.shape[2]):
+    if 0 in (inputs.query.shape[3], inputs.key.shape[2]):
         return "an empty query or key"
     return None
 
 
-def _prevented_by_masks(problem: Problem) -> str | None:
-    visibility = problem.visibility
-    if visibility.mask is not None:
+def _prevented_by_masks(inputs: AttentionInputs) -> str | None:
+    mask = inputs.mask
+    if mask.mask is not None:
         return "attention_mask"
-    if visibility.key_mask is not None:
+    if mask.key_mask is not None:
         return "a mask of padding"
-    if visibility.query_segments is not None:
+    if mask.query_segments is not None:
         return "segment_ids"
-    if not visibility.positions_are_indices or visibility.offset != 0:
+    if not mask.positions_are_indices or mask.offset != 0:
         return "positions other than indices"
-    if visibility.window is None:
+    if mask.window is None:
         return None
-    if not visibility.causal:
+    if not mask.causal:
         return "sliding_window without a causal rule"
-    if problem.query.shape[3] != problem.key.shape[2]:
+    if inputs.query.shape[3] != inputs.key.shape[2]:
         return "sliding_window with T != S"
     return None

@@ -20,7 +20,7 @@ from kerasattention.attend import softmax
 from kerasattention.attend.bias import add_block_gradient
 from kerasattention.attend.gradient import with_gradient
 from kerasattention.attend.inputs import (
-    Problem,
+    AttentionInputs,
     block_logits,
     combine,
     keep_factor,
@@ -45,7 +45,7 @@ COLUMNS = 256
 COLUMN_STEP = 32
 
 
-class Tile(NamedTuple):
+class TileSize(NamedTuple):
     """Queries and keys of a tile, and whether samples are computed one by one."""
 
     rows: int
@@ -53,77 +53,77 @@ class Tile(NamedTuple):
     by_sample: bool = False
 
 
-class State(NamedTuple):
+class SoftmaxCarry(NamedTuple):
     """What a row's softmax has seen so far; the last axis of the first two is 1."""
 
-    peak: Tensor
+    row_max: Tensor
     denominator: Tensor
     output: Tensor
 
 
-def tiled_attention(problem: Problem, size: int) -> Tensor:
+def tiled_attention(inputs: AttentionInputs, size: int) -> Tensor:
     """(B, K, G, T, Hv); T and S must be known."""
-    problem = _with_positions(problem.scaled())
-    named = {name: jnp.asarray(x) for name, x in problem.tensors().items()}
-    return _tiled(named, problem.without_tensors(), choose_tile(problem, size))
+    inputs = _with_positions(inputs.scaled())
+    named = {name: jnp.asarray(x) for name, x in inputs.tensors().items()}
+    return _tiled(named, inputs.without_tensors(), choose_tile_size(inputs, size))
 
 
-def choose_tile(problem: Problem, size: int) -> Tile:
+def choose_tile_size(inputs: AttentionInputs, size: int) -> TileSize:
     """Tiles of a size that stays in cache; keys as many as a window leaves, if it is narrow."""
-    batch, kv_heads, groups, length, _ = problem.query.shape
-    keys = problem.key.shape[2]
+    batch, kv_heads, groups, length, _ = inputs.query.shape
+    keys = inputs.key.shape[2]
     rows = min(size, length)
-    if problem.visibility.window is not None:
+    if inputs.mask.window is not None:
         # A block of queries sees all of their windows: a quarter takes less than a whole.
-        rows = min(rows, max(problem.visibility.window // 4, 32))
+        rows = min(rows, max(inputs.mask.window // 4, 32))
     columns = min(COLUMNS, keys)
-    widest = _widest_range(problem, rows)
+    widest = _widest_range(inputs, rows)
     if widest is not None and widest <= 4 * COLUMNS:
         columns = min(-(-widest // COLUMN_STEP) * COLUMN_STEP, keys)
     by_sample = batch > 1 and batch * kv_heads * groups * rows * columns > TILE_LOGITS
-    return Tile(max(rows, 1), max(columns, 1), by_sample and not _has_trained_bias(problem))
+    return TileSize(max(rows, 1), max(columns, 1), by_sample and not _has_trained_bias(inputs))
 
 
-def _widest_range(problem: Problem, rows: int) -> int | None:
+def _widest_range(inputs: AttentionInputs, rows: int) -> int | None:
     """How many keys a block of queries may see, if a window limits them."""
-    visibility = problem.visibility
-    if visibility.window is None or not visibility.positions_are_indices:
+    mask = inputs.mask
+    if mask.window is None or not mask.positions_are_indices:
         return None
-    return rows + (1 if visibility.causal else 2) * (visibility.window - 1)
+    return rows + (1 if mask.causal else 2) * (mask.window - 1)
 
 
-def _has_trained_bias(problem: Problem) -> bool:
-    return problem.bias is not None and bool(problem.bias.tensors())
+def _has_trained_bias(inputs: AttentionInputs) -> bool:
+    return inputs.bias is not None and bool(inputs.bias.tensors())
 
 
 @functools.partial(jax.jit, static_argnames=("frame", "tile"))
-def _tiled(named: Named, frame: Problem, tile: Tile) -> Tensor:
+def _tiled(named: Named, frame: AttentionInputs, tile: TileSize) -> Tensor:
     """Compiled once for each kind of problem, also where nothing around it is compiled."""
-    problem = frame.with_tensors(named)
+    inputs = frame.with_tensors(named)
 
     def forward(named: Named) -> tuple[Tensor, Tensor]:
         return _forward(frame.with_tensors(named), tile)
 
-    def backward(named: Named, output: Tensor, log_sum: Tensor, upstream: Tensor) -> Named:
-        return _backward(frame.with_tensors(named), tile, output, log_sum, upstream)
+    def backward(named: Named, output: Tensor, lse: Tensor, upstream: Tensor) -> Named:
+        return _backward(frame.with_tensors(named), tile, output, lse, upstream)
 
-    return with_gradient(forward, backward, problem)
+    return with_gradient(forward, backward, inputs)
 
 
-def _with_positions(problem: Problem) -> Problem:
+def _with_positions(inputs: AttentionInputs) -> AttentionInputs:
     """An offset that is a tensor becomes the positions that it stands for."""
-    visibility = problem.visibility
-    if isinstance(visibility.offset, int):
-        return problem
-    positions = visibility.positions_of_queries(problem.rows())
-    visibility = dataclasses.replace(visibility, query_positions=positions, offset=0)
-    return dataclasses.replace(problem, visibility=visibility)
+    mask = inputs.mask
+    if isinstance(mask.offset, int):
+        return inputs
+    positions = mask.positions_of_queries(inputs.rows())
+    mask = dataclasses.replace(mask, query_positions=positions, offset=0)
+    return dataclasses.replace(inputs, mask=mask)
 
 
 # Which tiles ---------------------------------------------------------------------------
 
 
-class Tiles(NamedTuple):
+class TileRange(NamedTuple):
     """The tiles of a block of queries: `stop` of them from key `first` on.
 
     Positions hide nothing from `inner` to `outer`, and the others need their mask.
@@ -135,83 +135,83 @@ class Tiles(NamedTuple):
     stop: Any
 
 
-def _tiles_of(problem: Problem, rows: Span, columns: int) -> Tiles:
-    visibility, keys = problem.visibility, problem.key.shape[2]
-    if not visibility.by_position:
-        return Tiles(0, 0, keys // columns, -(-keys // columns))
-    if not visibility.positions_are_indices:
-        return Tiles(0, 0, 0, -(-keys // columns))
-    low, high = rows.start + visibility.offset, rows.stop - 1 + visibility.offset
-    window = visibility.window
+def _tile_range(inputs: AttentionInputs, rows: Span, columns: int) -> TileRange:
+    mask, keys = inputs.mask, inputs.key.shape[2]
+    if not mask.by_position:
+        return TileRange(0, 0, keys // columns, -(-keys // columns))
+    if not mask.positions_are_indices:
+        return TileRange(0, 0, 0, -(-keys // columns))
+    low, high = rows.start + mask.offset, rows.stop - 1 + mask.offset
+    window = mask.window
     first, stop, visible = 0, keys, keys
     if window is not None:
         first = jnp.clip(low - window + 1, 0, keys)
         stop, visible = high + window, low + window
-    if visibility.causal:
+    if mask.causal:
         stop, visible = high + 1, low + 1
     stop, visible = (jnp.clip(x, first, keys) for x in (stop, visible))
     count = -(-(stop - first) // columns)
     inner = 0
     if window is not None:
         inner = jnp.clip(-(-(high - window + 1 - first) // columns), 0, count)
-    return Tiles(first, inner, jnp.clip((visible - first) // columns, inner, count), count)
+    return TileRange(first, inner, jnp.clip((visible - first) // columns, inner, count), count)
 
 
-def _columns_of(tiles: Tiles, index: Any, columns: int, keys: int) -> tuple[Span, Any]:
+def _columns_of(tiles: TileRange, index: Any, columns: int, keys: int) -> tuple[Span, Any]:
     """The keys of a tile, moved back where they would pass the end, and the first that is new."""
     wanted = tiles.first + index * columns
     return Span(jnp.minimum(wanted, keys - columns), columns), wanted
 
 
 def _over_tiles(
-    problem: Problem, rows: Span, columns: int, visit: Callable[..., Any], state: Any
+    inputs: AttentionInputs, rows: Span, columns: int, visit: Callable[..., Any], carry: Any
 ) -> Any:
     """Calls visit(problem, columns, wanted, state) for all tiles of a block of queries.
 
     Inside, the problem is one without rules of position.
     """
-    keys = problem.key.shape[2]
-    tiles = _tiles_of(problem, rows, columns)
-    unruled = dataclasses.replace(problem.visibility, causal=False, window=None)
-    inside = dataclasses.replace(problem, visibility=unruled)
+    keys = inputs.key.shape[2]
+    tiles = _tile_range(inputs, rows, columns)
+    unruled = dataclasses.replace(inputs.mask, causal=False, window=None)
+    inside = dataclasses.replace(inputs, mask=unruled)
 
-    def edge(index: Any, state: Any) -> Any:
+    def edge(index: Any, carry: Any) -> Any:
         span, wanted = _columns_of(tiles, index, columns, keys)
-        return visit(problem, span, wanted, state)
+        return visit(inputs, span, wanted, carry)
 
-    def inner(index: Any, state: Any) -> Any:
-        return visit(inside, Span(tiles.first + index * columns, columns), None, state)
+    def inner(index: Any, carry: Any) -> Any:
+        return visit(inside, Span(tiles.first + index * columns, columns), None, carry)
 
-    widest = _widest_range(problem, rows.size)
+    widest = _widest_range(inputs, rows.size)
     if keys == columns or (widest is not None and widest <= columns):
-        return edge(0, state)
-    state = _loop(0, tiles.inner, edge, state)
-    state = _loop(tiles.inner, tiles.outer, inner, state)
-    return _loop(tiles.outer, tiles.stop, edge, state)
+        return edge(0, carry)
+    carry = _loop(0, tiles.inner, edge, carry)
+    carry = _loop(tiles.inner, tiles.outer, inner, carry)
+    return _loop(tiles.outer, tiles.stop, edge, carry)
 
 
-def _loop(first: Any, stop: Any, step: Callable[[Any, Any], Any], state: Any) -> Any:
+def _loop(first: Any, stop: Any, step: Callable[[Any, Any], Any], carry: Any) -> Any:
     if isinstance(first, int) and isinstance(stop, int) and stop - first <= 1:
-        return step(first, state) if stop > first else state
-    return lax.fori_loop(first, stop, step, state)
+        return step(first, carry) if stop > first else carry
+    return lax.fori_loop(first, stop, step, carry)
 
 
-def _over_blocks(length: int, rows: int, visit: Callable[..., Any], state: Any) -> Any:
+def _over_blocks(length: int, rows: int, visit: Callable[..., Any], carry: Any) -> Any:
     """Calls visit(rows, wanted, state) for all blocks of queries, the last one first.
 
     The last block is moved back to end with the queries. Those that it shares with its
     neighbour, before `wanted`, are then overwritten.
     """
     if length <= rows:
-        return visit(Span(0, length), None, state)
+        return visit(Span(0, length), None, carry)
     count = -(-length // rows)
 
-    def step(index: Any, state: Any) -> Any:
+    def step(index: Any, carry: Any) -> Any:
         wanted = (count - 1 - index) * rows
         moved = Span(jnp.minimum(wanted, length - rows), rows)
-        return visit(moved, None if length % rows == 0 else wanted, state)
+        return visit(moved, None if length % rows == 0 else wanted, carry)
 
-    return lax.fori_loop(0, count, step, state)
+    return lax.fori_loop(0, count, step, carry)
 
 
 def _put(x: Tensor, part: Tensor, axis: int, start: Any) -> Tensor:
@@ -225,143 +225,147 @@ def _put_sum(x: Tensor, part: Tensor, axis: int, span: Span) -> Tensor:
 # Forward -------------------------------------------------------------------------------
 
 
-def _forward(problem: Problem, tile: Tile) -> tuple[Tensor, Tensor]:
+def _forward(inputs: AttentionInputs, tile: TileSize) -> tuple[Tensor, Tensor]:
     """Output (B, K, G, T, Hv) and log of the softmax's denominator (B, K, G, T, 1)."""
     if tile.by_sample:
         whole = tile._replace(by_sample=False)
-        return _by_sample(problem, lambda one, _: _forward(one, whole), ())
-    batch, kv_heads, groups, length, _ = problem.query.shape
+        return _by_sample(inputs, lambda one, _: _forward(one, whole), ())
+    batch, kv_heads, groups, length, _ = inputs.query.shape
     shape = (batch, kv_heads, groups, length)
 
-    def visit(rows: Span, wanted: Any, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        parts = _forward_block(problem, rows, tile.columns)
+    def visit(rows: Span, wanted: Any, carry: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        parts = _forward_block(inputs, rows, tile.columns)
         if length == rows.size:
             return parts
-        return tuple(_put(x, part, 3, rows.start) for x, part in zip(state, parts, strict=True))
+        return tuple(_put(x, part, 3, rows.start) for x, part in zip(carry, parts, strict=True))
 
-    widths = (problem.value.shape[-1], 1)
-    empty = tuple(jnp.zeros((*shape, width), problem.accumulator) for width in widths)
+    widths = (inputs.value.shape[-1], 1)
+    empty = tuple(jnp.zeros((*shape, width), inputs.accumulator) for width in widths)
     return _over_blocks(length, tile.rows, visit, empty)
 
 
-def _forward_block(problem: Problem, rows: Span, columns: int) -> tuple[Tensor, Tensor]:
-    batch, kv_heads, groups = problem.query.shape[:3]
+def _forward_block(inputs: AttentionInputs, rows: Span, columns: int) -> tuple[Tensor, Tensor]:
+    batch, kv_heads, groups = inputs.query.shape[:3]
     shape = (batch, kv_heads, groups, rows.size)
-    state = State(
-        jnp.full((*shape, 1), -jnp.inf, problem.accumulator),
-        jnp.zeros((*shape, 1), problem.accumulator),
-        jnp.zeros((*shape, problem.value.shape[-1]), problem.accumulator),
+    carry = SoftmaxCarry(
+        jnp.full((*shape, 1), -jnp.inf, inputs.accumulator),
+        jnp.zeros((*shape, 1), inputs.accumulator),
+        jnp.zeros((*shape, inputs.value.shape[-1]), inputs.accumulator),
     )
 
-    def visit(problem: Problem, columns: Span, wanted: Any, state: State) -> State:
-        logits, _ = block_logits(problem, rows, columns)
-        logits = _hide_repeated(logits, columns, wanted)
-        return _see(problem, rows, columns, logits, state)
+    def visit(
+        inputs: AttentionInputs, columns: Span, wanted: Any, carry: SoftmaxCarry
+    ) -> SoftmaxCarry:
+        logits, _ = block_logits(inputs, rows, columns)
+        logits = _mask_repeated(logits, columns, wanted)
+        return _update(inputs, rows, columns, logits, carry)
 
-    state = _over_tiles(problem, rows, columns, visit, state)
-    state = _see_sink(problem, state)
-    output = state.output * softmax.reciprocal(state.denominator, problem.may_be_empty)
-    empty = state.denominator == 0.0
-    log_sum = _finite(state.peak) + jnp.log(jnp.where(empty, 1.0, state.denominator))
-    return output, log_sum
+    carry = _over_tiles(inputs, rows, columns, visit, carry)
+    carry = _update_by_sink(inputs, carry)
+    output = carry.output * softmax.reciprocal(carry.denominator, inputs.may_be_empty)
+    empty = carry.denominator == 0.0
+    lse = _finite(carry.row_max) + jnp.log(jnp.where(empty, 1.0, carry.denominator))
+    return output, lse
 
 
-def _see(problem: Problem, rows: Span, columns: Span, logits: Tensor, state: State) -> State:
+def _update(
+    inputs: AttentionInputs, rows: Span, columns: Span, logits: Tensor, carry: SoftmaxCarry
+) -> SoftmaxCarry:
     """One more tile of keys."""
-    peak = jnp.maximum(state.peak, jnp.max(logits, axis=-1, keepdims=True))
-    numerator = jnp.exp(logits - _finite(peak))
-    decay = jnp.exp(state.peak - _finite(peak))
-    denominator = state.denominator * decay + jnp.sum(numerator, axis=-1, keepdims=True)
-    keep = keep_factor(problem, rows, columns)
+    row_max = jnp.maximum(carry.row_max, jnp.max(logits, axis=-1, keepdims=True))
+    numerator = jnp.exp(logits - _finite(row_max))
+    decay = jnp.exp(carry.row_max - _finite(row_max))
+    denominator = carry.denominator * decay + jnp.sum(numerator, axis=-1, keepdims=True)
+    keep = keep_factor(inputs, rows, columns)
     if keep is not None:
         numerator = numerator * keep
-    value = slice_axis(problem.value, 2, columns)
-    output = state.output * decay + combine(numerator, value, problem.groups)
-    return State(peak, denominator, output)
+    value = slice_axis(inputs.value, 2, columns)
+    output = carry.output * decay + combine(numerator, value, inputs.groups)
+    return SoftmaxCarry(row_max, denominator, output)
 
 
-def _see_sink(problem: Problem, state: State) -> State:
-    sink = sink_logits(problem)
+def _update_by_sink(inputs: AttentionInputs, carry: SoftmaxCarry) -> SoftmaxCarry:
+    sink = sink_logits(inputs)
     if sink is None:
-        return state
-    peak = jnp.maximum(state.peak, sink)
-    decay = jnp.exp(state.peak - peak)
-    denominator = state.denominator * decay + jnp.exp(sink - peak)
-    return State(peak, denominator, state.output * decay)
+        return carry
+    row_max = jnp.maximum(carry.row_max, sink)
+    decay = jnp.exp(carry.row_max - row_max)
+    denominator = carry.denominator * decay + jnp.exp(sink - row_max)
+    return SoftmaxCarry(row_max, denominator, carry.output * decay)
 
 
-def _finite(peak: Tensor) -> Tensor:
+def _finite(row_max: Tensor) -> Tensor:
     """0 for a row that has seen no key: -inf - -inf would be nan."""
-    return jnp.where(peak == -jnp.inf, 0.0, peak)
+    return jnp.where(row_max == -jnp.inf, 0.0, row_max)
 
 
-def _hide_repeated(logits: Tensor, columns: Span, wanted: Any) -> Tensor:
+def _mask_repeated(logits: Tensor, columns: Span, wanted: Any) -> Tensor:
     """Hides the keys of a tile that the tile before had."""
     if wanted is None:
         return logits
     index = jnp.arange(columns.size) + columns.start
-    return softmax.hide(logits, index >= wanted)
+    return softmax.mask_logits(logits, index >= wanted)
 
 
 # Backward ------------------------------------------------------------------------------
 
 
 def _backward(
-    problem: Problem, tile: Tile, output: Tensor, log_sum: Tensor, upstream: Tensor
+    inputs: AttentionInputs, tile: TileSize, output: Tensor, lse: Tensor, upstream: Tensor
 ) -> Named:
-    upstream = upstream.astype(problem.accumulator)
+    upstream = upstream.astype(inputs.accumulator)
     # The softmax's own gradient: row sums of weight * d weight = output * d output.
-    row_sums = jnp.sum(upstream * output, axis=-1, keepdims=True)
-    found = _backward_tiles(problem, tile, log_sum, row_sums, upstream)
-    return found | sink_gradient(problem, log_sum, row_sums)
+    delta = jnp.sum(upstream * output, axis=-1, keepdims=True)
+    found = _backward_tiles(inputs, tile, lse, delta, upstream)
+    return found | sink_gradient(inputs, lse, delta)
 
 
 def _backward_tiles(
-    problem: Problem, tile: Tile, log_sum: Tensor, row_sums: Tensor, upstream: Tensor
+    inputs: AttentionInputs, tile: TileSize, lse: Tensor, delta: Tensor, upstream: Tensor
 ) -> Named:
     if tile.by_sample:
         whole = tile._replace(by_sample=False)
 
-        def one(problem: Problem, given: tuple[Tensor, ...]) -> Named:
-            return _backward_tiles(problem, whole, *given)
+        def one(inputs: AttentionInputs, given: tuple[Tensor, ...]) -> Named:
+            return _backward_tiles(inputs, whole, *given)
 
-        return _by_sample(problem, one, (log_sum, row_sums, upstream))
-    length = problem.query.shape[3]
-    query_t, upstream_t = (_heads_before_queries(x) for x in (problem.query, upstream))
+        return _by_sample(inputs, one, (lse, delta, upstream))
+    length = inputs.query.shape[3]
+    query_t, upstream_t = (_heads_before_queries(x) for x in (inputs.query, upstream))
 
-    def visit(rows: Span, wanted: Any, state: Gradients) -> Gradients:
-        part_log_sum, part_row_sums, part = (
-            slice_axis(x, 3, rows) for x in (log_sum, row_sums, upstream)
-        )
+    def visit(rows: Span, wanted: Any, carry: GradientSums) -> GradientSums:
+        part_lse, part_delta, part = (slice_axis(x, 3, rows) for x in (lse, delta, upstream))
         if wanted is not None:
             # A weight of exp(-inf) for the queries that another block has, too.
             repeated = (jnp.arange(rows.size) + rows.start < wanted)[:, None]
-            part_log_sum = jnp.where(repeated, jnp.inf, part_log_sum)
-        whole = state.query
+            part_lse = jnp.where(repeated, jnp.inf, part_lse)
+        whole = carry.query
         of_rows = jnp.zeros((*whole.shape[:3], rows.size, whole.shape[4]), whole.dtype)
-        state = state._replace(query=of_rows)
+        carry = carry._replace(query=of_rows)
         transposed = tuple(_stack_transposed(x, rows) for x in (query_t, upstream_t))
 
-        def see(problem: Problem, columns: Span, wanted: Any, state: Gradients) -> Gradients:
-            logits, capped = block_logits(problem, rows, columns)
-            logits = _hide_repeated(logits, columns, wanted)
+        def add_tile(
+            inputs: AttentionInputs, columns: Span, wanted: Any, carry: GradientSums
+        ) -> GradientSums:
+            logits, capped = block_logits(inputs, rows, columns)
+            logits = _mask_repeated(logits, columns, wanted)
             found = weight_gradients(
-                problem, rows, columns, logits, capped, part_log_sum, part_row_sums, part
+                inputs, rows, columns, logits, capped, part_lse, part_delta, part
             )
-            return _add_tile(problem, rows, columns, found, transposed, state)
+            return _add_tile(inputs, rows, columns, found, transposed, carry)
 
-        state = _over_tiles(problem, rows, tile.columns, see, state)
+        carry = _over_tiles(inputs, rows, tile.columns, add_tile, carry)
         if length == rows.size:
-            return state
-        return state._replace(query=_put(whole, state.query, 3, rows.start))
+            return carry
+        return carry._replace(query=_put(whole, carry.query, 3, rows.start))
 
-    found = _over_blocks(length, tile.rows, visit, _no_gradients(problem))
+    found = _over_blocks(length, tile.rows, visit, _no_gradients(inputs))
     named = {"query": found.query, "key": found.key, "value": found.value}
     named = {"query": found.query, **{n: jnp.swapaxes(named[n], 2, 3) for n in ("key", "value")}}
     return named | {f"bias/{name}": x for name, x in found.bias.items()}
 
 
-class Gradients(NamedTuple):
+class GradientSums(NamedTuple):
     """Sums so far; those of keys and values are (B, K, H, S)."""
 
     query: Tensor
@@ -370,35 +374,35 @@ class Gradients(NamedTuple):
     bias: Named
 
 
-def _no_gradients(problem: Problem) -> Gradients:
-    key, value = (jnp.swapaxes(x, 2, 3) for x in (problem.key, problem.value))
-    bias = {} if problem.bias is None else problem.bias.tensors()
-    shapes = (problem.query.shape, key.shape, value.shape)
-    return Gradients(
-        *(jnp.zeros(shape, problem.accumulator) for shape in shapes),
-        {name: jnp.zeros(x.shape, problem.accumulator) for name, x in bias.items()},
+def _no_gradients(inputs: AttentionInputs) -> GradientSums:
+    key, value = (jnp.swapaxes(x, 2, 3) for x in (inputs.key, inputs.value))
+    bias = {} if inputs.bias is None else inputs.bias.tensors()
+    shapes = (inputs.query.shape, key.shape, value.shape)
+    return GradientSums(
+        *(jnp.zeros(shape, inputs.accumulator) for shape in shapes),
+        {name: jnp.zeros(x.shape, inputs.accumulator) for name, x in bias.items()},
     )
 
 
 def _add_tile(
-    problem: Problem,
+    inputs: AttentionInputs,
     rows: Span,
     columns: Span,
     found: WeightGradients,
     transposed: tuple[Tensor, Tensor],
-    state: Gradients,
-) -> Gradients:
-    batch = problem.query.shape[0]
+    carry: GradientSums,
+) -> GradientSums:
+    batch = inputs.query.shape[0]
     query_t, upstream_t = transposed
-    key = slice_axis(problem.key, 2, columns)
-    bias = state.bias
-    if problem.bias is not None:
+    key = slice_axis(inputs.key, 2, columns)
+    bias = carry.bias
+    if inputs.bias is not None:
         gradient = jnp.reshape(found.logits, (batch, -1, rows.size, columns.size))
-        bias = add_block_gradient(problem.bias, bias, gradient, problem.visibility, rows, columns)
-    return Gradients(
-        state.query + unstack_groups(matmul(found.products, key), problem.groups),
-        _put_sum(state.key, matmul(query_t, found.products), 3, columns),
-        _put_sum(state.value, matmul(upstream_t, found.weights), 3, columns),
+        bias = add_block_gradient(inputs.bias, bias, gradient, inputs.mask, rows, columns)
+    return GradientSums(
+        carry.query + unstack_groups(matmul(found.products, key), inputs.groups),
+        _put_sum(carry.key, matmul(query_t, found.products), 3, columns),
+        _put_sum(carry.value, matmul(upstream_t, found.weights), 3, columns),
         bias,
     )
 
@@ -421,17 +425,17 @@ def _stack_transposed(x: Tensor, rows: Span) -> Tensor:
 # Samples -------------------------------------------------------------------------------
 
 
-def _by_sample(problem: Problem, function: Callable[..., Any], given: Any) -> Any:
+def _by_sample(inputs: AttentionInputs, function: Callable[..., Any], given: Any) -> Any:
     """Calls function(problem, given) for each sample, with a batch axis of 1."""
-    batch = problem.query.shape[0]
-    named = problem.tensors()
+    batch = inputs.query.shape[0]
+    named = inputs.tensors()
     split = {name: x for name, x in named.items() if _has_samples(name, x, batch)}
     shared = {name: x for name, x in named.items() if name not in split}
 
     def one(inputs: tuple[Any, Named, Any]) -> Any:
         index, split, given = inputs
         sample = dataclasses.replace(
-            problem.with_tensors(shared | split), first_sample=problem.first_sample + index
+            inputs.with_tensors(shared | split), first_sample=inputs.first_sample + index
         )
         return function(sample, given)
 
@@ -442,7 +446,7 @@ def _by_sample(problem: Problem, function: Callable[..., Any], given: Any) -> An
 
 def _has_samples(name: str, x: Tensor, batch: int) -> bool:
     """Whether the first axis is B: positions may be (T), masks (1, N, T, S)."""
-    rank_of_all = {"visibility/query_positions": 1, "visibility/key_positions": 1}
+    rank_of_all = {"mask/query_positions": 1, "mask/key_positions": 1}
     if name in ("sink", "seed") or x.ndim == rank_of_all.get(name):
         return False
     return x.shape[0] == batch

@@ -12,14 +12,14 @@ import keras
 import tensorflow as tf
 
 from kerasattention.attend import softmax
-from kerasattention.attend.inputs import Problem, keep_factor, sink_logits
+from kerasattention.attend.inputs import AttentionInputs, keep_factor, sink_logits
 from kerasattention.attend.kernels.tensorflow.masking import (
-    HIDDEN,
+    MASKED_OUT,
+    apply_masking,
     has_infinities,
-    hide,
-    hiding_of,
+    masking_of,
     product,
-    share_of_seen,
+    share_of_visible,
 )
 from kerasattention.attend.tensors import (
     Span,
@@ -31,7 +31,7 @@ from kerasattention.attend.tensors import (
 )
 
 
-class Weights(NamedTuple):
+class BlockWeights(NamedTuple):
     """A block's softmax in two factors, and what the gradient of a cap needs.
 
     Attributes:
@@ -48,7 +48,7 @@ class Weights(NamedTuple):
     capped: Tensor
 
 
-class Gradients(NamedTuple):
+class BlockGradients(NamedTuple):
     """Of a block: (B, K, G, t, H), (B, K, s, H), (B, K, s, Hv), (K, G), (B, N, t, s)."""
 
     query: Tensor
@@ -65,45 +65,47 @@ class Block(NamedTuple):
     columns: Span
 
 
-def block_output(problem: Problem, block: Block) -> Tensor:
+def block_output(inputs: AttentionInputs, block: Block) -> Tensor:
     """(B, K, G, t, Hv)."""
-    weights, share, _, _ = _weights(problem, block)
-    keep = _keep(problem, block)
+    weights, share, _, _ = _weights(inputs, block)
+    keep = _keep(inputs, block)
     if keep is not None:
         weights = weights * keep
-    output = tf.matmul(weights, _keys_of(problem.value, block.columns))
+    output = tf.matmul(weights, _keys_of(inputs.value, block.columns))
     if share is not None:
         output = output * share
-    return unstack_groups(output, problem.groups)
+    return unstack_groups(output, inputs.groups)
 
 
-def block_gradients(problem: Problem, block: Block, output: Tensor, upstream: Tensor) -> Gradients:
+def block_gradients(
+    inputs: AttentionInputs, block: Block, output: Tensor, upstream: Tensor
+) -> BlockGradients:
     """From what a block gave and the gradient of that, both (B, K, G, t, Hv)."""
-    query = stack_groups(slice_axis(problem.query, 3, block.rows))
-    key = _keys_of(problem.key, block.columns)
-    value = _keys_of(problem.value, block.columns)
-    weights, share, of_sink, capped = _weights(problem, block)
+    query = stack_groups(slice_axis(inputs.query, 3, block.rows))
+    key = _keys_of(inputs.key, block.columns)
+    value = _keys_of(inputs.value, block.columns)
+    weights, share, of_sink, capped = _weights(inputs, block)
     output, upstream = stack_groups(output), stack_groups(upstream)
     # The softmax's own gradient: row sums of weight * d weight = output * d output.
-    row_sums = tf.reduce_sum(output * upstream, axis=-1, keepdims=True)
-    d_sink = None if problem.sink is None else _sink_gradient(problem, of_sink, row_sums)
+    delta = tf.reduce_sum(output * upstream, axis=-1, keepdims=True)
+    d_sink = None if inputs.sink is None else _sink_gradient(inputs, of_sink, delta)
     if share is not None:
-        upstream, row_sums = upstream * share, row_sums * share
-    keep = _keep(problem, block)
+        upstream, delta = upstream * share, delta * share
+    keep = _keep(inputs, block)
     if keep is None:
         dropped = weights
         # One more column subtracts the row sums within the product.
-        left = tf.concat([upstream, -row_sums], axis=-1)
+        left = tf.concat([upstream, -delta], axis=-1)
         right = tf.concat([value, tf.ones_like(value[..., :1])], axis=-1)
         d_logits = weights * tf.matmul(left, right, transpose_b=True)
     else:
         dropped = weights * keep
-        d_logits = weights * (tf.matmul(upstream, value, transpose_b=True) * keep - row_sums)
-    d_bias = _by_head(problem, d_logits) if _has_trained_bias(problem) else None
-    if problem.soft_cap is not None:
-        d_logits = d_logits * softmax.cap_gradient(capped, problem.soft_cap)
-    return Gradients(
-        query=unstack_groups(tf.matmul(d_logits, key), problem.groups),
+        d_logits = weights * (tf.matmul(upstream, value, transpose_b=True) * keep - delta)
+    d_bias = _by_head(inputs, d_logits) if _has_trained_bias(inputs) else None
+    if inputs.soft_cap is not None:
+        d_logits = d_logits * softmax.cap_gradient(capped, inputs.soft_cap)
+    return BlockGradients(
+        query=unstack_groups(tf.matmul(d_logits, key), inputs.groups),
         key=tf.matmul(d_logits, query, transpose_a=True),
         value=tf.matmul(dropped, upstream, transpose_a=True),
         sink=d_sink,
@@ -111,49 +113,49 @@ def block_gradients(problem: Problem, block: Block, output: Tensor, upstream: Te
     )
 
 
-def may_be_empty(problem: Problem, rows: Span) -> bool:
+def may_be_empty(inputs: AttentionInputs, rows: Span) -> bool:
     """Whether one of these queries may see no key."""
-    visibility = problem.visibility
-    if has_infinities(problem) or visibility.hides_by_content:
+    mask = inputs.mask
+    if has_infinities(inputs) or mask.hides_by_content:
         return True
-    if not visibility.positions_are_indices:
+    if not mask.positions_are_indices:
         return True
-    if not visibility.by_position or (visibility.causal and visibility.window is None):
-        return visibility.causal and visibility.offset < 0
-    keys = problem.key.shape[2]
+    if not mask.by_position or (mask.causal and mask.window is None):
+        return mask.causal and mask.offset < 0
+    keys = inputs.key.shape[2]
     if not is_static(*rows, keys):
         return True
-    first, last = rows.start + visibility.offset, rows.stop - 1 + visibility.offset
-    behind_all = last - visibility.window + 1 >= keys
-    before_all = first < 0 if visibility.causal else first <= -visibility.window
+    first, last = rows.start + mask.offset, rows.stop - 1 + mask.offset
+    behind_all = last - mask.window + 1 >= keys
+    before_all = first < 0 if mask.causal else first <= -mask.window
     return behind_all or before_all
 
 
-def _weights(problem: Problem, block: Block) -> Weights:
+def _weights(inputs: AttentionInputs, block: Block) -> BlockWeights:
     rows, columns = block
-    hiding = hiding_of(problem, rows, columns)
-    query = stack_groups(slice_axis(problem.query, 3, rows))
-    logits = product(query, _keys_of(problem.key, columns), hiding)
-    capped = softmax.cap(logits, problem.soft_cap)
-    logits = hide(capped, hiding, problem.groups)
-    if problem.sink is None and not may_be_empty(problem, rows):
-        return Weights(tf.nn.softmax(logits), None, None, capped)
-    if problem.sink is None and problem.bias is None and not hiding.is_nothing:
-        seen = share_of_seen(problem, rows, columns, hiding, query)
-        return Weights(tf.nn.softmax(logits), seen, None, capped)
-    peak = tf.reduce_max(logits, axis=-1, keepdims=True)
-    empty = peak < 0.1 * HIDDEN
-    if has_infinities(problem):
-        empty = tf.equal(peak, float("-inf"))
+    masking = masking_of(inputs, rows, columns)
+    query = stack_groups(slice_axis(inputs.query, 3, rows))
+    logits = product(query, _keys_of(inputs.key, columns), masking)
+    capped = softmax.cap(logits, inputs.soft_cap)
+    logits = apply_masking(capped, masking, inputs.groups)
+    if inputs.sink is None and not may_be_empty(inputs, rows):
+        return BlockWeights(tf.nn.softmax(logits), None, None, capped)
+    if inputs.sink is None and inputs.bias is None and not masking.is_empty:
+        visible = share_of_visible(inputs, rows, columns, masking, query)
+        return BlockWeights(tf.nn.softmax(logits), visible, None, capped)
+    row_max = tf.reduce_max(logits, axis=-1, keepdims=True)
+    empty = row_max < 0.1 * MASKED_OUT
+    if has_infinities(inputs):
+        empty = tf.equal(row_max, float("-inf"))
         # A row of minus infinities has no softmax; this lifts no other row.
-        logits = tf.maximum(logits, tf.cast(tf.where(empty, 0.0, float("-inf")), peak.dtype))
+        logits = tf.maximum(logits, tf.cast(tf.where(empty, 0.0, float("-inf")), row_max.dtype))
     weights = tf.nn.softmax(logits)
-    if problem.sink is None:
-        return Weights(weights, tf.cast(tf.logical_not(empty), peak.dtype), None, capped)
+    if inputs.sink is None:
+        return BlockWeights(weights, tf.cast(tf.logical_not(empty), row_max.dtype), None, capped)
     # The largest weight is exp(peak - log_sum).
-    log_sum = peak - tf.math.log(tf.reduce_max(weights, axis=-1, keepdims=True))
-    above = stack_groups(unstack_groups(log_sum, problem.groups) - sink_logits(problem))
-    return Weights(weights, tf.sigmoid(above), tf.sigmoid(-above), capped)
+    lse = row_max - tf.math.log(tf.reduce_max(weights, axis=-1, keepdims=True))
+    above = stack_groups(unstack_groups(lse, inputs.groups) - sink_logits(inputs))
+    return BlockWeights(weights, tf.sigmoid(above), tf.sigmoid(-above), capped)
 
 
 def _keys_of(x: Tensor, columns: Span) -> Tensor:
@@ -164,23 +166,23 @@ def _keys_of(x: Tensor, columns: Span) -> Tensor:
     return slice_axis(x, 2, columns)
 
 
-def _keep(problem: Problem, block: Block) -> Tensor | None:
-    keep = keep_factor(problem, block.rows, block.columns)
+def _keep(inputs: AttentionInputs, block: Block) -> Tensor | None:
+    keep = keep_factor(inputs, block.rows, block.columns)
     return None if keep is None else stack_groups(keep)
 
 
-def _sink_gradient(problem: Problem, of_sink: Tensor, row_sums: Tensor) -> Tensor:
+def _sink_gradient(inputs: AttentionInputs, of_sink: Tensor, delta: Tensor) -> Tensor:
     """(K, G): a sink's weight in a row takes part in the row's sum alone."""
-    of_rows = unstack_groups(of_sink * row_sums, problem.groups)
+    of_rows = unstack_groups(of_sink * delta, inputs.groups)
     return -tf.reduce_sum(of_rows, axis=(0, 3, 4))
 
 
-def _has_trained_bias(problem: Problem) -> bool:
-    return problem.bias is not None and bool(problem.bias.tensors())
+def _has_trained_bias(inputs: AttentionInputs) -> bool:
+    return inputs.bias is not None and bool(inputs.bias.tensors())
 
 
-def _by_head(problem: Problem, x: Tensor) -> Tensor:
+def _by_head(inputs: AttentionInputs, x: Tensor) -> Tensor:
     """(B, K, G * t, s) to (B, N, t, s)."""
-    x = unstack_groups(x, problem.groups)
+    x = unstack_groups(x, inputs.groups)
     batch, kv_heads, groups, length, keys = keras.ops.shape(x)
     return tf.reshape(x, (batch, kv_heads * groups, length, keys))

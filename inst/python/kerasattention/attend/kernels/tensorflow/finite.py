@@ -10,13 +10,16 @@ import tensorflow as tf
 from keras import ops
 
 from kerasattention.attend.finite import are_finite
-from kerasattention.attend.inputs import Problem
+from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.poisoned_rows import poisoned_rows
 from kerasattention.attend.tensors import Span, Tensor
 
 
 def with_finite_inputs(
-    problem: Problem, kernel: Callable[[Problem], Tensor], rows: Span, of_values: bool
+    problem: AttentionInputs,
+    kernel: Callable[[AttentionInputs], Tensor],
+    rows: Span,
+    of_values: bool,
 ) -> Tensor:
     """`finite.with_finite_inputs()`, decided when the graph runs."""
     finite = tf.stop_gradient(are_finite((problem.query, problem.key, problem.value)))

@@ -14,55 +14,55 @@ from keras import ops
 
 from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias, add_block_gradient
 from kerasattention.attend.gradient import Named, with_gradient
-from kerasattention.attend.inputs import Problem
+from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.kernels.tensorflow.block import (
     Block,
-    Gradients,
+    BlockGradients,
     block_gradients,
     block_output,
 )
 from kerasattention.attend.kernels.tensorflow.masking import is_compiled_by_xla
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span, Tensor, is_static, slice_axis
 
 # Logits of a head that are computed as one block: the most that the plain way is chosen for.
-MOST_LOGITS = 512 * 512
+MAX_BLOCK_LOGITS = 512 * 512
 
 
-def looped_attention(problem: Problem, size: int) -> Tensor:
+def looped_attention(inputs: AttentionInputs, size: int) -> Tensor:
     """(B, K, G, T, Hv) of a scaled problem, whatever is known of its lengths."""
-    length, keys = ops.shape(problem.query)[3], ops.shape(problem.key)[2]
+    length, keys = ops.shape(inputs.query)[3], ops.shape(inputs.key)[2]
     count = (length + size - 1) // size
     missing = count * size - length
-    walk = Walk(size, count, is_compiled_by_xla())
+    loop = BlockLoop(size, count, is_compiled_by_xla())
     # Not within the function with a gradient of its own: TensorFlow drops the gradient of
     # what is filled in.
-    problem = _fill_rows(problem, missing)
+    inputs = _pad_queries(inputs, missing)
     whole = Block(Span(0, length), Span(0, keys))
 
     def forward(named: Named) -> tuple[Tensor, Tensor]:
-        given = problem.with_tensors(named)
+        given = inputs.with_tensors(named)
         output = _if_short(
             whole,
             lambda: _nothing(given),
-            lambda: _fill(block_output(given, whole), 3, missing),
-            lambda: _forward(given, walk),
+            lambda: _pad(block_output(given, whole), 3, missing),
+            lambda: _forward(given, loop),
         )
         return output, tf.zeros(())
 
     def backward(named: Named, output: Tensor, _: Tensor, upstream: Tensor) -> Named:
-        given = problem.with_tensors(named)
-        upstream = tf.cast(upstream, problem.accumulator)
+        given = inputs.with_tensors(named)
+        upstream = tf.cast(upstream, inputs.accumulator)
         return _if_short(
             whole,
             lambda: (
-                {"query": tf.zeros_like(given.query, problem.accumulator)} | _no_gradients(given)
+                {"query": tf.zeros_like(given.query, inputs.accumulator)} | _no_gradients(given)
             ),
             lambda: _backward_as_one(given, whole, output, upstream),
-            lambda: _backward(given, walk, output, upstream),
+            lambda: _backward(given, loop, output, upstream),
         )
 
-    output = with_gradient(forward, backward, problem)
+    output = with_gradient(forward, backward, inputs)
     return output[:, :, :, :length]
 
 
@@ -76,17 +76,17 @@ def _if_short(
     """
     length, keys = whole.rows.size, whole.columns.size
     if is_static(length, keys):
-        return as_one() if length * keys <= MOST_LOGITS else looped()
+        return as_one() if length * keys <= MAX_BLOCK_LOGITS else looped()
     # In 64 bits: lengths whose product passes 2**31 are those that must not be one block.
     logits = tf.cast(length, tf.int64) * tf.cast(keys, tf.int64)
-    return tf.cond(logits <= MOST_LOGITS, lambda: tf.cond(logits > 0, as_one, empty), looped)
+    return tf.cond(logits <= MAX_BLOCK_LOGITS, lambda: tf.cond(logits > 0, as_one, empty), looped)
 
 
 # Which blocks -------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
-class Walk:
+class BlockLoop:
     """The blocks of a loop.
 
     Attributes:
@@ -99,68 +99,66 @@ class Walk:
     count: Tensor | int
     compiled: bool
 
-    def block(self, problem: Problem, index: Tensor) -> Block:
+    def block(self, inputs: AttentionInputs, index: Tensor) -> Block:
         """The block of an index that is a tensor."""
-        visibility = problem.visibility
+        mask = inputs.mask
         rows = Span(index * self.size, self.size)
-        keys = ops.shape(problem.key)[2]
-        if visibility.query_positions is not None or visibility.key_positions is not None:
+        keys = ops.shape(inputs.key)[2]
+        if mask.query_positions is not None or mask.key_positions is not None:
             return Block(rows, Span(0, keys))
         if self.compiled:
-            return Block(rows, self._columns_of_one_size(visibility, rows, keys))
-        return Block(rows, _visible_columns(visibility, rows, keys))
+            return Block(rows, self._columns_of_one_size(mask, rows, keys))
+        return Block(rows, _visible_columns(mask, rows, keys))
 
-    def _columns_of_one_size(self, visibility: Visibility, rows: Span, keys: Tensor | int) -> Span:
-        if visibility.window is None:
+    def _columns_of_one_size(self, mask: AttentionMask, rows: Span, keys: Tensor | int) -> Span:
+        if mask.window is None:
             return Span(0, keys)
-        before = visibility.window - 1
-        width = before + self.size + (0 if visibility.causal else before)
+        before = mask.window - 1
+        width = before + self.size + (0 if mask.causal else before)
         width = min(width, keys) if is_static(keys) else tf.minimum(width, keys)
-        first = rows.start + visibility.offset - before
+        first = rows.start + mask.offset - before
         return Span(tf.clip_by_value(first, 0, keys - width), width)
 
 
-def _visible_columns(visibility: Visibility, rows: Span, keys: Tensor | int) -> Span:
+def _visible_columns(mask: AttentionMask, rows: Span, keys: Tensor | int) -> Span:
     """The keys outside of which these queries see nothing: one at least, for a softmax."""
     first, last = tf.zeros((), tf.int32), tf.convert_to_tensor(keys, tf.int32)
-    if visibility.window is not None:
-        first = rows.start + visibility.offset - visibility.window + 1
-        last = rows.stop + visibility.offset + visibility.window - 1
-    if visibility.causal:
-        last = rows.stop + visibility.offset
+    if mask.window is not None:
+        first = rows.start + mask.offset - mask.window + 1
+        last = rows.stop + mask.offset + mask.window - 1
+    if mask.causal:
+        last = rows.stop + mask.offset
     first = tf.clip_by_value(first, 0, keys - 1)
     return Span(first, tf.clip_by_value(last, first + 1, keys) - first)
 
 
-def _fill_rows(problem: Problem, count: Tensor | int) -> Problem:
+def _pad_queries(inputs: AttentionInputs, count: Tensor | int) -> AttentionInputs:
     """The problem with so many more queries, which see nothing or nobody asks for."""
 
     def fill(x: Tensor | None, axis: int) -> Tensor | None:
         broadcasts = x is None or x.shape[axis] == 1
-        return x if broadcasts else _fill(x, axis, count)
+        return x if broadcasts else _pad(x, axis, count)
 
     def fill_bias(bias: BlockBias | None) -> BlockBias | None:
         if isinstance(bias, SumOfBiases):
             return SumOfBiases(tuple(fill_bias(part) for part in bias.biases))
         return TensorBias(fill(bias.bias, 2)) if isinstance(bias, TensorBias) else bias
 
-    given = problem.visibility
+    given = inputs.mask
     positions = given.query_positions
     axis_of_positions = 0 if positions is None else len(positions.shape) - 1
-    visibility = dataclasses.replace(
+    mask = dataclasses.replace(
         given,
         query_positions=fill(positions, axis_of_positions),
         query_segments=fill(given.query_segments, 1),
         query_mask=None,
         mask=fill(given.mask, 2),
     )
-    query = _fill(problem.query, 3, count)
-    return dataclasses.replace(
-        problem, query=query, visibility=visibility, bias=fill_bias(problem.bias)
-    )
+    query = _pad(inputs.query, 3, count)
+    return dataclasses.replace(inputs, query=query, mask=mask, bias=fill_bias(inputs.bias))
 
 
-def _fill(x: Tensor, axis: int, count: Tensor | int) -> Tensor:
+def _pad(x: Tensor, axis: int, count: Tensor | int) -> Tensor:
     """So many zeros behind an axis."""
     paddings = [(0, 0)] * len(x.shape)
     paddings[axis] = (0, count)
@@ -170,51 +168,53 @@ def _fill(x: Tensor, axis: int, count: Tensor | int) -> Tensor:
 # Forward and backward -----------------------------------------------------------------------
 
 
-def _nothing(problem: Problem) -> Tensor:
+def _nothing(inputs: AttentionInputs) -> Tensor:
     """The output of queries without keys: zeros (B, K, G, T, Hv)."""
-    return tf.zeros((*ops.shape(problem.query)[:4], problem.value.shape[-1]), problem.accumulator)
+    return tf.zeros((*ops.shape(inputs.query)[:4], inputs.value.shape[-1]), inputs.accumulator)
 
 
-def _forward(problem: Problem, walk: Walk) -> Tensor:
-    outputs = tf.TensorArray(problem.accumulator, size=walk.count)
+def _forward(inputs: AttentionInputs, loop: BlockLoop) -> Tensor:
+    outputs = tf.TensorArray(inputs.accumulator, size=loop.count)
 
     def step(index: Tensor, outputs: tf.TensorArray) -> tuple[Tensor, tf.TensorArray]:
-        output = block_output(problem, walk.block(problem, index))
+        output = block_output(inputs, loop.block(inputs, index))
         return index + 1, outputs.write(index, output)
 
-    _, outputs = _loop(walk, step, outputs)
-    return _join_rows(outputs, problem.query, problem.value.shape[-1])
+    _, outputs = _loop(loop, step, outputs)
+    return _join_rows(outputs, inputs.query, inputs.value.shape[-1])
 
 
-def _backward(problem: Problem, walk: Walk, output: Tensor, upstream: Tensor) -> Named:
+def _backward(inputs: AttentionInputs, loop: BlockLoop, output: Tensor, upstream: Tensor) -> Named:
     def step(
         index: Tensor, queries: tf.TensorArray, totals: Named
     ) -> tuple[Tensor, tf.TensorArray, Named]:
-        block = walk.block(problem, index)
+        block = loop.block(inputs, index)
         part = [slice_axis(x, 3, block.rows) for x in (output, upstream)]
-        found = block_gradients(problem, block, *part)
-        return index + 1, queries.write(index, found.query), _add(problem, totals, found, block)
+        found = block_gradients(inputs, block, *part)
+        return index + 1, queries.write(index, found.query), _add(inputs, totals, found, block)
 
-    queries = tf.TensorArray(problem.accumulator, size=walk.count)
-    _, queries, totals = _loop(walk, step, queries, _no_gradients(problem))
-    return {"query": _join_rows(queries, problem.query, problem.query.shape[-1]), **totals}
+    queries = tf.TensorArray(inputs.accumulator, size=loop.count)
+    _, queries, totals = _loop(loop, step, queries, _no_gradients(inputs))
+    return {"query": _join_rows(queries, inputs.query, inputs.query.shape[-1]), **totals}
 
 
-def _backward_as_one(problem: Problem, whole: Block, output: Tensor, upstream: Tensor) -> Named:
+def _backward_as_one(
+    inputs: AttentionInputs, whole: Block, output: Tensor, upstream: Tensor
+) -> Named:
     part = [slice_axis(x, 3, whole.rows) for x in (output, upstream)]
-    found = block_gradients(problem, whole, *part)
-    query = _fill(found.query, 3, ops.shape(problem.query)[3] - whole.rows.size)
-    return {"query": query, **_add(problem, _no_gradients(problem), found, whole)}
+    found = block_gradients(inputs, whole, *part)
+    query = _pad(found.query, 3, ops.shape(inputs.query)[3] - whole.rows.size)
+    return {"query": query, **_add(inputs, _no_gradients(inputs), found, whole)}
 
 
-def _no_gradients(problem: Problem) -> Named:
+def _no_gradients(inputs: AttentionInputs) -> Named:
     """Zeros for every tensor but the query."""
-    tensors = problem.tensors()
-    names = [name for name in problem.differentiable() if name != "query"]
-    return {name: tf.zeros(tf.shape(tensors[name]), problem.accumulator) for name in names}
+    tensors = inputs.tensors()
+    names = [name for name in inputs.differentiable() if name != "query"]
+    return {name: tf.zeros(tf.shape(tensors[name]), inputs.accumulator) for name in names}
 
 
-def _add(problem: Problem, totals: Named, found: Gradients, block: Block) -> Named:
+def _add(inputs: AttentionInputs, totals: Named, found: BlockGradients, block: Block) -> Named:
     """The gradients so far and those of one more block."""
     totals = totals | {
         "key": _add_columns(totals["key"], found.key, block.columns),
@@ -231,14 +231,14 @@ def _add(problem: Problem, totals: Named, found: Gradients, block: Block) -> Nam
         if name.startswith(prefix)
     }
     added = add_block_gradient(
-        problem.bias, of_bias, found.logits, problem.visibility, block.rows, block.columns
+        inputs.bias, of_bias, found.logits, inputs.mask, block.rows, block.columns
     )
     return totals | {prefix + name: total for name, total in added.items()}
 
 
-def _loop(walk: Walk, step: Callable[..., tuple], *state: Any) -> tuple:
+def _loop(loop: BlockLoop, step: Callable[..., tuple], *state: Any) -> tuple:
     return tf.while_loop(
-        lambda index, *_: index < walk.count,
+        lambda index, *_: index < loop.count,
         step,
         (tf.zeros((), tf.int32), *state),
         parallel_iterations=1,

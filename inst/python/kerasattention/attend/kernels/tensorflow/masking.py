@@ -14,8 +14,8 @@ from keras import ops
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias
-from kerasattention.attend.inputs import Problem
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.inputs import AttentionInputs
+from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import (
     Span,
     Tensor,
@@ -27,12 +27,12 @@ from kerasattention.attend.tensors import (
 )
 
 # Far below any logit, and finite: a row of nothing else still has a softmax.
-HIDDEN = -1e30
+MASKED_OUT = -1e30
 
 Diagonals = tuple[int, int]
 
 
-class Hiding(NamedTuple):
+class BlockMasking(NamedTuple):
     """What keeps the keys of a block from its queries.
 
     Attributes:
@@ -48,86 +48,88 @@ class Hiding(NamedTuple):
     value: float
 
     @property
-    def is_nothing(self) -> bool:
+    def is_empty(self) -> bool:
         return self.feature is None and self.addend is None and not self.diagonals
 
 
-def hiding_of(problem: Problem, rows: Span, columns: Span) -> Hiding:
+def masking_of(inputs: AttentionInputs, rows: Span, columns: Span) -> BlockMasking:
     """How the masks and the bias of a block are to be applied."""
-    visibility = problem.visibility
-    value = float("-inf") if has_infinities(problem) else HIDDEN
+    mask = inputs.mask
+    value = float("-inf") if has_infinities(inputs) else MASKED_OUT
     diagonals: list[Diagonals] = []
-    added = visibility
-    if _are_diagonals(visibility, rows, columns):
-        diagonals = hidden_diagonals(visibility, rows, columns)
-        added = dataclasses.replace(visibility, causal=False, window=None)
+    added = mask
+    if _are_diagonals(mask, rows, columns):
+        diagonals = masked_diagonals(mask, rows, columns)
+        added = dataclasses.replace(mask, causal=False, window=None)
     feature = None
-    if added.key_mask is not None and _takes_features(problem):
+    if added.key_mask is not None and _takes_features(inputs):
         keys = slice_axis(added.key_mask, 1, columns)[:, None, :, None]
-        feature = _as_addend(problem, keys, value)
+        feature = _as_addend(inputs, keys, value)
         added = dataclasses.replace(added, key_mask=None)
     parts = []
     visible = added.block(rows, columns)
     if visible is not None:
-        parts.append(group_heads(_as_addend(problem, visible, value), problem.kv_heads))
-    if problem.bias is not None:
-        bias = tf.cast(problem.bias.block(visibility, rows, columns), problem.accumulator)
-        parts.append(group_heads(bias, problem.kv_heads))
-    return Hiding(feature, sum(parts[1:], start=parts[0]) if parts else None, diagonals, value)
+        parts.append(group_heads(_as_addend(inputs, visible, value), inputs.kv_heads))
+    if inputs.bias is not None:
+        bias = tf.cast(inputs.bias.block(mask, rows, columns), inputs.accumulator)
+        parts.append(group_heads(bias, inputs.kv_heads))
+    return BlockMasking(
+        feature, sum(parts[1:], start=parts[0]) if parts else None, diagonals, value
+    )
 
 
-def product(query: Tensor, key: Tensor, hiding: Hiding) -> Tensor:
+def product(query: Tensor, key: Tensor, masking: BlockMasking) -> Tensor:
     """(B, K, G * t, s) of (B, K, G * t, H) and (B, K, s, H), with what hides whole keys."""
-    if hiding.feature is None:
+    if masking.feature is None:
         return tf.matmul(query, key, transpose_b=True)
-    column = tf.broadcast_to(hiding.feature, tf.shape(key[..., :1]))
+    column = tf.broadcast_to(masking.feature, tf.shape(key[..., :1]))
     query = tf.concat([query, tf.ones_like(query[..., :1])], axis=-1)
     return tf.matmul(query, tf.concat([key, column], axis=-1), transpose_b=True)
 
 
-def hide(logits: Tensor, hiding: Hiding, groups: int) -> Tensor:
+def apply_masking(logits: Tensor, masking: BlockMasking, groups: int) -> Tensor:
     """(B, K, G * t, s): applies the rest."""
-    if hiding.addend is None and not hiding.diagonals:
+    if masking.addend is None and not masking.diagonals:
         return logits
     logits = unstack_groups(logits, groups)
-    if hiding.addend is not None:
-        logits = logits + hiding.addend
-    return stack_groups(_set_diagonals(logits, hiding.diagonals, hiding.value))
+    if masking.addend is not None:
+        logits = logits + masking.addend
+    return stack_groups(_set_diagonals(logits, masking.diagonals, masking.value))
 
 
-def share_of_seen(
-    problem: Problem, rows: Span, columns: Span, hiding: Hiding, query: Tensor
+def share_of_visible(
+    inputs: AttentionInputs, rows: Span, columns: Span, masking: BlockMasking, query: Tensor
 ) -> Tensor:
     """(B, K, G * t, 1) of a problem without bias: 0 for a query without keys, else 1.
 
     From the masks alone, mostly one for all heads. A maximum of the logits would be another
     pass over them, and hold them beside the weights.
     """
-    if hiding.addend is None and is_static(*rows, *columns):
-        seen = _count_keys(problem, rows, columns) > 0
+    if masking.addend is None and is_static(*rows, *columns):
+        visible = _count_keys(inputs, rows, columns) > 0
     else:
-        addend = _whole_addend(hiding, rows, columns)
-        seen = tf.reduce_max(addend, axis=-1, keepdims=True) > 0.1 * HIDDEN
-    of_rows = unstack_groups(query[..., :1], problem.groups)
-    seen = tf.broadcast_to(tf.cast(seen, problem.accumulator), tf.shape(of_rows))
-    return stack_groups(seen)
+        addend = _whole_addend(masking, rows, columns)
+        visible = tf.reduce_max(addend, axis=-1, keepdims=True) > 0.1 * MASKED_OUT
+    of_rows = unstack_groups(query[..., :1], inputs.groups)
+    visible = tf.broadcast_to(tf.cast(visible, inputs.accumulator), tf.shape(of_rows))
+    return stack_groups(visible)
 
 
-def _whole_addend(hiding: Hiding, rows: Span, columns: Span) -> Tensor:
+def _whole_addend(masking: BlockMasking, rows: Span, columns: Span) -> Tensor:
     """All that hides, as one addend (B|1, K|1, G|1, t|1, s)."""
-    parts = [] if hiding.addend is None else [hiding.addend]
-    if hiding.feature is not None:
-        parts.append(tf.transpose(hiding.feature, (0, 1, 3, 2))[:, :, None])
+    parts = [] if masking.addend is None else [masking.addend]
+    if masking.feature is not None:
+        parts.append(tf.transpose(masking.feature, (0, 1, 3, 2))[:, :, None])
     addend = sum(parts[1:], start=parts[0])
-    if not hiding.diagonals:
+    if not masking.diagonals:
         return addend
     shape = (*tf.unstack(tf.shape(addend)[:3]), rows.size, columns.size)
-    return _set_diagonals(tf.broadcast_to(addend, shape), hiding.diagonals, HIDDEN)
+    return _set_diagonals(tf.broadcast_to(addend, shape), masking.diagonals, MASKED_OUT)
 
 
-def has_infinities(problem: Problem) -> bool:
+def has_infinities(inputs: AttentionInputs) -> bool:
     """Whether a bias may hide keys by minus infinity."""
-    return problem.bias is not None and _may_hold_infinity(problem.bias)
+    return inputs.bias is not None and _may_hold_infinity(inputs.bias)
 
 
 def is_compiled_by_xla() -> bool:
@@ -140,28 +142,26 @@ def is_compiled_by_xla() -> bool:
 # Causal rule and window as diagonals -----------------------------------------------------
 
 
-def hidden_diagonals(visibility: Visibility, rows: Span, columns: Span) -> list[Diagonals]:
+def masked_diagonals(mask: AttentionMask, rows: Span, columns: Span) -> list[Diagonals]:
     """Of a block whose positions are indices: what the causal rule and the window hide."""
-    if not visibility.hides_by_position(rows, columns):
+    if not mask.hides_by_position(rows, columns):
         return []
     lowest, highest = 1 - rows.size, columns.size - 1
-    own = rows.start + visibility.offset - columns.start  # that of each query's own position
+    own = rows.start + mask.offset - columns.start  # that of each query's own position
     found = []
-    if visibility.causal:
+    if mask.causal:
         found.append((own + 1, highest))
-    elif visibility.window is not None:
-        found.append((own + visibility.window, highest))
-    if visibility.window is not None:
-        found.append((lowest, own - visibility.window))
+    elif mask.window is not None:
+        found.append((own + mask.window, highest))
+    if mask.window is not None:
+        found.append((lowest, own - mask.window))
     limited = [(max(low, lowest), min(high, highest)) for low, high in found]
     return [(low, high) for low, high in limited if low <= high]
 
 
-def _are_diagonals(visibility: Visibility, rows: Span, columns: Span) -> bool:
+def _are_diagonals(mask: AttentionMask, rows: Span, columns: Span) -> bool:
     # XLA adds a mask within its own passes, and sets diagonals by gathering.
-    return (
-        visibility.positions_are_indices and is_static(*rows, *columns) and not is_compiled_by_xla()
-    )
+    return mask.positions_are_indices and is_static(*rows, *columns) and not is_compiled_by_xla()
 
 
 def _set_diagonals(logits: Tensor, diagonals: list[Diagonals], value: float) -> Tensor:
@@ -181,35 +181,35 @@ def _set_diagonals(logits: Tensor, diagonals: list[Diagonals], value: float) -> 
 # Padding ---------------------------------------------------------------------------------
 
 
-def _takes_features(problem: Problem) -> bool:
+def _takes_features(inputs: AttentionInputs) -> bool:
     """Whether a product may hide keys: its sum with a bias of minus infinity is none of a
     number, and a cap comes after the product but before the mask."""
-    return problem.soft_cap is None and problem.bias is None and not is_compiled_by_xla()
+    return inputs.soft_cap is None and inputs.bias is None and not is_compiled_by_xla()
 
 
-def _count_keys(problem: Problem, rows: Span, columns: Span) -> Tensor:
+def _count_keys(inputs: AttentionInputs, rows: Span, columns: Span) -> Tensor:
     """(B|1, 1, 1, t, 1): how many keys each query sees by position and padding alone."""
-    visibility = problem.visibility
+    mask = inputs.mask
     first, last = np.zeros(rows.size, int), np.full(rows.size, columns.size)
-    if visibility.by_position:
-        own = np.arange(rows.size) + rows.start + visibility.offset - columns.start
-    if visibility.window is not None:
-        first = own - visibility.window + 1
-        last = own + visibility.window
-    if visibility.causal:
+    if mask.by_position:
+        own = np.arange(rows.size) + rows.start + mask.offset - columns.start
+    if mask.window is not None:
+        first = own - mask.window + 1
+        last = own + mask.window
+    if mask.causal:
         last = own + 1
     first, last = (np.clip(x, 0, columns.size) for x in (first, last))
-    if visibility.key_mask is None:
+    if mask.key_mask is None:
         return tf.constant(np.maximum(last - first, 0)[None, None, None, :, None])
-    real = tf.cast(slice_axis(visibility.key_mask, 1, columns), tf.int32)
+    real = tf.cast(slice_axis(mask.key_mask, 1, columns), tf.int32)
     before = tf.pad(tf.cumsum(real, axis=1), [(0, 0), (1, 0)])
     count = tf.gather(before, np.maximum(first, last), axis=1) - tf.gather(before, first, axis=1)
     return count[:, None, None, :, None]
 
 
-def _as_addend(problem: Problem, visible: Tensor, value: float) -> Tensor:
+def _as_addend(inputs: AttentionInputs, visible: Tensor, value: float) -> Tensor:
     # A bias may be as low as a float32 can be, and is not to be taken for a mask.
-    return tf.cast(tf.where(visible, 0.0, value), problem.accumulator)
+    return tf.cast(tf.where(visible, 0.0, value), inputs.accumulator)
 
 
 def _may_hold_infinity(bias: BlockBias) -> bool:

@@ -12,7 +12,7 @@ import torch
 from kerasattention.attend import softmax
 from kerasattention.attend.bias import add_block_gradient
 from kerasattention.attend.gradient import with_gradient
-from kerasattention.attend.inputs import Problem, keep_factor, sink_logits
+from kerasattention.attend.inputs import AttentionInputs, keep_factor, sink_logits
 from kerasattention.attend.kernels.blocked import plan_blocks, sink_gradient
 from kerasattention.attend.tensors import (
     Span,
@@ -31,69 +31,71 @@ TILE_LOGITS = 2**20
 # Fewer keys make products too small.
 LEAST_COLUMNS = 128
 
-_HIDDEN = float("-inf")
+_MASKED_OUT = float("-inf")
 
 
 @dataclasses.dataclass(frozen=True)
-class Tiles:
+class QueryBlock:
     """A block of queries and the runs of keys that it sees, one after the other."""
 
     rows: Span
     columns: tuple[Span, ...]
 
 
-def tiled_attention(problem: Problem, size: int) -> Tensor:
+def tiled_attention(inputs: AttentionInputs, size: int) -> Tensor:
     """(B, K, G, T, Hv)."""
-    problem = problem.scaled()
-    plan = plan_tiles(problem, size)
+    inputs = inputs.scaled()
+    plan = plan_query_blocks(inputs, size)
 
     def forward(named: Named) -> tuple[Tensor, Tensor]:
-        given = problem.with_tensors(named)
-        parts = [_forward_rows(given, tiles) for tiles in plan]
+        given = inputs.with_tensors(named)
+        parts = [_forward_block(given, block) for block in plan]
         return tuple(torch.cat(part, dim=3) for part in zip(*parts, strict=True))
 
-    def backward(named: Named, output: Tensor, log_sum: Tensor, upstream: Tensor) -> Named:
-        return _backward(problem.with_tensors(named), plan, output, log_sum, upstream)
+    def backward(named: Named, output: Tensor, lse: Tensor, upstream: Tensor) -> Named:
+        return _backward(inputs.with_tensors(named), plan, output, lse, upstream)
 
-    return with_gradient(forward, backward, problem)
+    return with_gradient(forward, backward, inputs)
 
 
-def plan_tiles(problem: Problem, size: int) -> list[Tiles]:
+def plan_query_blocks(inputs: AttentionInputs, size: int) -> list[QueryBlock]:
     """Tiles of `size` queries, and of so many keys that a tile stays in cache."""
-    batch, kv_heads, groups = problem.query.shape[:3]
+    batch, kv_heads, groups = inputs.query.shape[:3]
     width = max(TILE_LOGITS // max(batch * kv_heads * groups * size, 1), LEAST_COLUMNS)
     return [
-        Tiles(
+        QueryBlock(
             block.rows,
             tuple(
                 Span(start, min(width, block.columns.stop - start))
                 for start in range(block.columns.start, block.columns.stop, width)
             ),
         )
-        for block in plan_blocks(problem, size)
+        for block in plan_blocks(inputs, size)
     ]
 
 
 # A tile -------------------------------------------------------------------------------
 
 
-def _logits(problem: Problem, query: Tensor, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
+def _logits(
+    inputs: AttentionInputs, query: Tensor, rows: Span, columns: Span
+) -> tuple[Tensor, Tensor]:
     """Logits (B, K, G, t, s) of stacked queries, and tanh of those before, for a cap's gradient."""
-    key = slice_axis(problem.key, 2, columns)
-    logits = unstack_groups(matmul(query, key.mT), problem.groups)
+    key = slice_axis(inputs.key, 2, columns)
+    logits = unstack_groups(matmul(query, key.mT), inputs.groups)
     capped = None
-    if problem.soft_cap is not None:
-        capped = logits.mul_(1.0 / problem.soft_cap).tanh_()
-        logits = capped * problem.soft_cap
-    if problem.bias is not None:
-        bias = problem.bias.block(problem.visibility, rows, columns).to(logits.dtype)
-        logits.add_(group_heads(bias, problem.kv_heads))
-    mask = problem.visibility.block(rows, columns)
+    if inputs.soft_cap is not None:
+        capped = logits.mul_(1.0 / inputs.soft_cap).tanh_()
+        logits = capped * inputs.soft_cap
+    if inputs.bias is not None:
+        bias = inputs.bias.block(inputs.mask, rows, columns).to(logits.dtype)
+        logits.add_(group_heads(bias, inputs.kv_heads))
+    mask = inputs.mask.block(rows, columns)
     if mask is not None:
         # Zeros and minus infinities of the mask's own, smaller shape.
-        hidden = torch.zeros(mask.shape, dtype=logits.dtype, device=mask.device)
-        hidden.masked_fill_(~mask, _HIDDEN)
-        logits.add_(group_heads(hidden, problem.kv_heads))
+        addend = torch.zeros(mask.shape, dtype=logits.dtype, device=mask.device)
+        addend.masked_fill_(~mask, _MASKED_OUT)
+        logits.add_(group_heads(addend, inputs.kv_heads))
     return logits, capped
 
 
@@ -104,106 +106,108 @@ def _stacked(x: Tensor, rows: Span) -> Tensor:
 # Forward ------------------------------------------------------------------------------
 
 
-def _forward_rows(problem: Problem, tiles: Tiles) -> tuple[Tensor, Tensor]:
+def _forward_block(inputs: AttentionInputs, block: QueryBlock) -> tuple[Tensor, Tensor]:
     """Output (B, K, G, t, Hv) and log of the softmax's denominator (B, K, G, t, 1)."""
-    rows, query = tiles.rows, _stacked(problem.query, tiles.rows)
-    shape = (*problem.query.shape[:3], rows.size)
-    new = {"dtype": getattr(torch, problem.accumulator), "device": query.device}
-    peak = torch.full((*shape, 1), _HIDDEN, **new)
+    rows, query = block.rows, _stacked(inputs.query, block.rows)
+    shape = (*inputs.query.shape[:3], rows.size)
+    new = {"dtype": getattr(torch, inputs.accumulator), "device": query.device}
+    row_max = torch.full((*shape, 1), _MASKED_OUT, **new)
     denominator = torch.zeros((*shape, 1), **new)
-    output = torch.zeros((*shape, problem.value.shape[-1]), **new)
-    for columns in tiles.columns:
-        logits, _ = _logits(problem, query, rows, columns)
-        last, peak = peak, torch.maximum(peak, logits.amax(-1, keepdim=True))
-        weights = logits.sub_(_finite(peak)).exp_()
-        decay = torch.exp(last - _finite(peak))
+    output = torch.zeros((*shape, inputs.value.shape[-1]), **new)
+    for columns in block.columns:
+        logits, _ = _logits(inputs, query, rows, columns)
+        last, row_max = row_max, torch.maximum(row_max, logits.amax(-1, keepdim=True))
+        weights = logits.sub_(_finite(row_max)).exp_()
+        decay = torch.exp(last - _finite(row_max))
         denominator.mul_(decay).add_(weights.sum(-1, keepdim=True))
-        keep = keep_factor(problem, rows, columns)
+        keep = keep_factor(inputs, rows, columns)
         if keep is not None:
             weights.mul_(keep)
-        value = slice_axis(problem.value, 2, columns)
+        value = slice_axis(inputs.value, 2, columns)
         part = matmul(stack_groups(weights.to(value.dtype)), value)
-        output.mul_(decay).add_(unstack_groups(part, problem.groups))
-    sink = sink_logits(problem)
+        output.mul_(decay).add_(unstack_groups(part, inputs.groups))
+    sink = sink_logits(inputs)
     if sink is not None:
-        last, peak = peak, torch.maximum(peak, sink)
-        decay = torch.exp(last - peak)
-        denominator.mul_(decay).add_(torch.exp(sink - peak))
+        last, row_max = row_max, torch.maximum(row_max, sink)
+        decay = torch.exp(last - row_max)
+        denominator.mul_(decay).add_(torch.exp(sink - row_max))
         output.mul_(decay)
-    output.mul_(softmax.reciprocal(denominator, problem.may_be_empty))
-    return output, _finite(peak) + torch.log(torch.where(denominator == 0.0, 1.0, denominator))
+    output.mul_(softmax.reciprocal(denominator, inputs.may_be_empty))
+    return output, _finite(row_max) + torch.log(torch.where(denominator == 0.0, 1.0, denominator))
 
 
-def _finite(peak: Tensor) -> Tensor:
+def _finite(row_max: Tensor) -> Tensor:
     """0 for a row that has seen no key: -inf - -inf would be nan."""
-    return torch.where(peak == _HIDDEN, 0.0, peak)
+    return torch.where(row_max == _MASKED_OUT, 0.0, row_max)
 
 
 # Backward -----------------------------------------------------------------------------
 
 
 def _backward(
-    problem: Problem, plan: list[Tiles], output: Tensor, log_sum: Tensor, upstream: Tensor
+    inputs: AttentionInputs, plan: list[QueryBlock], output: Tensor, lse: Tensor, upstream: Tensor
 ) -> Named:
-    accumulator = getattr(torch, problem.accumulator)
+    accumulator = getattr(torch, inputs.accumulator)
     upstream = upstream.to(accumulator)
     # The softmax's own gradient: row sums of weight * d weight = output * d output.
-    row_sums = (upstream * output).sum(-1, keepdim=True)
-    tensors = problem.tensors()
+    delta = (upstream * output).sum(-1, keepdim=True)
+    tensors = inputs.tensors()
     totals = {
         name: torch.zeros_like(tensors[name], dtype=accumulator)
-        for name in problem.differentiable()
+        for name in inputs.differentiable()
         if name != "sink"
     }
-    for tiles in plan:
-        _add_rows(problem, tiles, totals, log_sum, row_sums, upstream)
-    return totals | sink_gradient(problem, log_sum, row_sums)
+    for block in plan:
+        _add_block_gradients(inputs, block, totals, lse, delta, upstream)
+    return totals | sink_gradient(inputs, lse, delta)
 
 
-def _add_rows(
-    problem: Problem,
-    tiles: Tiles,
+def _add_block_gradients(
+    inputs: AttentionInputs,
+    block: QueryBlock,
     totals: Named,
-    log_sum: Tensor,
-    row_sums: Tensor,
+    lse: Tensor,
+    delta: Tensor,
     upstream: Tensor,
 ) -> None:
     """Adds the gradients of a block of queries to all of them."""
-    rows, query = tiles.rows, _stacked(problem.query, tiles.rows)
-    log_sum, row_sums = (slice_axis(x, 3, rows) for x in (log_sum, row_sums))
-    given = _stacked(upstream, rows).to(problem.value.dtype)
+    rows, query = block.rows, _stacked(inputs.query, block.rows)
+    lse, delta = (slice_axis(x, 3, rows) for x in (lse, delta))
+    given = _stacked(upstream, rows).to(inputs.value.dtype)
     d_query = torch.zeros_like(query, dtype=totals["query"].dtype)
-    for columns in tiles.columns:
-        key, value = (slice_axis(x, 2, columns) for x in (problem.key, problem.value))
-        logits, capped = _logits(problem, query, rows, columns)
-        weights = logits.sub_(log_sum).exp_()
-        d_logits = unstack_groups(matmul(given, value.mT), problem.groups)
+    for columns in block.columns:
+        key, value = (slice_axis(x, 2, columns) for x in (inputs.key, inputs.value))
+        logits, capped = _logits(inputs, query, rows, columns)
+        weights = logits.sub_(lse).exp_()
+        d_logits = unstack_groups(matmul(given, value.mT), inputs.groups)
         dropped = weights
-        keep = keep_factor(problem, rows, columns)
+        keep = keep_factor(inputs, rows, columns)
         if keep is not None:
             dropped = weights * keep
             d_logits.mul_(keep)
         d_value = matmul(stack_groups(dropped.to(value.dtype)).mT, given)
         _columns(totals["value"], columns).add_(d_value)
-        d_logits.sub_(row_sums).mul_(weights)
-        _add_bias(problem, totals, d_logits, rows, columns)
+        d_logits.sub_(delta).mul_(weights)
+        _add_bias(inputs, totals, d_logits, rows, columns)
         if capped is not None:
             d_logits.mul_(capped.square_().neg_().add_(1.0))
         d_products = stack_groups(d_logits.to(key.dtype))
         _columns(totals["key"], columns).add_(matmul(d_products.mT, query))
         d_query.add_(matmul(d_products, key))
-    totals["query"][:, :, :, rows.start : rows.stop] = unstack_groups(d_query, problem.groups)
+    totals["query"][:, :, :, rows.start : rows.stop] = unstack_groups(d_query, inputs.groups)
 
 
 def _columns(x: Tensor, columns: Span) -> Tensor:
     return x[:, :, columns.start : columns.stop]
 
 
-def _add_bias(problem: Problem, totals: Named, d_logits: Tensor, rows: Span, columns: Span) -> None:
-    bias = problem.bias
+def _add_bias(
+    inputs: AttentionInputs, totals: Named, d_logits: Tensor, rows: Span, columns: Span
+) -> None:
+    bias = inputs.bias
     if bias is None or not bias.tensors():
         return
     of_bias = {name: totals[f"bias/{name}"] for name in bias.tensors()}
     gradient = d_logits.flatten(1, 2)  # (B, N, t, s)
-    added = add_block_gradient(bias, of_bias, gradient, problem.visibility, rows, columns)
+    added = add_block_gradient(bias, of_bias, gradient, inputs.mask, rows, columns)
     totals.update({f"bias/{name}": total for name, total in added.items()})
