@@ -244,6 +244,3 @@ def _as_tensor(x: Tensor | None, dtype: str | None) -> Tensor | None:
         return None
     x = ops.convert_to_tensor(x)
     return ops.cast(x, dtype) if dtype else x
-
-
-make_problem = make_inputs  # the name in layers/, until it is renamed

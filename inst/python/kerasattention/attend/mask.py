@@ -175,6 +175,3 @@ def _positions(given: Tensor | None, offset: Any, span: Span) -> Tensor:
 
 def _with_batch(positions: Tensor) -> Tensor:
     return positions if len(positions.shape) == 2 else positions[None]
-
-
-Visibility = AttentionMask  # the name in layers/, decoding/ and positions/, until they are renamed

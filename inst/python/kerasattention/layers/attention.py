@@ -15,7 +15,7 @@ from kerasattention import checks
 from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
 from kerasattention.attend.api import attend
 from kerasattention.attend.bias import TensorBias
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span, Tensor
 from kerasattention.layers import shapes
 from kerasattention.layers.axes import AxisFold, resolve_axes
@@ -138,7 +138,7 @@ class AttentionLayer(ProjectingLayer):
         self,
         call: LayerCall,
         projector: Projector,
-        visibility: Visibility,
+        visibility: AttentionMask,
         bias: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Heads (B', T, N, Hv), and their weights (B', N, T, S) where asked for."""
@@ -172,7 +172,7 @@ class AttentionLayer(ProjectingLayer):
         return context.scale_heads(self, heads), weights
 
     def _rotated(
-        self, query: Tensor, key: Tensor, visibility: Visibility, self_attention: bool
+        self, query: Tensor, key: Tensor, visibility: AttentionMask, self_attention: bool
     ) -> tuple[Tensor, Tensor]:
         """Queries and the keys projected in this call, with their positions applied."""
         queries = visibility.positions_of_queries(Span(0, ops.shape(query)[1]))
@@ -187,7 +187,7 @@ class AttentionLayer(ProjectingLayer):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        visibility: Visibility,
+        visibility: AttentionMask,
         training: bool | None,
         return_scores: bool,
         options: dict[str, Any],
@@ -235,7 +235,7 @@ class AttentionLayer(ProjectingLayer):
         """
         query, key, value = map(ops.convert_to_tensor, (query, key, value))
         mask = self._fold.fold_scores(as_boolean(attention_mask), query, key)
-        visibility = Visibility(causal=use_causal_mask, mask=mask)
+        visibility = AttentionMask(causal=use_causal_mask, mask=mask)
         return self._run_kernel(
             query, key, value, visibility, training, return_attention_scores, {}
         )

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from kerasattention import checks
-from kerasattention.attend.api import make_problem
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.api import make_inputs
+from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span, Tensor
 from kerasattention.attend.weights import attention_weights
 
@@ -47,8 +47,8 @@ class AttentionContext:
         return compute()
 
     def set_positions(
-        self, layer: "AttentionLayer", visibility: Visibility, self_attention: bool
-    ) -> Visibility:
+        self, layer: "AttentionLayer", visibility: AttentionMask, self_attention: bool
+    ) -> AttentionMask:
         """Sets positions of queries (in self-attention, of keys too) before they are applied."""
         return visibility
 
@@ -57,9 +57,9 @@ class AttentionContext:
         layer: "AttentionLayer",
         key: Tensor,
         value: Tensor,
-        visibility: Visibility,
+        visibility: AttentionMask,
         self_attention: bool,
-    ) -> tuple[Tensor, Tensor, Visibility]:
+    ) -> tuple[Tensor, Tensor, AttentionMask]:
         """Stores new keys and values, positions applied; returns all that queries may attend."""
         return key, value, visibility
 
@@ -101,13 +101,13 @@ def lazy_weights(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    visibility: Visibility,
+    visibility: AttentionMask,
     options: dict[str, Any],
 ) -> Callable[[Span | None], Tensor]:
     """Computes the (B, N, t, S) weights of query rows, where a context asks for them."""
 
     def weights(rows: Span | None = None) -> Tensor:
         checks.rows(rows, query.shape[1], name)
-        return attention_weights(make_problem(query, key, value, visibility, **options), rows)
+        return attention_weights(make_inputs(query, key, value, visibility, **options), rows)
 
     return weights

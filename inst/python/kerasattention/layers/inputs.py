@@ -8,7 +8,7 @@ from keras import ops
 
 from kerasattention import checks
 from kerasattention._keras import get_keras_mask
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Tensor
 from kerasattention.layers import shapes
 from kerasattention.layers.axes import AxisFold
@@ -98,13 +98,13 @@ class LayerCall:
                 f"key {tuple(self.key.shape)}"
             )
 
-    def visibility(self, fold: AxisFold, window: int | None) -> Visibility:
+    def visibility(self, fold: AxisFold, window: int | None) -> AttentionMask:
         """All masks of the call, their axes folded."""
         self.query_padding = padding_of(fold, self.query, self.query_mask)
         self.key_padding = self._padding_of_keys(fold)
         positions = fold.fold_tokens(self.positions, self.query)  # (B', T)
         segments = fold.fold_tokens(self.segment_ids, self.query)  # (B', T)
-        return Visibility(
+        return AttentionMask(
             causal=bool(self.use_causal_mask),
             window=window,
             query_positions=positions,

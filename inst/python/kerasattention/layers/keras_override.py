@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from keras import ops
 
 from kerasattention.attend.bias import join_biases
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span, Tensor
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def attend_overridden(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    visibility: Visibility,
+    visibility: AttentionMask,
     options: dict[str, Any],
 ) -> tuple[Tensor, Tensor | None]:
     """Calls the override with one mask that holds all masks of the call."""

@@ -12,14 +12,14 @@ from typing import Any
 from keras import ops
 
 from kerasattention.attend import finite
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span, Tensor
 from kerasattention.layers.context import current_context
 
 
 def choose_projector(
     inputs: tuple[Tensor, ...],
-    visibility: Visibility,
+    visibility: AttentionMask,
     bias: Tensor | None,
     queries: Any,
     keys: Any,
@@ -33,7 +33,7 @@ def choose_projector(
     return Projector.of(*inputs)
 
 
-def _may_mask_out(visibility: Visibility, bias: Tensor | None, queries: Any, keys: Any) -> bool:
+def _may_mask_out(visibility: AttentionMask, bias: Tensor | None, queries: Any, keys: Any) -> bool:
     """Whether a token of the inputs may be masked out."""
     return (
         visibility.hides_by_content

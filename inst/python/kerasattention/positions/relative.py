@@ -10,7 +10,7 @@ from keras import ops
 
 from kerasattention import checks
 from kerasattention.attend.bias import BlockBias
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span, Tensor, accumulator_of, is_static, segment_sum
 from kerasattention.positions.base import Position
 
@@ -169,7 +169,7 @@ class BucketBias:
     def in_precision(self, dtype: str) -> BlockBias:
         return self
 
-    def block(self, visibility: Visibility, rows: Span, columns: Span) -> Tensor:
+    def block(self, visibility: AttentionMask, rows: Span, columns: Span) -> Tensor:
         """(B|1, N, t, s)."""
         if _is_consecutive(visibility, rows, columns):
             values = self.of_distances(_diagonal_distances(visibility, rows, columns))
@@ -178,7 +178,7 @@ class BucketBias:
         return ops.moveaxis(self.of_distances(distances), 0, 1)
 
     def block_gradient(
-        self, gradient: Tensor, visibility: Visibility, rows: Span, columns: Span
+        self, gradient: Tensor, visibility: AttentionMask, rows: Span, columns: Span
     ) -> dict[str, Tensor]:
         if _is_consecutive(visibility, rows, columns):
             distances = _diagonal_distances(visibility, rows, columns)
@@ -239,7 +239,7 @@ def sum_diagonals(x: Tensor) -> Tensor:
     return ops.sum(ops.reshape(flat, (heads, rows, length)), axis=1)
 
 
-def _is_consecutive(visibility: Visibility, rows: Span, columns: Span) -> bool:
+def _is_consecutive(visibility: AttentionMask, rows: Span, columns: Span) -> bool:
     """Whether positions grow by one along both axes, so that diagonals share a distance."""
     return (
         visibility.query_positions is None
@@ -248,7 +248,7 @@ def _is_consecutive(visibility: Visibility, rows: Span, columns: Span) -> bool:
     )
 
 
-def _diagonal_distances(visibility: Visibility, rows: Span, columns: Span) -> Tensor:
+def _diagonal_distances(visibility: AttentionMask, rows: Span, columns: Span) -> Tensor:
     """Distances of a block's diagonals, from the lowest on: (t + s - 1)."""
     first = columns.start - (rows.start + visibility.offset) - (rows.size - 1)
     return ops.arange(rows.size + columns.size - 1, dtype="int32") + first

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import keras
 from keras import ops
 
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Tensor
 from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.context import AttentionContext
@@ -152,8 +152,8 @@ class CacheContext(AttentionContext):
         return self._given("key", key), self._given("value", value)
 
     def set_positions(
-        self, layer: AttentionLayer, visibility: Visibility, self_attention: bool
-    ) -> Visibility:
+        self, layer: AttentionLayer, visibility: AttentionMask, self_attention: bool
+    ) -> AttentionMask:
         spec, moment = self.specs[self._call], self.moment
         if moment.padding is None and moment.fresh:
             return visibility
@@ -171,9 +171,9 @@ class CacheContext(AttentionContext):
         layer: AttentionLayer,
         key: Tensor,
         value: Tensor,
-        visibility: Visibility,
+        visibility: AttentionMask,
         self_attention: bool,
-    ) -> tuple[Tensor, Tensor, Visibility]:
+    ) -> tuple[Tensor, Tensor, AttentionMask]:
         spec = self.specs[self._call]
         if spec.cross:
             # A layer makes no keys of padding that are not finite.
@@ -240,7 +240,7 @@ class CacheContext(AttentionContext):
         chosen = ops.take(x, ops.maximum(positions, 0), axis=axis)
         self.memory.replace(self._call, name, chosen)
 
-    def _among_themselves(self, visibility: Visibility) -> Visibility:
+    def _among_themselves(self, visibility: AttentionMask) -> AttentionMask:
         """Indices do for masks: the padding at the start of a row shifts all of it."""
         moment = self.moment
         if moment.padding is None:

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops, tree
 
 from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
-from kerasattention.attend.mask import Visibility
+from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Tensor
 from kerasattention.decoding.cache.context import CacheContext, CacheSpec, Moment
 from kerasattention.decoding.cache.storage import ArrayMemory
@@ -199,9 +199,9 @@ class _Recorder(AttentionContext):
         layer: AttentionLayer,
         key: Tensor,
         value: Tensor,
-        visibility: Visibility,
+        visibility: AttentionMask,
         self_attention: bool,
-    ) -> tuple[Tensor, Tensor, Visibility]:
+    ) -> tuple[Tensor, Tensor, AttentionMask]:
         spec = CacheSpec(
             layer=layer.name,
             kv_heads=key.shape[2],
@@ -217,7 +217,7 @@ class _Recorder(AttentionContext):
             self._check(layer.name, visibility)
         return key, value, visibility
 
-    def _check(self, name: str, visibility: Visibility) -> None:
+    def _check(self, name: str, visibility: AttentionMask) -> None:
         given = {
             "attention_mask": visibility.mask,
             "segment_ids": visibility.query_segments,
