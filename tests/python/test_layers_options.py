@@ -87,8 +87,9 @@ def test_help_shows_every_argument_and_each_once(kind):
     for name in names:
         assert f"\n{arguments}".count(f"\n        {name}: ") == 1, name
         assert f"    {name}: " in text
-    for name in inspect.signature(kind.call).parameters:
-        assert name == "self" or f"        {name}: " in kind.__doc__.split("Call arguments:")[1]
+    calls = kind.__doc__.split("    Call arguments:\n")[1]
+    for name in [*inspect.signature(kind.call).parameters][1:]:
+        assert f"        {name}: " in calls or f"`{name}`" in calls, name
     assert max(map(len, kind.__doc__.splitlines())) <= 88
 
 
