@@ -11,7 +11,7 @@ PYTHON ?=
 export PYTHON
 
 .PHONY: help setup setup-peers demo demo-llm test test-quick test-python test-r test-rpy2 test-versions \
-  fuzz check document site lint format bench readme clean clean-all
+  fuzz coverage mutants setup-quality check document site lint format bench readme clean clean-all
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,15 @@ test-versions: setup ## part of the Python suite with older and newer Keras, Num
 
 fuzz: setup ## random layers, calls and models against a float64 reference; FUZZ_SECONDS=600 BACKEND=jax ARGS="--seed 3"
 	@tools/fuzz.sh "$(BACKEND)" $(or $(FUZZ_SECONDS),360) $(ARGS)
+
+setup-quality: ## also what `make coverage` and `make mutants` use
+	@tools/setup.sh --quality
+
+coverage: setup-quality ## lines and branches that the tests reach, in both languages; about an hour
+	@tools/coverage.sh
+
+mutants: setup-quality ## mutation testing of attend/ and layers/ on torch; ARGS="300 1": how many, seed
+	@tools/mutants.sh $(ARGS)
 
 check: setup ## R CMD check --as-cran
 	@tools/check.sh

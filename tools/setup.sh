@@ -3,6 +3,7 @@
 # in .rlib/. Run it as often as you like: what is there already is left alone.
 #   tools/setup.sh           what the demo, the tests and the checks need
 #   tools/setup.sh --peers   also the packages that `make bench` compares with
+#   tools/setup.sh --quality also what `make coverage` and `make mutants` use
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,6 +25,11 @@ system_packages=(
 
 # The same for systems without apt, from CRAN.
 r_packages=(cli generics ggplot2 knitr lintr pkgdown rlang rmarkdown roxygen2 testthat withr)
+
+if [ "${1:-}" = "--quality" ]; then
+  system_packages+=(r-cran-covr)
+  r_packages+=(covr)
+fi
 
 say() { printf 'setup: %s\n' "$*"; }
 
@@ -197,6 +203,8 @@ install_group dev
 install_group models --no-deps
 if [ "${1:-}" = "--peers" ]; then
   install_group peers --no-deps
+elif [ "${1:-}" = "--quality" ]; then
+  install_group quality
 fi
 install_package
 say "ready. For a shell of your own: . ./activate"
