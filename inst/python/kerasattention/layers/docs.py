@@ -26,8 +26,8 @@ Call arguments:
     positions: (B, T) integers, by default 0..T-1 or the positions after a cache.
 
 Returns:
-    (B, T, D); the output's bias for a query that sees no key, whose attention is zero.
-    With `return_attention_scores` also (B, N, T, S).
+    (B, T, D); for a query that sees no key, whose attention is zero, the output's
+    bias. With `return_attention_scores` also (B, N, T, S).
 
 Raises:
     ValueError: An argument or shape that does not fit; the message has both.
