@@ -102,14 +102,16 @@ def poison(output: Tensor, rows: Tensor) -> Tensor:
         from kerasattention.attend.kernels.tensorflow import finite as finite_tensorflow
 
         return finite_tensorflow.poison(output, rows)
-    dtype = keras.backend.standardize_dtype(output.dtype)
+    rows = rows[..., None]
+    if keras.backend.backend() == "jax":
+        from kerasattention.attend import poison_jax
 
-    def choose(poisoned: float, other: float) -> Tensor:
-        return ops.where(rows[..., None], ops.cast(poisoned, dtype), ops.cast(other, dtype))
+        return poison_jax.poison(output, ops.broadcast_to(rows, output.shape))
+    if keras.backend.backend() == "torch":
+        from kerasattention.attend import poison_torch
 
-    # Twice a large factor, since 0 * infinity would be NaN; so JAX's forward mode works, too.
-    factor = choose(1e200 if dtype == "float64" else 1e30, 1.0)  # (B, K, G, t, 1)
-    return output * factor * factor + choose(float("nan"), 0.0)
+        return poison_torch.poison(output, rows)
+    return ops.where(rows, float("nan"), output)
 
 
 def _rows_of(problem: AttentionInputs, rows: Span, of_values: bool, finite: bool | None) -> Tensor:
