@@ -53,7 +53,7 @@ def _describe(given, dtype, inputs=None):
     if "mask" in described:
         described["mask"] = api.expand_mask(described["mask"], "mask")
     bias = None if given.bias is None else api.expand_mask(tensor(given.bias), "bias")
-    problem = api.make_inputs(
+    inputs = api.make_inputs(
         *inputs,
         AttentionMask(**described),
         biases=[] if bias is None else [TensorBias(bias)],
@@ -63,58 +63,60 @@ def _describe(given, dtype, inputs=None):
         rate=given.rate,
         seed=tensor(np.array([1, 2]), "int32") if given.rate else None,
     )
-    way = registry.select_kernel(problem, None, never_hold_scores=False)
-    name = {way: name for name, way in registry.WAYS.items()}[way]
-    blocks = {"plain": lambda problem: "", "fused": _fused, "blocked": _blocked}[name](problem)
-    return f"{name} {blocks}".strip()
+    kernel = registry.select_kernel(inputs)
+    return f"{kernel.implementation} {BLOCKS.get(kernel.name, lambda inputs: '')(inputs)}".strip()
 
 
-def _fused(problem):
+def _one_call(inputs):
+    return "one call"
+
+
+def _cpu_flash_calls(inputs):
     from kerasattention.attend import tiling
-    from kerasattention.attend.kernels.torch import cpu_flash as fused_torch
 
-    if fused_torch._is_public(problem):
-        return "one call"
-    planned = tiling.plan_kernel_calls(problem.widened(), broadcasts=True)
+    planned = tiling.plan_kernel_calls(inputs.widened(), broadcasts=True)
     return _runs((p.rows, p.columns, p.count, p.causal) for p in planned)
 
 
-def _blocked(problem):
-    return {"torch": _torch_tiles, "jax": _jax_tile, "tensorflow": _tensorflow_blocks}[BACKEND](
-        problem
-    )
+def _torch_tiles(inputs):
+    from kerasattention.attend.kernels.torch import tiled
+
+    planned = tiled.plan_query_blocks(inputs.scaled(), tiled.BLOCK_SIZE)
+    return _runs((block.rows, tile, 1, False) for block in planned for tile in block.columns)
 
 
-def _torch_tiles(problem):
-    from kerasattention.attend.kernels import blocked
-    from kerasattention.attend.kernels.torch import tiled as tiled_torch
+def _jax_tile(inputs):
+    from kerasattention.attend.kernels.jax import tiled
 
-    tiles = tiled_torch.plan_query_blocks(problem.scaled(), blocked.BLOCK_SIZE)
-    return _runs((t.rows, c, 1, False) for t in tiles for c in t.columns)
-
-
-def _jax_tile(problem):
-    from kerasattention.attend.kernels import blocked
-    from kerasattention.attend.kernels.jax import tiled as tiled_jax
-
-    tile = tiled_jax.choose_tile_size(problem.scaled(), blocked.BLOCK_SIZE)
+    tile = tiled.choose_tile_size(inputs.scaled())
     each = ", sample by sample" if tile.by_sample else ""
     return f"tile {tile.rows} x {tile.columns}{each}"
 
 
-def _tensorflow_blocks(problem):
-    from kerasattention.attend.kernels.tensorflow import blocked, unrolled
-    from kerasattention.attend.tensors import is_static
+def _tensorflow_blocks(inputs):
+    from kerasattention.attend.kernels.tensorflow import unrolled
 
-    problem = problem.scaled()
-    if is_static(problem.query.shape[3], problem.key.shape[2]):
-        for size in blocked._block_sizes(problem, None):
-            planned = unrolled.plan_strided_blocks(problem, size)
-            if len(planned) <= blocked.MAX_UNROLLED_BLOCKS:
-                groups = [span.size for span in unrolled.plan_head_groups(problem)]
-                runs = _runs((p.rows, p.columns, p.count, False) for p in planned)
-                return f"unrolled, head groups {groups}: {runs}"
-    return f"loop of blocks of {blocked.LOOP_BLOCK_SIZE}"
+    inputs = inputs.scaled()
+    groups = [span.size for span in unrolled.plan_head_groups(inputs)]
+    planned = unrolled.plan_steps(inputs, None)
+    runs = _runs((p.rows, p.columns, p.count, False) for p in planned)
+    return f"unrolled, head groups {groups}: {runs}"
+
+
+def _tensorflow_loop(inputs):
+    from kerasattention.attend.kernels.tensorflow import loop
+
+    return f"loop of blocks of {loop.BLOCK_SIZE}"
+
+
+BLOCKS = {
+    "torch.sdpa": _one_call,
+    "torch.cpu_flash": _cpu_flash_calls,
+    "torch.tiled": _torch_tiles,
+    "jax.tiled": _jax_tile,
+    "tensorflow.unrolled": _tensorflow_blocks,
+    "tensorflow.loop": _tensorflow_loop,
+}
 
 
 def _runs(blocks):

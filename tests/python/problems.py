@@ -15,8 +15,8 @@ import reference
 from backends import tensor
 from kerasattention.attend import api, registry
 from kerasattention.attend.bias import TensorBias
-from kerasattention.attend.kernels import blocked
 from kerasattention.attend.mask import AttentionMask
+from kerasattention.layers import attention as layers_attention
 
 B, K, G, H, HV, T, S = 2, 3, 5, 7, 11, 13, 17
 N = K * G
@@ -275,17 +275,34 @@ PROBLEMS = {
 
 
 @contextlib.contextmanager
-def block_size(size):
-    """Makes the blocked way walk over blocks of so many queries."""
-    saved = registry.WAYS["blocked"]
-    registry.WAYS["blocked"] = functools.partial(blocked.blocked_attention, size=size)
+def engine_options(**options):
+    """Adds options to every call of the engine, the layers' calls too."""
+
+    def with_options(*args, **given):
+        return attend(*args, **(given | options))
+
+    attend = api.attend
+    places = (api, layers_attention)
+    for place in places:
+        place.attend = with_options
     try:
         yield
     finally:
-        registry.WAYS["blocked"] = saved
+        for place in places:
+            place.attend = attend
 
 
-# Lengths of several tiles, for ways that walk over keys too.
+def block_size(size):
+    """Makes kernels compute blocks of this many queries."""
+    return engine_options(block_size=size)
+
+
+def kernel(run):
+    """A row for the registry that a call can be given as its `implementation`."""
+    return registry.Kernel("of a test", "blocked", run, "a test")
+
+
+# Lengths of several tiles, for kernels that have tiles of keys too.
 
 
 def visible(**options):

@@ -9,8 +9,9 @@ from backends import tensor, to_numpy, value_and_gradients
 from kerasattention import scaled_dot_product_attention
 from kerasattention.attend import tiling
 from kerasattention.attend.api import make_inputs
+from kerasattention.attend.kernels.torch import sdpa
 from kerasattention.attend.mask import AttentionMask
-from problems import PROBLEMS, problem
+from problems import PROBLEMS, kernel, problem
 
 CLOSE = {"rtol": 1e-5, "atol": 5e-6}
 
@@ -25,21 +26,21 @@ PREVENTED = {
 HONOURED = [name for name in PROBLEMS if name not in PREVENTED]
 
 
-def attend_and_differentiate(given, trained):
+def attend_and_differentiate(given, trained, **options):
     inputs = {name: tensor(x) for name, x in given.trainable().items()}
     fixed = {name: x for name, x in inputs.items() if name not in trained}
 
     def attend(**values):
-        return (given.attend(**values, **fixed, implementation="fused"),)
+        return (given.attend(**values, **fixed, **{"implementation": "fused"} | options),)
 
     moving = {name: x for name, x in inputs.items() if name in trained}
     (output,), gradients = value_and_gradients(attend, moving, tensor(given.upstream))
     return output, gradients
 
 
-def check(given):
+def check(given, **options):
     trained = [name for name in given.trainable() if name != "bias"]
-    output, gradients = attend_and_differentiate(given, trained)
+    output, gradients = attend_and_differentiate(given, trained, **options)
     np.testing.assert_allclose(output, given.expected[0], **CLOSE)
     for name, gradient in gradients.items():
         np.testing.assert_allclose(
@@ -47,24 +48,20 @@ def check(given):
         )
 
 
-@pytest.fixture(params=["one block", "small blocks"])
-def blocks(request, monkeypatch):
-    """Blocks of 3 queries: several of one shape in a run, and others of their own."""
-    if request.param == "small blocks":
-        monkeypatch.setattr(tiling, "_block_size", lambda visibility, length: 3)
+# Blocks of 3 queries: several of one shape in a call, and others by themselves.
+blocks = pytest.mark.parametrize("size", [None, 3])
 
 
 @pytest.mark.parametrize("name", HONOURED)
-def test_kernel_of_the_cpu(name, blocks):
-    check(PROBLEMS[name])
+@blocks
+def test_kernel_of_the_cpu(name, size):
+    check(PROBLEMS[name], block_size=size)
 
 
 @pytest.mark.parametrize("name", [name for name in HONOURED if "sink" not in name])
-def test_public_function_of_other_devices(name, blocks, monkeypatch):
-    monkeypatch.setattr(
-        "kerasattention.attend.kernels.torch.cpu_flash._on_cpu", lambda problem: False
-    )
-    check(PROBLEMS[name])
+@blocks
+def test_public_function_of_other_devices(name, size):
+    check(PROBLEMS[name], block_size=size, implementation=kernel(sdpa.sdpa_attention))
 
 
 def visible(**options):
@@ -89,15 +86,15 @@ LONGER = {
 
 
 @pytest.mark.parametrize("name", LONGER)
-def test_runs_of_windows_and_edges(name, blocks):
-    check(LONGER[name])
+@blocks
+def test_strided_blocks_and_edges(name, size):
+    check(LONGER[name], block_size=size)
 
 
-def test_a_run_covers_most_of_a_window(monkeypatch):
-    """Else the test above would prove nothing about runs."""
-    monkeypatch.setattr(tiling, "_block_size", lambda visibility, length: 3)
+def test_strided_blocks_cover_most_of_a_window():
+    """Else the test above would prove nothing about them."""
     given = LONGER["window"]
-    planned = tiling.plan_kernel_calls(engine_problem(given), broadcasts=True)
+    planned = tiling.plan_kernel_calls(engine_problem(given), broadcasts=True, block_size=3)
     assert max(piece.count for piece in planned) >= 15
     covered = [
         row
@@ -126,7 +123,8 @@ def test_a_trained_bias_prevents_a_kernel():
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", ["nothing hidden", "window, causal", "padded keys, causal"])
-def test_low_precision_errs_no_more_than_twice_the_plain_formula(name, dtype, blocks):
+@blocks
+def test_low_precision_errs_no_more_than_twice_the_plain_formula(name, dtype, size):
     """Output and gradients against float64, of inputs that the dtype holds exactly."""
     import torch
 
@@ -158,7 +156,7 @@ def test_low_precision_errs_no_more_than_twice_the_plain_formula(name, dtype, bl
         weights = torch.softmax(logits, dim=-1).nan_to_num(0.0)
         return (weights @ value).transpose(1, 2)
 
-    ours = errors(lambda **values: given.attend(**values, implementation="fused"))
+    ours = errors(lambda **x: given.attend(**x, implementation="fused", block_size=size))
     plain = errors(plain_formula)
     for name, error in ours.items():
         assert error <= 2 * plain[name], name

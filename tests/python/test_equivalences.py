@@ -13,7 +13,7 @@ from keras import ops
 
 from backends import tensor, value_and_gradients
 from kerasattention import scaled_dot_product_attention
-from kerasattention.attend.api import attend
+from kerasattention.attend import api
 from kerasattention.attend.mask import AttentionMask
 from problems import HV, SMALL_BLOCK, B, G, H, K, N, T, block_size
 
@@ -93,12 +93,12 @@ def last_steps_of_output(q, k, v, way):
 
 def output_of_last_steps(q, k, v, way):
     visibility = AttentionMask(causal=True, window=4, offset=T - 3)
-    return attend(q[:, -3:], k, v, visibility, implementation=way)
+    return api.attend(q[:, -3:], k, v, visibility, implementation=way)
 
 
 def steps_one_by_one(q, k, v, way):
     steps = [
-        attend(
+        api.attend(
             q[:, t : t + 1],
             k[:, : t + 1],
             v[:, : t + 1],
@@ -151,7 +151,7 @@ def positions_turned(q, k, v, way):
     visibility = AttentionMask(
         causal=True, window=6, query_positions=positions, key_positions=positions
     )
-    output = attend(q, k, v, visibility, implementation=way)
+    output = api.attend(q, k, v, visibility, implementation=way)
     return ops.stack([ops.take(output[b], np.argsort(order[b]), axis=0) for b in range(B)], axis=0)
 
 

@@ -1,14 +1,17 @@
 """TensorFlow's graphs that do not know batch and lengths, compiled by XLA and not."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from backends import tensor, to_numpy
 from kerasattention import scaled_dot_product_attention
-from kerasattention.attend import registry
-from kerasattention.attend.kernels.tensorflow import loop as loop_tensorflow
-from problems import PROBLEMS, SMALL_BLOCK, K, N, block_size, problem
+from kerasattention.attend import api, registry
+from kerasattention.attend.kernels.tensorflow import loop
+from kerasattention.attend.mask import AttentionMask
+from problems import PROBLEMS, SMALL_BLOCK, K, N, block_size, kernel, problem
 
 CLOSE = {"rtol": 1e-5, "atol": 5e-6}
 
@@ -49,15 +52,14 @@ def check(given, **options):
         )
 
 
-@pytest.fixture
-def always_loop(monkeypatch):
-    monkeypatch.setattr(loop_tensorflow, "MAX_BLOCK_LOGITS", 0)
+def looped(max_block_logits):
+    return kernel(functools.partial(loop.looped_attention, max_block_logits=max_block_logits))
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_graphs_without_sizes(name, always_loop):
+def test_graphs_without_sizes(name):
     with block_size(SMALL_BLOCK):
-        check(PROBLEMS[name])
+        check(PROBLEMS[name], way=looped(0))
 
 
 # XLA takes seconds for each: one of each way to find a block's keys, and all options at once.
@@ -70,31 +72,31 @@ COMPILED = [
 
 
 @pytest.mark.parametrize("name", COMPILED)
-def test_compiled_graphs_without_sizes(name, always_loop):
+def test_compiled_graphs_without_sizes(name):
     with block_size(SMALL_BLOCK):
-        check(PROBLEMS[name], jit_compile=True)
+        check(PROBLEMS[name], way=looped(0), jit_compile=True)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("most_logits", [13 * 17 - 1, 13 * 17])
-def test_one_block_gives_what_the_loop_gives(most_logits, jit_compile, monkeypatch):
-    monkeypatch.setattr(loop_tensorflow, "MAX_BLOCK_LOGITS", most_logits)
-    check(PROBLEMS["all at once"], way=None, jit_compile=jit_compile)
+def test_one_block_gives_what_the_loop_gives(most_logits, jit_compile):
+    check(PROBLEMS["all at once"], way=looped(most_logits), jit_compile=jit_compile)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_one_trace_computes_short_inputs_as_one_block(jit_compile, monkeypatch):
     """A loop that gives nothing but ones says by its output where it was taken."""
 
-    def loop(problem, walk):
-        return tf.ones_like(problem.query)
+    def ones(inputs, blocks):
+        return tf.ones_like(inputs.query)
 
-    monkeypatch.setattr(loop_tensorflow, "MAX_BLOCK_LOGITS", 5 * 5)
-    monkeypatch.setattr(loop_tensorflow, "_forward", loop)
+    monkeypatch.setattr(loop, "_forward", ones)
     signature = [tf.TensorSpec([None, None, heads, 7]) for heads in (N, K, K)]
-    attend = tf.function(
-        scaled_dot_product_attention, input_signature=signature, jit_compile=jit_compile
-    )
+
+    def short_or_looped(*inputs):
+        return api.attend(*inputs, AttentionMask(), implementation=looped(5 * 5))
+
+    attend = tf.function(short_or_looped, input_signature=signature, jit_compile=jit_compile)
     for length in (3, 5, 6):
         given = problem(T=length, S=length, Hv=7)
         output = attend(*(tensor(x) for x in (given.query, given.key, given.value)))
@@ -103,14 +105,20 @@ def test_one_trace_computes_short_inputs_as_one_block(jit_compile, monkeypatch):
     assert attend.experimental_get_tracing_count() == 1
 
 
-def test_few_queries_need_no_blocks(monkeypatch):
+def test_few_queries_need_no_blocks():
     """A step of decoding: a graph that knows T = 1 does not ask how many keys there are."""
-    monkeypatch.delitem(registry.WAYS, "blocked")
     given = problem(T=1)
     keys = [tf.TensorSpec([None, None, K, x.shape[-1]]) for x in (given.key, given.value)]
     signature = [tf.TensorSpec([None, 1, N, given.query.shape[-1]]), *keys]
-    attend = tf.function(scaled_dot_product_attention, input_signature=signature)
+    selected = []
+
+    def step(*inputs):
+        selected.append(registry.select_kernel(api.make_inputs(*inputs, AttentionMask())).name)
+        return scaled_dot_product_attention(*inputs)
+
+    attend = tf.function(step, input_signature=signature)
     output = attend(*(tensor(x) for x in (given.query, given.key, given.value)))
+    assert selected == ["plain"]
     np.testing.assert_allclose(to_numpy(output), given.expected[0], **CLOSE)
 
 

@@ -13,7 +13,7 @@ from backends import BACKEND, tensor, to_numpy, value_and_gradients
 from decoding_models import attending, model_of
 from kerasattention import scaled_dot_product_attention
 from kerasattention.attend import poisoned_rows
-from problems import PROBLEMS, SMALL_BLOCK, B, G, H, K, N, S, T, block_size, problem
+from problems import PROBLEMS, SMALL_BLOCK, B, G, H, K, N, S, T, block_size, kernel, problem
 
 CLOSE = {"rtol": 1e-5, "atol": 5e-6}
 POISON = np.array([np.nan, np.inf, -np.inf])
@@ -172,12 +172,10 @@ if BACKEND == "torch":
     @pytest.mark.parametrize(
         ("name", "public"), [x for x in CASES if x != ("sink, empty rows", True)]
     )  # the public function takes no sink
-    def test_fused(name, public, monkeypatch):
-        from kerasattention.attend.kernels.torch import cpu_flash as fused_torch
+    def test_fused(name, public):
+        from kerasattention.attend.kernels.torch import sdpa
 
-        if public:
-            monkeypatch.setattr(fused_torch, "_on_cpu", lambda problem: False)
-        check(name, implementation="fused")
+        check(name, implementation=kernel(sdpa.sdpa_attention) if public else "fused")
 
 
 if BACKEND == "tensorflow":

@@ -22,9 +22,8 @@ from kerasattention import (
     RotaryPosition,
     pack_sequences,
 )
-from kerasattention.attend import registry
 from layer_twins import call, pure, randomize, weights_of
-from problems import block_size
+from problems import block_size, engine_options
 
 B, T, D, H, N, K = 2, 11, 7, 6, 6, 2
 RNG = np.random.default_rng(17)
@@ -220,12 +219,8 @@ def test_the_fused_way_agrees(position):
 
 
 def fused(layer):
-    saved = registry.TABLE
-    registry.TABLE = (registry.Choice("fused", lambda problem: True, "a test"),)
-    try:
+    with engine_options(implementation="fused"):
         return call(layer, [X])
-    finally:
-        registry.TABLE = saved
 
 
 # Positions and the causal rule ------------------------------------------------------------

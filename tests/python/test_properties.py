@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backends import BACKEND, run, tensor, to_numpy
-from kerasattention.attend.api import attend
+from kerasattention.attend import api
 from kerasattention.attend.mask import AttentionMask
 from problems import AttentionProblem, block_size
 
@@ -107,7 +107,7 @@ def test_only_differences_of_positions_count(problem, shift):
     inputs = [tensor(x) for x in (problem.query, problem.key, problem.value)]
     with block_size(3):
         output = run(
-            lambda *x: attend(*x, AttentionMask(**described), implementation="blocked"), *inputs
+            lambda *x: api.attend(*x, AttentionMask(**described), implementation="blocked"), *inputs
         )
     like = AttentionProblem(
         problem.query,

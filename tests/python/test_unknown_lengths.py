@@ -7,6 +7,8 @@ import pytest
 import kerasattention
 from backends import BACKEND, to_numpy
 from kerasattention.attend import registry
+from kerasattention.attend.tensors import is_static
+from problems import engine_options, kernel
 
 FEATURES = 6
 LENGTHS = (5, 11)
@@ -22,17 +24,23 @@ OPTIONS = {
 }
 
 
+def run_blocked(inputs, block_size):
+    """Blocks of 3 queries; on TensorFlow a loop for unknown lengths, however short they are."""
+    if BACKEND == "tensorflow" and not is_static(inputs.query.shape[3]):
+        from kerasattention.attend.kernels.tensorflow.loop import looped_attention
+
+        return looped_attention(inputs, 3, max_block_logits=0)
+    return registry.select_kernel(inputs, "blocked", block_size=3).run(inputs, 3)
+
+
 @pytest.fixture(params=["as chosen", "blocks of 3"])
-def way(request, monkeypatch):
-    """The sizes of a test are the plain way's, so the blocked way is made to take them, too."""
+def way(request):
+    """The sizes of a test are those of the plain kernel, so blocks are asked for."""
     if request.param == "as chosen":
+        yield
         return
-    blocked = registry.WAYS["blocked"]
-    monkeypatch.setattr(registry, "PLAIN_LOGITS", 0)
-    monkeypatch.setattr(registry, "FEW_QUERIES", 0)
-    monkeypatch.setitem(registry.WAYS, "blocked", lambda problem: blocked(problem, size=3))
-    if BACKEND == "tensorflow":
-        monkeypatch.setattr("kerasattention.attend.kernels.tensorflow.loop.MAX_BLOCK_LOGITS", 0)
+    with engine_options(implementation=kernel(run_blocked)):
+        yield
 
 
 def make_model(length, **options):

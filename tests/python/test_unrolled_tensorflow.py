@@ -1,15 +1,17 @@
 """Blocks of a window that TensorFlow folds into the batch, against the float64 reference."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from backends import tensor
+from kerasattention.attend import registry
 from kerasattention.attend.api import make_inputs
-from kerasattention.attend.kernels.tensorflow import blocked as blocked_tensorflow
-from kerasattention.attend.kernels.tensorflow import unrolled as unrolled_tensorflow
+from kerasattention.attend.kernels.tensorflow import unrolled
 from kerasattention.attend.mask import AttentionMask
-from problems import PROBLEMS, SMALL_BLOCK, block_size, problem
+from problems import PROBLEMS, SMALL_BLOCK, block_size, kernel, problem
 from test_attend import check
 
 SIZE = 3
@@ -40,19 +42,18 @@ WINDOWS = {
 
 @pytest.mark.parametrize("name", WINDOWS)
 @pytest.mark.parametrize("logits", [2**12, 2**20])
-def test_runs_of_blocks(name, logits, monkeypatch):
-    """In several runs, and in as few as can be."""
-    monkeypatch.setattr(unrolled_tensorflow, "STRIDED_LOGITS", logits)
-    with block_size(SIZE):
-        check(WINDOWS[name], implementation="blocked")
+def test_strided_blocks(name, logits):
+    """In several parts, and in as few as can be."""
+    run = functools.partial(unrolled.unrolled_attention, strided_logits=logits)
+    check(WINDOWS[name], implementation=kernel(run), block_size=SIZE)
 
 
-def test_a_run_covers_most_of_a_window():
-    """Else the test above would prove nothing about runs."""
+def test_strided_blocks_cover_most_of_a_window():
+    """Else the test above would prove nothing about them."""
     given = WINDOWS["causal"]
     query, key, value = (tensor(x) for x in (given.query, given.key, given.value))
     problem = make_inputs(query, key, value, AttentionMask(**given.visibility))
-    planned = unrolled_tensorflow.plan_strided_blocks(problem, SIZE)
+    planned = unrolled.plan_strided_blocks(problem, SIZE)
     assert max(piece.count for piece in planned) >= 15
     covered = [row for piece in planned for row in range(piece.all_rows.start, piece.all_rows.stop)]
     assert covered == list(range(61))
@@ -73,7 +74,7 @@ GRAPHS = [
 
 @pytest.mark.parametrize("name", [*GRAPHS, *WINDOWS])
 def test_graphs_of_known_lengths(name):
-    """Of three key heads one walks over the blocks beside the two others."""
+    """Of three key heads one is computed beside the two others."""
     given = (PROBLEMS | WINDOWS)[name]
     inputs = {name: tensor(x) for name, x in given.trainable().items()}
 
@@ -93,32 +94,31 @@ def test_graphs_of_known_lengths(name):
         np.testing.assert_allclose(gradient, expected, **CLOSE, err_msg=f"d {name}")
 
 
-def test_heads_walk_in_two_lanes():
+def test_heads_are_computed_in_two_groups():
     """Else the test above would prove nothing about them."""
     given = PROBLEMS["causal"]
     query, key, value = (tensor(x) for x in (given.query, given.key, given.value))
     problem = make_inputs(query, key, value, AttentionMask(causal=True))
     with tf.Graph().as_default():
-        assert unrolled_tensorflow.plan_head_groups(problem) == [(0, 1), (1, 2)]
-    assert unrolled_tensorflow.plan_head_groups(problem) == [(0, 3)]
+        assert unrolled.plan_head_groups(problem) == [(0, 1), (1, 2)]
+    assert unrolled.plan_head_groups(problem) == [(0, 3)]
 
 
-@pytest.mark.parametrize(("length", "laid_out"), [(9, True), (13, True), (23, False)])
-def test_blocks_of_twice_the_size_before_a_loop(length, laid_out, monkeypatch):
-    """Blocks of 2 for up to 10 queries, of 4 for up to 20, a loop of 5 for more."""
-    monkeypatch.setattr(blocked_tensorflow, "BLOCK_SIZE", 2)
-    monkeypatch.setattr(blocked_tensorflow, "LOOP_BLOCK_SIZE", 5)
-    monkeypatch.setattr(blocked_tensorflow, "MAX_UNROLLED_BLOCKS", 5)
-    looped = []
-    loop = blocked_tensorflow.looped_attention
+@pytest.mark.parametrize(
+    ("length", "name", "size"),
+    [(6144, "unrolled", 128), (12288, "unrolled", 256), (12289, "loop", None)],
+)
+def test_blocks_of_twice_the_size_before_a_loop(length, name, size):
+    """Up to 48 blocks of 128 queries, then of 256, then a loop."""
+    inputs = [tf.TensorSpec((1, length, 1, 1)) for _ in range(3)]
+    found = []
 
-    def spy(*args):
-        looped.append(args)
-        return loop(*args)
+    def trace(*tensors):
+        given = make_inputs(*tensors, AttentionMask(causal=True))
+        found.append(registry.select_kernel(given, never_hold_scores=True).name)
+        if size is not None:
+            found.append(unrolled.plan_steps(given, None)[0].rows.size)
+        return tensors[0]
 
-    monkeypatch.setattr(blocked_tensorflow, "looped_attention", spy)
-    given = problem(T=length, S=length, visibility={"causal": True})
-    inputs = {name: tensor(x) for name, x in given.trainable().items()}
-    output = tf.function(lambda: given.attend(**inputs, implementation="blocked"))()
-    np.testing.assert_allclose(output, given.expected[0], **CLOSE)
-    assert (not looped) == laid_out
+    tf.function(trace, input_signature=inputs).get_concrete_function()
+    assert found == [f"tensorflow.{name}", *([] if size is None else [size])]

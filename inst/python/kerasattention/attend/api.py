@@ -11,7 +11,7 @@ from kerasattention.attend.dropout import draw_seed
 from kerasattention.attend.finite import with_finite_inputs
 from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.registry import select_kernel
+from kerasattention.attend.registry import Kernel, select_kernel
 from kerasattention.attend.tensors import (
     Tensor,
     accumulator_of,
@@ -115,14 +115,17 @@ def attend(
     rate: float = 0.0,
     seed: Any = None,
     return_scores: bool = False,
-    implementation: str | None = None,
+    implementation: str | Kernel | None = None,
     never_hold_scores: bool = False,
+    block_size: int | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`scaled_dot_product_attention()` of a visibility and biases already described.
 
     Args:
         query: (B, T, N, H); `key` and `value` likewise as documented there.
+        implementation: As documented there, or a row of the registry.
         never_hold_scores: Refuse a kernel that holds (T, S) logits.
+        block_size: Queries of a block; None for the kernel's own choice.
     """
     inputs = make_inputs(
         query,
@@ -142,8 +145,9 @@ def attend(
             "and `return_attention_scores=True` asks for them. Use "
             "`flash_attention=None`, or leave out `return_attention_scores`."
         )
-    kernel = select_kernel(inputs, implementation, never_hold_scores)
-    output = join_query_heads(ops.cast(with_finite_inputs(inputs, kernel), query.dtype))
+    kernel = select_kernel(inputs, implementation, never_hold_scores, block_size)
+    output = with_finite_inputs(inputs, lambda given: kernel.run(given, block_size))
+    output = join_query_heads(ops.cast(output, query.dtype))  # (B, T, N, Hv)
     real = mask.query_mask
     if real is not None:
         output = ops.where(real[:, :, None, None], output, ops.zeros_like(output))

@@ -32,8 +32,18 @@ class StridedBlocks(NamedTuple):
     causal: bool = False
     count: int = 1
 
+    @property
+    def all_rows(self) -> Span:
+        return Span(self.rows.start, self.rows.size * self.count)
 
-def plan_kernel_calls(inputs: AttentionInputs, broadcasts: bool) -> list[StridedBlocks]:
+    @property
+    def all_columns(self) -> Span:
+        return Span(self.columns.start, self.columns.size + self.rows.size * (self.count - 1))
+
+
+def plan_kernel_calls(
+    inputs: AttentionInputs, broadcasts: bool, block_size: int | None = None
+) -> list[StridedBlocks]:
     """Pieces that cover every query once; a piece may have no keys.
 
     Args:
@@ -52,7 +62,7 @@ def plan_kernel_calls(inputs: AttentionInputs, broadcasts: bool) -> list[Strided
         unmasked = not mask.hides_by_content
         if _is_causal_from_start(mask, rows.size) and (broadcasts or unmasked):
             return [StridedBlocks(rows, Span(0, min(rows.size, columns.size)), causal=True)]
-    size = _block_size(mask, rows.size)
+    size = block_size or _block_size(mask, rows.size)
     blocks = []
     for start in range(0, rows.size, size):
         block = Span(start, min(size, rows.size - start))

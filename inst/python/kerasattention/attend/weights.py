@@ -3,8 +3,9 @@
 from keras import ops
 
 from kerasattention.attend import softmax
+from kerasattention.attend.block import block_logits, sink_logits
 from kerasattention.attend.finite import with_finite_inputs
-from kerasattention.attend.inputs import AttentionInputs, block_logits, sink_logits
+from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.tensors import Span, Tensor
 
 

@@ -1,26 +1,22 @@
-"""The blocked way: exact attention over blocks of queries, linear in memory.
+"""Exact attention over blocks of queries, linear in memory, on any backend and device.
 
-A block of queries sees only the keys that its causal limit and window leave, and
-takes an ordinary softmax over them. The backward pass restores each block's
-weights from the log of its denominator (FlashAttention: Dao et al. 2022).
+A block of queries is given only the keys that the causal rule and the window leave, and takes an
+ordinary softmax over them. The backward pass restores each block's weights from the log of its
+denominator (FlashAttention: Dao et al. 2022).
 """
 
-import dataclasses
-from typing import NamedTuple
-
-import keras
 from keras import ops
 
-from kerasattention.attend import softmax
-from kerasattention.attend.gradient import with_gradient
-from kerasattention.attend.inputs import (
-    AttentionInputs,
+from kerasattention.attend.block import (
+    Block,
     block_logits,
     forward_block,
-    keep_factor,
-    sink_logits,
+    plan_blocks,
+    sink_gradient,
+    weight_gradients,
 )
-from kerasattention.attend.kernels.plain import plain_attention
+from kerasattention.attend.gradient import with_gradient
+from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.tensors import (
     Span,
     Tensor,
@@ -31,44 +27,14 @@ from kerasattention.attend.tensors import (
     unstack_groups,
 )
 
+# Queries of a block.
 BLOCK_SIZE = 256
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
-    rows: Span
-    columns: Span
-
-
-def plan_blocks(inputs: AttentionInputs, size: int = BLOCK_SIZE) -> list[Block]:
-    """The blocks of queries, each with the keys that any of its queries may see."""
-    length, keys = inputs.query.shape[3], inputs.key.shape[2]
-    blocks = []
-    for start in range(0, length, size):
-        rows = Span(start, min(size, length - start))
-        blocks.append(Block(rows, inputs.mask.key_range(rows, keys)))
-    return blocks
-
-
-def blocked_attention(inputs: AttentionInputs, size: int | None = None) -> Tensor:
-    """(B, K, G, T, Hv); T and S must be known, except on TensorFlow."""
-    if 0 in (inputs.query.shape[3], inputs.key.shape[2]):
-        return plain_attention(inputs)  # of no scores
-    if keras.backend.backend() == "tensorflow":
-        from kerasattention.attend.kernels.tensorflow import blocked as blocked_tensorflow
-
-        return blocked_tensorflow.blocked_attention(inputs, size)
-    size = BLOCK_SIZE if size is None else size
-    if keras.backend.backend() == "torch":
-        from kerasattention.attend.kernels.torch import tiled as tiled_torch
-
-        return tiled_torch.tiled_attention(inputs, size)
-    if _on_cpu_of_jax():
-        from kerasattention.attend.kernels.jax.tiled import tiled_attention
-
-        return tiled_attention(inputs, size)
+def blocked_attention(inputs: AttentionInputs, block_size: int | None = None) -> Tensor:
+    """(B, K, G, T, Hv); T and S must be known."""
     inputs = inputs.scaled()
-    blocks = plan_blocks(inputs, size)
+    blocks = plan_blocks(inputs, block_size or BLOCK_SIZE)
 
     def forward(named: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         given = inputs.with_tensors(named)
@@ -82,14 +48,6 @@ def blocked_attention(inputs: AttentionInputs, size: int | None = None) -> Tenso
         return _backward_blocks(given, blocks, output, lse, upstream)
 
     return with_gradient(forward, backward, inputs)
-
-
-def _on_cpu_of_jax() -> bool:
-    if keras.backend.backend() != "jax":
-        return False
-    import jax
-
-    return jax.default_backend() == "cpu"
 
 
 def _forward_block(inputs: AttentionInputs, block: Block) -> tuple[Tensor, Tensor]:
@@ -153,43 +111,6 @@ def _backward_block(
     return d_query, d_key, d_value, _bias_gradient(inputs, block, found.logits)
 
 
-class WeightGradients(NamedTuple):
-    """The weights of a block after dropout (B, K, G * t, s), and the gradients of its
-    logits (B, K, G, t, s) and of the products of queries and keys (B, K, G * t, s)."""
-
-    weights: Tensor
-    logits: Tensor
-    products: Tensor
-
-
-def weight_gradients(
-    inputs: AttentionInputs,
-    rows: Span,
-    columns: Span,
-    logits: Tensor,
-    capped: Tensor,
-    lse: Tensor,
-    delta: Tensor,
-    upstream: Tensor,
-) -> WeightGradients:
-    """Restores a block's weights from the log of the denominator, and their gradients."""
-    value = slice_axis(inputs.value, 2, columns)
-    weights = ops.exp(logits - lse)  # (B, K, G, t, s)
-    upstream = stack_groups(ops.cast(upstream, value.dtype))
-    d_weights = unstack_groups(matmul(upstream, transpose_last(value)), inputs.groups)
-    keep = keep_factor(inputs, rows, columns)
-    dropped = weights
-    if keep is not None:
-        dropped, d_weights = weights * keep, d_weights * keep
-    d_logits = weights * (d_weights - delta)
-    d_products = d_logits * softmax.cap_gradient(capped, inputs.soft_cap)
-    return WeightGradients(
-        stack_groups(ops.cast(dropped, value.dtype)),
-        d_logits,
-        stack_groups(ops.cast(d_products, inputs.key.dtype)),
-    )
-
-
 def _bias_gradient(inputs: AttentionInputs, block: Block, d_logits: Tensor) -> dict[str, Tensor]:
     if inputs.bias is None or not inputs.bias.tensors():
         return {}
@@ -197,15 +118,6 @@ def _bias_gradient(inputs: AttentionInputs, block: Block, d_logits: Tensor) -> d
     gradient = ops.reshape(d_logits, (batch, kv_heads * groups, length, keys))
     named = inputs.bias.block_gradient(gradient, inputs.mask, block.rows, block.columns)
     return {f"bias/{name}": tensor for name, tensor in named.items()}
-
-
-def sink_gradient(inputs: AttentionInputs, lse: Tensor, delta: Tensor) -> dict[str, Tensor]:
-    """Of the sink, where there is one: its weight in a row takes part in the row's sum alone."""
-    sink = sink_logits(inputs)
-    if sink is None:
-        return {}
-    weight = ops.exp(sink - lse)
-    return {"sink": -ops.sum(weight * delta, axis=(0, 3, 4))}
 
 
 def _pad_to_keys(part: Tensor, columns: Span, length: int) -> Tensor:

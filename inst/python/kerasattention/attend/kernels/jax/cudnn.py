@@ -1,7 +1,7 @@
-"""The fused way on JAX: cuDNN's kernel, chosen on CUDA devices only.
+"""cuDNN's kernel, on CUDA devices only.
 
-It takes K < N heads, a causal rule and with it a window. Masks and biases it wants as
-(B, N, T, S) tensors, so those go the blocked way.
+It takes K < N heads, a causal rule and with it a window. It wants masks and biases as
+(B, N, T, S) tensors, so the registry gives those to other kernels.
 """
 
 from typing import Any
@@ -12,25 +12,28 @@ import jax.numpy as jnp
 from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.tensors import join_query_heads, split_query_heads
 
-KERNEL = "cudnn"
 LARGEST_HEAD = 128  # on every GPU that has the kernel; Hopper's alone take 256
 
 
-def prevents(inputs: AttentionInputs) -> str | None:
+def unsupported(inputs: AttentionInputs, device: Any = None) -> str | None:
     """The argument that the kernel cannot honour, if there is one."""
-    asked = {
+    given = {
         "logit_soft_cap": inputs.soft_cap is not None,
         "dropout": inputs.rate > 0.0,
         "sink": inputs.sink is not None,
         "attention_bias": inputs.bias is not None,
     }
-    for name, given in asked.items():
-        if given:
+    for name, is_given in given.items():
+        if is_given:
             return name
-    return _prevented_by_device() or _prevented_by_sizes(inputs) or _prevented_by_masks(inputs)
+    return (
+        _device_reason(device or jax.devices()[0]) or _size_reason(inputs) or _mask_reason(inputs)
+    )
 
 
-def fused_attention(inputs: AttentionInputs) -> Any:
+def cudnn_attention(
+    inputs: AttentionInputs, block_size: int | None = None, implementation: str = "cudnn"
+) -> Any:
     """(B, K, G, T, Hv)."""
     mask = inputs.mask
     window = mask.window
@@ -40,14 +43,13 @@ def fused_attention(inputs: AttentionInputs) -> Any:
         scale=inputs.scale,
         is_causal=mask.causal,
         local_window_size=None if window is None else (window - 1, 0),
-        implementation=KERNEL,
+        implementation=implementation,
     )
     return split_query_heads(output, inputs.kv_heads)
 
 
-def _prevented_by_device() -> str | None:
-    device = jax.devices()[0]
-    if KERNEL != "cudnn" or _has_cudnn(device):
+def _device_reason(device: Any) -> str | None:
+    if _has_cudnn(device):
         return None
     return f"the device ({device.device_kind} has no kernel on JAX)"
 
@@ -59,7 +61,7 @@ def _has_cudnn(device: jax.Device) -> bool:
     return float(device.compute_capability) >= 8.0
 
 
-def _prevented_by_sizes(inputs: AttentionInputs) -> str | None:
+def _size_reason(inputs: AttentionInputs) -> str | None:
     dtypes = {x.dtype for x in (inputs.query, inputs.key, inputs.value)}
     if len(dtypes) > 1 or dtypes.pop() not in (jnp.float16, jnp.bfloat16):
         return "a dtype other than float16 and bfloat16 for all of query, key and value"
@@ -71,7 +73,7 @@ def _prevented_by_sizes(inputs: AttentionInputs) -> str | None:
     return None
 
 
-def _prevented_by_masks(inputs: AttentionInputs) -> str | None:
+def _mask_reason(inputs: AttentionInputs) -> str | None:
     mask = inputs.mask
     if mask.mask is not None:
         return "attention_mask"

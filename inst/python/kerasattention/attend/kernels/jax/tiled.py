@@ -1,4 +1,4 @@
-"""The blocked way on JAX outside accelerators: loops over tiles of queries and keys.
+"""Loops over tiles of queries and keys with an online softmax, on JAX outside accelerators.
 
 XLA gives every step's largest buffer new memory, and pages of it cost more than the
 arithmetic: a product of 1024 x 64 x 4096 runs at 72 GFLOP/s, one of 1024 x 64 x 512 at
@@ -18,15 +18,17 @@ from jax import lax
 
 from kerasattention.attend import softmax
 from kerasattention.attend.bias import add_block_gradient
-from kerasattention.attend.gradient import with_gradient
-from kerasattention.attend.inputs import (
-    AttentionInputs,
+from kerasattention.attend.block import (
+    WeightGradients,
     block_logits,
     combine,
     keep_factor,
+    sink_gradient,
     sink_logits,
+    weight_gradients,
 )
-from kerasattention.attend.kernels.blocked import WeightGradients, sink_gradient, weight_gradients
+from kerasattention.attend.gradient import with_gradient
+from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.tensors import (
     Span,
     matmul,
@@ -37,6 +39,8 @@ from kerasattention.attend.tensors import (
 Tensor = jax.Array
 Named = dict[str, Tensor]
 
+# Queries of a tile.
+BLOCK_SIZE = 256
 # Logits of a tile, over all heads and samples: 1 to 4 MB.
 TILE_LOGITS = 2**20
 COLUMNS = 256
@@ -54,34 +58,41 @@ class TileSize(NamedTuple):
 
 
 class SoftmaxCarry(NamedTuple):
-    """What a row's softmax has seen so far; the last axis of the first two is 1."""
+    """The online softmax of the tiles so far: running max and sum (..., 1), running output."""
 
     row_max: Tensor
     denominator: Tensor
     output: Tensor
 
 
-def tiled_attention(inputs: AttentionInputs, size: int) -> Tensor:
+def tiled_attention(
+    inputs: AttentionInputs, block_size: int | None = None, tile: TileSize | None = None
+) -> Tensor:
     """(B, K, G, T, Hv); T and S must be known."""
     inputs = _with_positions(inputs.scaled())
     named = {name: jnp.asarray(x) for name, x in inputs.tensors().items()}
-    return _tiled(named, inputs.without_tensors(), choose_tile_size(inputs, size))
+    return _tiled(named, inputs.without_tensors(), tile or choose_tile_size(inputs, block_size))
 
 
-def choose_tile_size(inputs: AttentionInputs, size: int) -> TileSize:
+def choose_tile_size(
+    inputs: AttentionInputs,
+    block_size: int | None = None,
+    columns: int = COLUMNS,
+    tile_logits: int = TILE_LOGITS,
+) -> TileSize:
     """Tiles of a size that stays in cache; keys as many as a window leaves, if it is narrow."""
     batch, kv_heads, groups, length, _ = inputs.query.shape
     keys = inputs.key.shape[2]
-    rows = min(size, length)
+    rows = min(block_size or BLOCK_SIZE, length)
     if inputs.mask.window is not None:
         # A block of queries sees all of their windows: a quarter takes less than a whole.
         rows = min(rows, max(inputs.mask.window // 4, 32))
-    columns = min(COLUMNS, keys)
+    width = min(columns, keys)
     widest = _widest_range(inputs, rows)
-    if widest is not None and widest <= 4 * COLUMNS:
-        columns = min(-(-widest // COLUMN_STEP) * COLUMN_STEP, keys)
-    by_sample = batch > 1 and batch * kv_heads * groups * rows * columns > TILE_LOGITS
-    return TileSize(max(rows, 1), max(columns, 1), by_sample and not _has_trained_bias(inputs))
+    if widest is not None and widest <= 4 * columns:
+        width = min(-(-widest // COLUMN_STEP) * COLUMN_STEP, keys)
+    by_sample = batch > 1 and batch * kv_heads * groups * rows * width > tile_logits
+    return TileSize(max(rows, 1), max(width, 1), by_sample and not _has_trained_bias(inputs))
 
 
 def _widest_range(inputs: AttentionInputs, rows: int) -> int | None:
@@ -432,8 +443,8 @@ def _by_sample(inputs: AttentionInputs, function: Callable[..., Any], given: Any
     split = {name: x for name, x in named.items() if _has_samples(name, x, batch)}
     shared = {name: x for name, x in named.items() if name not in split}
 
-    def one(inputs: tuple[Any, Named, Any]) -> Any:
-        index, split, given = inputs
+    def one(of_sample: tuple[Any, Named, Any]) -> Any:
+        index, split, given = of_sample
         sample = dataclasses.replace(
             inputs.with_tensors(shared | split), first_sample=inputs.first_sample + index
         )

@@ -12,7 +12,8 @@ import keras
 import tensorflow as tf
 
 from kerasattention.attend import softmax
-from kerasattention.attend.inputs import AttentionInputs, keep_factor, sink_logits
+from kerasattention.attend.block import Block, keep_factor, sink_logits
+from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.kernels.tensorflow.masking import (
     MASKED_OUT,
     apply_masking,
@@ -56,13 +57,6 @@ class BlockGradients(NamedTuple):
     value: Tensor
     sink: Tensor | None
     logits: Tensor | None
-
-
-class Block(NamedTuple):
-    """Queries and the keys that they may see; the numbers may be tensors."""
-
-    rows: Span
-    columns: Span
 
 
 def block_output(inputs: AttentionInputs, block: Block) -> Tensor:

@@ -1,4 +1,4 @@
-"""The blocked way on TensorFlow as a loop: for lengths that a graph does not know.
+"""A loop over blocks of queries, on TensorFlow for lengths that a graph does not know.
 
 `fit()` on batches of varying length traces with T and S unknown. The loop walks over
 blocks of a fixed number of queries, the last one filled up. Its backward pass is a loop of
@@ -13,10 +13,10 @@ import tensorflow as tf
 from keras import ops
 
 from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias, add_block_gradient
+from kerasattention.attend.block import Block
 from kerasattention.attend.gradient import Named, with_gradient
 from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.kernels.tensorflow.block import (
-    Block,
     BlockGradients,
     block_gradients,
     block_output,
@@ -25,12 +25,20 @@ from kerasattention.attend.kernels.tensorflow.masking import is_compiled_by_xla
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span, Tensor, is_static, slice_axis
 
+# Queries of a block: a loop's steps cost more to start than blocks laid out one by one.
+BLOCK_SIZE = 256
 # Logits of a head that are computed as one block: the most that the plain way is chosen for.
 MAX_BLOCK_LOGITS = 512 * 512
 
 
-def looped_attention(inputs: AttentionInputs, size: int) -> Tensor:
-    """(B, K, G, T, Hv) of a scaled problem, whatever is known of its lengths."""
+def looped_attention(
+    inputs: AttentionInputs,
+    block_size: int | None = None,
+    max_block_logits: int = MAX_BLOCK_LOGITS,
+) -> Tensor:
+    """(B, K, G, T, Hv), whatever is known of the lengths."""
+    size = block_size or BLOCK_SIZE
+    inputs = inputs.scaled()
     length, keys = ops.shape(inputs.query)[3], ops.shape(inputs.key)[2]
     count = (length + size - 1) // size
     missing = count * size - length
@@ -44,6 +52,7 @@ def looped_attention(inputs: AttentionInputs, size: int) -> Tensor:
         given = inputs.with_tensors(named)
         output = _if_short(
             whole,
+            max_block_logits,
             lambda: _nothing(given),
             lambda: _pad(block_output(given, whole), 3, missing),
             lambda: _forward(given, loop),
@@ -55,6 +64,7 @@ def looped_attention(inputs: AttentionInputs, size: int) -> Tensor:
         upstream = tf.cast(upstream, inputs.accumulator)
         return _if_short(
             whole,
+            max_block_logits,
             lambda: (
                 {"query": tf.zeros_like(given.query, inputs.accumulator)} | _no_gradients(given)
             ),
@@ -67,7 +77,11 @@ def looped_attention(inputs: AttentionInputs, size: int) -> Tensor:
 
 
 def _if_short(
-    whole: Block, empty: Callable[[], Any], as_one: Callable[[], Any], looped: Callable[[], Any]
+    whole: Block,
+    max_logits: int,
+    empty: Callable[[], Any],
+    as_one: Callable[[], Any],
+    looped: Callable[[], Any],
 ) -> Any:
     """One of them, where the graph is run: one block is faster where it stays in cache.
 
@@ -76,10 +90,10 @@ def _if_short(
     """
     length, keys = whole.rows.size, whole.columns.size
     if is_static(length, keys):
-        return as_one() if length * keys <= MAX_BLOCK_LOGITS else looped()
+        return as_one() if length * keys <= max_logits else looped()
     # In 64 bits: lengths whose product passes 2**31 are those that must not be one block.
     logits = tf.cast(length, tf.int64) * tf.cast(keys, tf.int64)
-    return tf.cond(logits <= MAX_BLOCK_LOGITS, lambda: tf.cond(logits > 0, as_one, empty), looped)
+    return tf.cond(logits <= max_logits, lambda: tf.cond(logits > 0, as_one, empty), looped)
 
 
 # Which blocks -------------------------------------------------------------------------------

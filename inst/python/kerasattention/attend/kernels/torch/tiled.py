@@ -1,4 +1,4 @@
-"""The blocked way on torch: tiles of queries and keys that stay in cache, changed in place.
+"""Tiles of queries and keys that stay in cache, changed in place, with an online softmax.
 
 A row's softmax is carried from tile to tile (Milakov and Gimelshein 2018; Dao et al. 2022).
 torch gives every result new memory and each operation another pass over it, so a tile's
@@ -11,9 +11,9 @@ import torch
 
 from kerasattention.attend import softmax
 from kerasattention.attend.bias import add_block_gradient
+from kerasattention.attend.block import keep_factor, plan_blocks, sink_gradient, sink_logits
 from kerasattention.attend.gradient import with_gradient
-from kerasattention.attend.inputs import AttentionInputs, keep_factor, sink_logits
-from kerasattention.attend.kernels.blocked import plan_blocks, sink_gradient
+from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.tensors import (
     Span,
     group_heads,
@@ -26,6 +26,8 @@ from kerasattention.attend.tensors import (
 Tensor = torch.Tensor
 Named = dict[str, Tensor]
 
+# Queries of a tile.
+BLOCK_SIZE = 256
 # Logits of a tile, over all heads and samples: 4 MB.
 TILE_LOGITS = 2**20
 # Fewer keys make products too small.
@@ -42,10 +44,12 @@ class QueryBlock:
     columns: tuple[Span, ...]
 
 
-def tiled_attention(inputs: AttentionInputs, size: int) -> Tensor:
-    """(B, K, G, T, Hv)."""
+def tiled_attention(
+    inputs: AttentionInputs, block_size: int | None = None, tile_keys: int | None = None
+) -> Tensor:
+    """(B, K, G, T, Hv), in tiles of `block_size` queries and `tile_keys` keys."""
     inputs = inputs.scaled()
-    plan = plan_query_blocks(inputs, size)
+    plan = plan_query_blocks(inputs, block_size or BLOCK_SIZE, tile_keys)
 
     def forward(named: Named) -> tuple[Tensor, Tensor]:
         given = inputs.with_tensors(named)
@@ -58,10 +62,13 @@ def tiled_attention(inputs: AttentionInputs, size: int) -> Tensor:
     return with_gradient(forward, backward, inputs)
 
 
-def plan_query_blocks(inputs: AttentionInputs, size: int) -> list[QueryBlock]:
-    """Tiles of `size` queries, and of so many keys that a tile stays in cache."""
+def plan_query_blocks(
+    inputs: AttentionInputs, size: int, tile_keys: int | None = None
+) -> list[QueryBlock]:
+    """Blocks of `size` queries with their tiles: by default as many keys as stay in cache."""
     batch, kv_heads, groups = inputs.query.shape[:3]
-    width = max(TILE_LOGITS // max(batch * kv_heads * groups * size, 1), LEAST_COLUMNS)
+    fitting = TILE_LOGITS // max(batch * kv_heads * groups * size, 1)
+    width = tile_keys or max(fitting, LEAST_COLUMNS)
     return [
         QueryBlock(
             block.rows,

@@ -1,0 +1,122 @@
+"""Sums of gradients over blocks laid out one by one, without additions of whole tensors."""
+
+import tensorflow as tf
+from keras import ops
+
+from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias
+from kerasattention.attend.gradient import Named
+from kerasattention.attend.mask import AttentionMask
+from kerasattention.attend.tensors import Span, Tensor, slice_axis
+
+
+class SpanSum:
+    """Sums gradients of spans of keys, whose places overlap, into (B, K, S, X).
+
+    What no later span reaches is set aside, so that each addition takes a span alone.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._done: list[Tensor] = []
+        self._sum: Tensor | None = None
+        self._start = like.shape[2]
+
+    def latest(self) -> list[Tensor]:
+        return [] if self._sum is None else [self._sum]
+
+    def add(self, part: Tensor, columns: Span, still_to_come: int) -> None:
+        """Adds a part; later ones end before or at `still_to_come`."""
+        start, stop = columns.start, columns.stop
+        if self._sum is None:
+            # Nobody saw the keys behind the last span.
+            self._done.append(self._zeros(self._like.shape[2] - stop))
+            self._sum, self._start = part, start
+        else:
+            self._join(part, start, stop)
+        self._set_aside(max(still_to_come, self._start))
+
+    def total(self) -> Tensor:
+        if self._sum is not None:
+            self._done.append(self._sum)
+        self._done.append(self._zeros(self._start))
+        return tf.concat([x for x in reversed(self._done) if x.shape[2] != 0], axis=2)
+
+    def _join(self, part: Tensor, start: int, stop: int) -> None:
+        old_stop = self._start + self._sum.shape[2]
+        if stop < self._start:
+            part = tf.concat([part, self._zeros(self._start - stop)], axis=2)
+            stop = self._start
+        low, high = min(start, self._start), max(stop, old_stop)
+        middle = Span(max(start, self._start), min(stop, old_stop) - max(start, self._start))
+        steps = []
+        for bounds in (
+            Span(low, middle.start - low),
+            middle,
+            Span(middle.stop, high - middle.stop),
+        ):
+            if bounds.size > 0:
+                within = [
+                    slice_axis(x, 2, Span(bounds.start - first, bounds.size))
+                    for x, first in ((part, start), (self._sum, self._start))
+                    if first <= bounds.start and bounds.stop <= first + x.shape[2]
+                ]
+                steps.append(within[0] if len(within) == 1 else within[0] + within[1])
+        self._sum, self._start = tf.concat(steps, axis=2), low
+
+    def _set_aside(self, bound: int) -> None:
+        size = bound - self._start
+        if size < self._sum.shape[2]:
+            self._done.append(self._sum[:, :, size:])
+            self._sum = self._sum[:, :, :size]
+
+    def _zeros(self, size: int) -> Tensor:
+        batch, kv_heads, _, width = ops.shape(self._like)
+        return tf.zeros((batch, kv_heads, size, width), self._like.dtype)
+
+
+class BiasSum:
+    """Gradients of a bias over blocks of queries, given from the last block to the first.
+
+    Those of a bias held as a tensor are laid end to end where it has queries of its own.
+    """
+
+    def __init__(self, bias: BlockBias | None) -> None:
+        self._bias = bias
+        self._parts: list[BiasSum] = []
+        self._rows: list[Tensor] = []
+        self._totals: Named = {}
+        if isinstance(bias, SumOfBiases):
+            self._parts = [BiasSum(part) for part in bias.biases]
+
+    def add(self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Span) -> None:
+        """Adds the gradient of a block's logits, (B, N, t, s)."""
+        for part in self._parts:
+            part.add(gradient, mask, rows, columns)
+        if self._has_rows():
+            part = self._bias.rows_gradient(gradient, columns)
+            self._rows.append(tf.cast(part, self._bias.bias.dtype))
+        elif not self._parts:
+            found = self._bias.block_gradient(gradient, mask, rows, columns)
+            for name, part in found.items():
+                self._totals[name] = self._totals[name] + part if name in self._totals else part
+
+    def skip(self, rows: Span) -> None:
+        """Takes note of queries without keys."""
+        for part in self._parts:
+            part.skip(rows)
+        if self._has_rows():
+            self._rows.append(tf.zeros_like(slice_axis(self._bias.bias, 2, rows)))
+
+    def totals(self) -> Named:
+        if self._parts:
+            return {
+                f"{index}/{name}": total
+                for index, part in enumerate(self._parts)
+                for name, total in part.totals().items()
+            }
+        if self._has_rows():
+            return {"attention_bias": tf.concat(self._rows[::-1], axis=2)}
+        return self._totals
+
+    def _has_rows(self) -> bool:
+        return isinstance(self._bias, TensorBias) and self._bias.bias.shape[2] != 1

@@ -1,0 +1,96 @@
+"""Folds strided blocks of a window into the batch, and back.
+
+Blocks of a window are all alike, so they become samples of one block each: a graph of few, large
+operations for any length.
+"""
+
+import dataclasses
+
+import tensorflow as tf
+from keras import ops
+
+from kerasattention.attend.inputs import AttentionInputs
+from kerasattention.attend.tensors import Span, Tensor, slice_axis
+from kerasattention.attend.tiling import StridedBlocks
+
+
+def fold(inputs: AttentionInputs, blocks: StridedBlocks) -> AttentionInputs:
+    """A problem of B * count samples with the queries and keys of one block each."""
+    mask = inputs.mask
+    columns = blocks.all_columns
+
+    def of_keys(x: Tensor | None) -> Tensor | None:
+        return None if x is None else fold_tokens(slice_axis(x, 1, columns), blocks.columns, blocks)
+
+    def of_queries(x: Tensor | None) -> Tensor | None:
+        if x is None:
+            return None
+        return fold_tokens(slice_axis(x, 1, blocks.all_rows), blocks.rows, blocks)
+
+    return dataclasses.replace(
+        inputs,
+        query=fold_rows(slice_axis(inputs.query, 3, blocks.all_rows), blocks),
+        key=fold_columns(slice_axis(inputs.key, 2, columns), blocks),
+        value=fold_columns(slice_axis(inputs.value, 2, columns), blocks),
+        mask=dataclasses.replace(
+            mask,
+            offset=blocks.rows.start + mask.offset - blocks.columns.start,
+            query_mask=None,
+            key_mask=of_keys(mask.key_mask),
+            query_segments=of_queries(mask.query_segments),
+            key_segments=of_keys(mask.key_segments),
+        ),
+    )
+
+
+def fold_rows(x: Tensor, blocks: StridedBlocks) -> Tensor:
+    """(B, K, G, count * t, X) to (B * count, K, G, t, X)."""
+    batch, kv_heads, groups, _, size = ops.shape(x)
+    count, length = blocks.count, blocks.rows.size
+    x = tf.reshape(x, (batch, kv_heads, groups, count, length, size))
+    x = tf.transpose(x, (0, 3, 1, 2, 4, 5))
+    return tf.reshape(x, (batch * count, kv_heads, groups, length, size))
+
+
+def unfold_rows(x: Tensor, blocks: StridedBlocks) -> Tensor:
+    """The inverse of `_fold_rows`."""
+    batch, kv_heads, groups, length, size = ops.shape(x)
+    count = blocks.count
+    x = tf.reshape(x, (batch // count, count, kv_heads, groups, length, size))
+    x = tf.transpose(x, (0, 2, 3, 1, 4, 5))
+    return tf.reshape(x, (batch // count, kv_heads, groups, count * length, size))
+
+
+def fold_columns(x: Tensor, blocks: StridedBlocks) -> Tensor:
+    """(B, K, all keys, X) to (B * count, K, s, X): each block's keys, which overlap."""
+    batch, kv_heads, _, size = ops.shape(x)
+    tiles = tf.reshape(x, (batch, kv_heads, -1, blocks.rows.size, size))
+    tiles = tf.transpose(tiles, (0, 2, 1, 3, 4))  # (B, tiles, K, t, X)
+    shifts = range(blocks.columns.size // blocks.rows.size)
+    x = tf.concat([tiles[:, shift : shift + blocks.count] for shift in shifts], axis=3)
+    return tf.reshape(x, (batch * blocks.count, kv_heads, blocks.columns.size, size))
+
+
+def unfold_columns(x: Tensor, blocks: StridedBlocks) -> Tensor:
+    """Sums (B * count, K, s, X) where keys overlap, to (B, K, all keys, X)."""
+    batch, kv_heads, width, size = ops.shape(x)
+    length, count = blocks.rows.size, blocks.count
+    batch = batch // count
+    x = tf.reshape(x, (batch, count, kv_heads, width, size))
+    shifts = width // length
+    tiles = []
+    for shift in range(shifts):
+        tile = x[:, :, :, shift * length : (shift + 1) * length]
+        around = (shift, shifts - 1 - shift)
+        tiles.append(tf.pad(tile, [(0, 0), around, (0, 0), (0, 0), (0, 0)]))
+    x = tf.transpose(tf.add_n(tiles), (0, 2, 1, 3, 4))
+    return tf.reshape(x, (batch, kv_heads, (count + shifts - 1) * length, size))
+
+
+def fold_tokens(x: Tensor, span: Span, blocks: StridedBlocks) -> Tensor:
+    """(B, all tokens) to (B * count, t or s)."""
+    batch = ops.shape(x)[0]
+    tiles = tf.reshape(x, (batch, -1, blocks.rows.size))
+    shifts = range(span.size // blocks.rows.size)
+    x = tf.concat([tiles[:, shift : shift + blocks.count] for shift in shifts], axis=2)
+    return tf.reshape(x, (batch * blocks.count, span.size))
