@@ -59,10 +59,10 @@ def cache_size(settings: Settings) -> dict:
     shares, sizes = [], []
     for kv_heads, window, slots in ((8, None, CACHED), (1, None, CACHED), (8, 256, 256)):
         runner = decoder_of(kv_heads, window=window)._runner
-        memory = getattr(runner, "memory", None)
+        storage = getattr(runner, "storage", None)
         held = [
             getattr(where, name)
-            for where, name in ((runner, "arrays"), (memory, "variables"), (memory, "tensors"))
+            for where, name in ((runner, "arrays"), (storage, "variables"), (storage, "tensors"))
             if hasattr(where, name)
         ]
         arrays = tree.flatten(held)

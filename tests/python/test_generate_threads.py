@@ -70,12 +70,12 @@ def test_a_run_within_a_callback_gives_what_it_gives_alone(model, alone):
 def test_one_decoder_refuses_a_second_thread(model, monkeypatch):
     decoder = ka.IncrementalDecoder(model, 1, 16)
     started, ended = threading.Event(), threading.Event()
-    prompt = decoder._runner.prompt
+    prefill = decoder._runner.prefill
 
     def slow(*arguments):
         started.set()
         assert ended.wait(60)
-        return prompt(*arguments)
+        return prefill(*arguments)
 
     def second():
         assert started.wait(60)
@@ -86,7 +86,7 @@ def test_one_decoder_refuses_a_second_thread(model, monkeypatch):
         finally:
             ended.set()
 
-    monkeypatch.setattr(decoder._runner, "prompt", slow)
+    monkeypatch.setattr(decoder._runner, "prefill", slow)
     logits, error = run_together(lambda: decoder.prefill(PROMPTS[0]), second)
     assert error is None
     np.testing.assert_allclose(
@@ -103,8 +103,8 @@ def test_a_run_that_was_broken_off_leaves_nothing_behind(model, alone, kind, mon
         raise kind
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(decoder._runner), "after", broken)
-        patch.setattr(type(decoder._runner), "loop", broken)
+        patch.setattr(type(decoder._runner), "extend", broken)
+        patch.setattr(type(decoder._runner), "decode_loop", broken)
         with pytest.raises(kind):
             decoder.step([4])
         with pytest.raises(kind):

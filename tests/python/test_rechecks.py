@@ -20,8 +20,8 @@ from decoding_models import (
     numpy,
     with_weights,
 )
-from kerasattention.decoding.backends import runner
 from kerasattention.decoding.graph import probe
+from kerasattention.decoding.recheck import ComparedRunner
 
 MANY = 499  # more ids than a trial has tokens
 
@@ -97,21 +97,21 @@ def test_an_id_that_no_trial_draws_is_refused_where_a_prompt_has_it(monkeypatch)
 def counted_passes(monkeypatch):
     """The lengths of all full passes within."""
     lengths = []
-    kept = runner.ComparedRunner.compare
+    kept = ComparedRunner.compare
 
     def compare(self):
-        whole = self.runner.whole
+        full_pass = self.runner.full_pass
 
         def counted(inputs):
             lengths.append(inputs[self.plan.tokens].shape[1])
-            return whole(inputs)
+            return full_pass(inputs)
 
-        self.runner.whole = counted
+        self.runner.full_pass = counted
         kept(self)
-        self.runner.whole = whole
+        self.runner.full_pass = full_pass
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.ComparedRunner, "compare", compare)
+        patch.setattr(ComparedRunner, "compare", compare)
         yield lengths
 
 
@@ -147,7 +147,7 @@ def test_a_tried_layer_costs_two_passes_and_gives_the_models_own_tokens(monkeypa
 def test_known_layers_cost_no_pass():
     decoder = ka.IncrementalDecoder(model_of(lambda x: attending()(layers.ReLU()(x))), 1, 16)
     assert decoder.plan.tried == ()
-    assert not isinstance(decoder._runner, runner.ComparedRunner)
+    assert not isinstance(decoder._runner, ComparedRunner)
 
 
 def test_features_other_inputs_probabilities_and_one_length_are_compared(monkeypatch):

@@ -122,7 +122,8 @@ TIED = {
 
 @pytest.mark.parametrize("name", TIED)
 def test_tied_embeddings_are_transposed_once(name, monkeypatch):
-    from kerasattention.decoding.backends import tensorflow, tied_tensorflow
+    from kerasattention.decoding.backends import products_tensorflow, tensorflow
+    from kerasattention.decoding.backends.products import linear_layers
 
     options, change, replaced = TIED[name]
 
@@ -137,11 +138,12 @@ def test_tied_embeddings_are_transposed_once(name, monkeypatch):
     prompts = np.array([[3, 5, 7, 2], [11, 1, 4, 8], [13, 17, 9, 9]])
     expected = ka.generate(made()[0], prompts, 6)
     monkeypatch.setattr(tensorflow, "XLA_PARAMETERS", 0)
-    monkeypatch.setattr(tensorflow, "ENOUGH_STEPS", 1)
+    monkeypatch.setattr(products_tensorflow, "ENOUGH_STEPS", 1)
     model, embedding = made()
     np.testing.assert_array_equal(ka.generate(model, prompts, 6), expected)
     assert compiles(model, 3, 10)
-    assert len(tied_tensorflow.tied_embeddings([embedding])) == replaced
+    products = products_tensorflow.loop_products(linear_layers(model), rows=3, steps=6)
+    assert (id(embedding) in products) == replaced
 
 
 def test_several_decoders_are_not_taken_for_one_that_is_traced_again(caplog):

@@ -6,8 +6,12 @@ A name that a later Keras moved is searched for in the modules that it may be in
 that is gone is an error that says so, instead of an `AttributeError` from a call.
 """
 
+import contextlib
+import contextvars
+import functools
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -123,3 +127,48 @@ def is_keras_operation(operation: Any) -> bool:
 def is_recomputed(layer: keras.layers.Layer) -> bool:
     """Whether the layer was made in a `keras.RematScope`."""
     return bool(_attribute(layer, "_remat_mode"))
+
+
+# Overrides of products ----------------------------------------------------------------------
+
+Override = Callable[..., Any]
+_overrides: contextvars.ContextVar[Mapping[int, Override]] = contextvars.ContextVar(
+    "kerasattention_overrides", default=MappingProxyType({})
+)
+
+
+@contextlib.contextmanager
+def override_calls(overrides: Mapping[int, Override]) -> Iterator[None]:
+    """Replaces the calls of some layers of Keras, wherever in a model they are.
+
+    Args:
+        overrides: By the identity of a `Dense`, `EinsumDense` or `ReversibleEmbedding`: a
+            function of the layer's own call and of its arguments.
+    """
+    _make_overridable()
+    token = _overrides.set(overrides)
+    try:
+        yield
+    finally:
+        _overrides.reset(token)
+
+
+@functools.cache
+def _make_overridable() -> None:
+    """Lets the calls of the classes ask for an override. Until then Keras is unchanged."""
+    kinds = ("Dense", "EinsumDense", "ReversibleEmbedding")
+    for kind in (getattr(keras.layers, name, None) for name in kinds):
+        for name in ("call", "quantized_call"):  # of which Keras takes one
+            if kind is not None:
+                setattr(kind, name, _overridable(getattr(kind, name)))
+
+
+def _overridable(call: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def overridable(self: Any, *args: Any, **kwargs: Any) -> Any:
+        override = _overrides.get().get(id(self))
+        if override is None:
+            return call(self, *args, **kwargs)
+        return override(functools.partial(call, self), *args, **kwargs)
+
+    return overridable

@@ -11,7 +11,8 @@ import numpy as np
 from keras import ops
 
 from kerasattention.attend.tensors import Tensor
-from kerasattention.decoding.backends.runner import make_runner
+from kerasattention.decoding.backends.runner import LoopState
+from kerasattention.decoding.backends.select import make_runner
 from kerasattention.decoding.cache.storage import LengthError, cache_bytes, check_memory
 from kerasattention.decoding.graph.plan import make_plan
 from kerasattention.decoding.inputs import Inputs, pad_right, rounded_length
@@ -30,7 +31,7 @@ class IncrementalDecoder:
     """Decodes a Functional or Sequential model step by step, the model unchanged.
 
     The attention layers, whose keys and values of earlier tokens would be computed
-    again for each token, are lent caches; all other layers must act on each
+    again for each token, get caches; all other layers must act on each
     position alone. Layers and functions of your own are tried on random tokens, and the
     first outputs of each prompt are compared with full passes of the model. Shapes: B
     batch, t new tokens, V the size of the output's last axis.
@@ -150,7 +151,7 @@ class IncrementalDecoder:
             given = {self.plan.tokens: ops.convert_to_tensor(wide), **others}
             self._padding = None if padding is None else ops.convert_to_tensor(padding)
             with self._run():
-                logits = self._runner.prompt(given, count, self._padding)
+                logits = self._runner.prefill(given, count, self._padding)
                 self._length = self._prompt_length = count
             return logits
 
@@ -176,7 +177,7 @@ class IncrementalDecoder:
             self._check_room(count)
             wide = pad_right(tokens, self._bucket(count, self._length))
             with self._run():
-                logits = self._runner.after(
+                logits = self._runner.extend(
                     ops.convert_to_tensor(wide), self._length, count, self._padding
                 )
                 self._length += count
@@ -201,10 +202,11 @@ class IncrementalDecoder:
         with self._exclusive():
             self._check_unchanged()
             self._check_room(steps)
+            state = LoopState(
+                kind, numbers, last, self._length, steps, CHUNK, self._padding, finished, stop
+            )
             with self._run():
-                made, finished, count, failed = self._runner.loop(
-                    kind, numbers, last, self._length, steps, CHUNK, self._padding, finished, stop
-                )
+                made, finished, count, failed = self._runner.decode_loop(state)
                 number = self._length - self._prompt_length + failed + 2
                 self._length += count
             check_usable(failed < count, number)

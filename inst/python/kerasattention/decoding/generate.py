@@ -9,7 +9,7 @@ from keras import ops
 
 from kerasattention.attend.tensors import Tensor
 from kerasattention.decoding.decoder import CHUNK, IncrementalDecoder, check_positive
-from kerasattention.decoding.graph.plan import as_logits
+from kerasattention.decoding.graph.run import as_logits
 from kerasattention.decoding.pool import borrowed_decoder
 from kerasattention.decoding.prompts import Prompts, as_stop
 from kerasattention.decoding.sampling import Sampler, are_unusable, check_usable, choose_tokens

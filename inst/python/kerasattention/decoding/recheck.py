@@ -5,16 +5,16 @@ that it has not drawn. The real prompt and the first tokens after it may show th
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from kerasattention.attend.tensors import Tensor
-from kerasattention.decoding.graph.plan import Plan, as_logits, take_times
+from kerasattention.decoding.backends.runner import LoopResult, LoopState, Runner, choose_next
+from kerasattention.decoding.graph.plan import Plan
+from kerasattention.decoding.graph.run import Values, take_times
 from kerasattention.decoding.inputs import pad_right, rounded_length
-from kerasattention.decoding.sampling import are_unusable, choose_tokens
 
 # Compared are this many steps after a prompt, and all that lead to a sequence of this length.
 STEPS, LENGTH = 8, 16
@@ -23,73 +23,58 @@ TOLERANCE, LOW_TOLERANCE = 5e-3, 5e-2
 
 
 class ComparedRunner:
-    """A backend's runner, whose first logits after a prompt are compared with full passes.
+    """A `Runner` whose first logits after a prompt are compared with full passes.
 
     Args:
         runner: That of the backend, with caches.
     """
 
-    def __init__(self, runner: Any) -> None:
-        self.runner, self.plan = runner, runner.plan
+    def __init__(self, runner: Runner) -> None:
+        self.runner, self.plan, self.max_length = runner, runner.plan, runner.max_length
         self.compiles = runner.compiles
-        self._first = FirstTokens(runner.plan, runner.max_length)
+        self._first = FirstTokens(self.plan, self.max_length)
 
     def reset(self) -> None:
         self.runner.reset()
-        self._first = FirstTokens(self.plan, self.runner.max_length)
+        self._first = FirstTokens(self.plan, self.max_length)
 
-    def prompt(self, inputs: dict[int, Tensor], count: int, padding: Tensor | None) -> Tensor:
-        """As that of a runner; compared at once."""
-        logits = self.runner.prompt(inputs, count, padding)
-        self._first = FirstTokens(self.plan, self.runner.max_length, inputs, padding)
+    def prefill(self, inputs: Values, count: int, padding: Tensor | None) -> Tensor:
+        """Compared at once."""
+        logits = self.runner.prefill(inputs, count, padding)
+        self._first = FirstTokens(self.plan, self.max_length, inputs, padding)
         self._first.note(inputs[self.plan.tokens][:, :count], logits)
         self.compare()
         return logits
 
-    def after(self, tokens: Tensor, start: int, count: int, padding: Tensor | None) -> Tensor:
-        """As that of a runner; compared at once."""
-        logits = self.runner.after(tokens, start, count, padding)
+    def extend(self, tokens: Tensor, position: int, count: int, padding: Tensor | None) -> Tensor:
+        """Compared at once."""
+        logits = self.runner.extend(tokens, position, count, padding)
         if self._first.steps_left:
             self._first.note(tokens[:, :count], logits)
             self.compare()
         return logits
 
-    def loop(
-        self,
-        kind: Any,
-        numbers: Any,
-        tokens: Tensor,
-        start: int,
-        steps: int,
-        room: int,
-        padding: Tensor | None,
-        finished: Tensor,
-        stop: Tensor,
-    ) -> tuple[Tensor, Tensor, int, int]:
-        """As that of a runner, but the first steps one by one; compared once, after them."""
+    def full_pass(self, inputs: Values) -> Tensor:
+        return self.runner.full_pass(inputs)
+
+    def decode_loop(self, state: LoopState) -> LoopResult:
+        """The first steps run one by one, and are compared once, after the last of them."""
         if not self._first.steps_left:
-            return self.runner.loop(
-                kind, numbers, tokens, start, steps, room, padding, finished, stop
-            )
-        made: list[Tensor] = []
-        failed = room
-        for at in range(start, start + min(steps, self._first.steps_left)):
-            if made and stop.shape[0] and _holds_all(finished):
+            return self.runner.decode_loop(state)
+        tokens, finished, made, failed = state.tokens, state.finished, [], state.room
+        for at in range(state.position, state.position + min(state.steps, self._first.steps_left)):
+            if made and state.stop.shape[0] and _holds_all(finished):
                 break
-            logits = self.runner.after(tokens[:, None], at, 1, padding)
+            logits = self.runner.extend(tokens[:, None], at, 1, state.padding)  # (B, V)
             self._first.note(tokens[:, None], logits)
-            logits = as_logits(self.plan, logits)
-            chosen = choose_tokens(logits, kind, numbers, at + 1, padding)
-            tokens = ops.where(finished, tokens, chosen)  # (B)
-            ended = ops.any(ops.equal(tokens[:, None], stop[None]), axis=1)
-            finished = ops.logical_or(finished, ended)
+            tokens, finished, fails = choose_next(self.plan, state, logits, at, tokens, finished)
             made.append(tokens)
-            if not _holds_all(ops.logical_not(are_unusable(logits))):
+            if _holds_all(fails):
                 failed = len(made) - 1
                 break
-        if not self._first.steps_left and failed == room:
+        if not self._first.steps_left and failed == state.room:
             self.compare()
-        return ops.stack(made, axis=1), finished, len(made), failed
+        return LoopResult(ops.stack(made, axis=1), finished, len(made), failed)
 
     def compare(self) -> None:
         """Compares what has been noted since the last comparison, by one full pass.
@@ -97,7 +82,7 @@ class ComparedRunner:
         Raises:
             ValueError: The logits differ; the message has the layers' names.
         """
-        self._first.compare(self.runner.whole)
+        self._first.compare(self.runner.full_pass)
 
 
 class FirstTokens:
@@ -114,7 +99,7 @@ class FirstTokens:
         self,
         plan: Plan,
         max_length: int,
-        inputs: dict[int, Tensor] | None = None,
+        inputs: Values | None = None,
         padding: Tensor | None = None,
     ) -> None:
         self.plan, self.max_length = plan, max_length
@@ -138,7 +123,7 @@ class FirstTokens:
         self._length += tokens.shape[1]
         self._noted.append((self._length - 1, logits))
 
-    def compare(self, whole_pass: Callable[[dict[int, Tensor]], Tensor]) -> None:
+    def compare(self, whole_pass: Callable[[Values], Tensor]) -> None:
         """One full pass over the tokens so far, for all logits noted since the last one."""
         if not self._noted:
             return

@@ -1,23 +1,108 @@
-"""The runner of a plan: on one backend, and compared with full passes where that is needed."""
+"""What a decoder asks of a backend, and what their loops over new tokens have in common."""
 
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
-import keras
+from keras import ops
 
+from kerasattention.attend.tensors import Tensor
 from kerasattention.decoding.graph.plan import Plan
-from kerasattention.decoding.recheck import ComparedRunner
+from kerasattention.decoding.graph.run import Values, as_logits
+from kerasattention.decoding.sampling import are_unusable, choose_tokens
 
 
-def make_runner(plan: Plan, model: keras.Model, batch: int, max_length: int) -> Any:
-    """The runner of Keras's backend."""
-    backend = keras.backend.backend()
-    if backend == "jax":
-        from kerasattention.decoding.backends.jax import Runner
-    elif backend == "tensorflow":
-        from kerasattention.decoding.backends.tensorflow import Runner
-    elif backend == "torch":
-        from kerasattention.decoding.backends.torch import Runner
-    else:
-        raise ValueError(f"Backend '{backend}' cannot decode; use tensorflow, jax or torch.")
-    runner = Runner(plan, model, batch, max_length)
-    return ComparedRunner(runner) if plan.tried else runner
+class LoopState(NamedTuple):
+    """What a loop over new tokens starts from.
+
+    Attributes:
+        kind: How tokens are chosen; a compiled loop is made for each kind.
+        numbers: Temperature, top_p and seed.
+        tokens: (B), the last token of each row, chosen but not yet taken in.
+        position: Index of those tokens.
+        steps: The number of tokens to make at most.
+        room: Columns of the result, at least `steps`.
+        padding: None or (B), the number of padding tokens at the start of each row.
+        finished: (B), the rows that make no more tokens and repeat their last one.
+        stop: (n) tokens that finish a row.
+    """
+
+    kind: Any
+    numbers: tuple[Any, ...]
+    tokens: Tensor
+    position: Any
+    steps: Any
+    room: int
+    padding: Tensor | None
+    finished: Tensor
+    stop: Tensor
+
+
+class LoopResult(NamedTuple):
+    """What a loop over new tokens has made.
+
+    Attributes:
+        tokens: (B, room), of which `count` columns are made.
+        finished: (B), the rows that make no more tokens.
+        count: The number of steps.
+        failed: The first step with unusable logits; `room` if there is none.
+    """
+
+    tokens: Tensor
+    finished: Tensor
+    count: int
+    failed: int
+
+
+class Runner(Protocol):
+    """Holds the caches of one decoder, and runs its plan on a backend.
+
+    Attributes:
+        plan: How the model is decoded.
+        max_length: The number of slots of a cache without a window.
+        compiles: Whether each length of tokens is compiled, so that few lengths are wanted.
+    """
+
+    plan: Plan
+    max_length: int
+    compiles: bool
+
+    def reset(self) -> None:
+        """Forgets the prompt."""
+
+    def prefill(self, inputs: Values, count: int, padding: Tensor | None) -> Tensor:
+        """Logits (B, V) after a prompt, of which `count` tokens are real, into empty caches."""
+        ...
+
+    def extend(self, tokens: Tensor, position: int, count: int, padding: Tensor | None) -> Tensor:
+        """Logits (B, V) after `count` real tokens (B, t) that follow the cached ones."""
+        ...
+
+    def decode_loop(self, state: LoopState) -> LoopResult:
+        """Feeds each chosen token back in, for a number of steps."""
+        ...
+
+    def full_pass(self, inputs: Values) -> Tensor:
+        """The model's output (B, T, V) without caches."""
+        ...
+
+
+def choose_next(
+    plan: Plan, state: LoopState, output: Tensor, position: Any, tokens: Tensor, finished: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The end of a step: the next token of each row.
+
+    Args:
+        plan: How the model is decoded.
+        state: What the loop started from.
+        output: (B, V) after the token at `position`.
+        position: Index of `tokens`.
+        tokens: (B), the tokens of this step.
+        finished: (B), the rows that repeat their token.
+
+    Returns:
+        Tokens (B), finished rows (B), and whether logits were unusable, ().
+    """
+    logits = as_logits(plan, output)  # (B, V)
+    chosen = choose_tokens(logits, state.kind, state.numbers, position + 1, state.padding)  # (B)
+    tokens = ops.where(finished, tokens, chosen)  # (B)
+    stopped = ops.any(ops.equal(tokens[:, None], state.stop[None]), axis=1)  # (B)
+    return tokens, ops.logical_or(finished, stopped), ops.any(are_unusable(logits))

@@ -1,26 +1,33 @@
-"""Running a plan on TensorFlow: functions that write caches held in variables."""
+"""Decoding on TensorFlow: functions that write into caches held in variables."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
+from kerasattention._keras import flatten_layers, override_calls
 from kerasattention.attend.tensors import Tensor
-from kerasattention.decoding.backends.kernels_tensorflow import FlatKernels, projections_of
-from kerasattention.decoding.backends.tied_tensorflow import ENOUGH_STEPS, tied_embeddings
-from kerasattention.decoding.cache.context import CacheContext, Memory, Moment
-from kerasattention.decoding.cache.storage import ArrayMemory, VariableMemory
-from kerasattention.decoding.graph.plan import Calls, Plan, as_logits, run_each, run_once, run_whole
-from kerasattention.decoding.sampling import are_unusable, choose_tokens
-
-Lent = dict[int, tuple[Tensor, Tensor | None]]
+from kerasattention.decoding.backends.products import linear_layers
+from kerasattention.decoding.backends.products_tensorflow import loop_products
+from kerasattention.decoding.backends.runner import LoopResult, LoopState, choose_next
+from kerasattention.decoding.cache.context import CacheContext, CrossKV, StepInfo
+from kerasattention.decoding.cache.storage import ArrayStorage, CacheStorage, VariableStorage
+from kerasattention.decoding.graph.plan import Plan
+from kerasattention.decoding.graph.run import (
+    PromptValues,
+    Values,
+    attach_masks,
+    run_full,
+    run_per_prompt,
+    run_per_token,
+    with_mask_of_each,
+)
 
 # XLA reads the weights for one token faster than TensorFlow's own operations, but compiles for
 # some seconds. Models with fewer parameters are done before that.
 XLA_PARAMETERS = 5_000_000
-# What XLA says of an operation that it does not know.
+# What XLA raises for an operation that it does not know.
 _UNCOMPILED = (
     tf.errors.InvalidArgumentError,
     tf.errors.UnimplementedError,
@@ -28,170 +35,121 @@ _UNCOMPILED = (
 )
 
 
-class Loop(NamedTuple):
-    """What a loop over new tokens begins with.
-
-    Attributes:
-        kind: How tokens are chosen; a loop is traced for each kind.
-        room: Columns of the result.
-        tokens: (B), the last one of each row.
-        start: Index of those.
-        steps: How many tokens to make at most.
-        padding: None or (B), how many indices at the start of each row are padding.
-        finished: (B), the rows that make no more tokens.
-        stop: Tokens that finish a row.
-        numbers: Temperature and the like, of this kind.
-    """
-
-    kind: Any
-    room: int
-    tokens: Tensor
-    start: Tensor
-    steps: Tensor
-    padding: Tensor | None
-    finished: Tensor
-    stop: Tensor
-    numbers: tuple[Tensor, ...]
-
-
-class Runner:
-    """Holds the caches of one decoder and runs prompts, steps and loops.
+class TensorFlowRunner:
+    """A `Runner` of graphs; the loop of a large model is compiled by XLA.
 
     Args:
         plan: How the model is decoded.
         model: The model.
         batch: B.
-        max_length: Slots of a cache without a window.
+        max_length: The number of slots of a cache without a window.
     """
 
     compiles = True
 
     def __init__(self, plan: Plan, model: keras.Model, batch: int, max_length: int) -> None:
         self.plan, self.batch, self.max_length = plan, batch, max_length
-        self.projections = projections_of(model)
-        self.memory = VariableMemory(plan.specs, batch, max_length)
-        self._prompt = _traced(self._run_prompt)
-        self._after = _traced(self._run_after)
-        self._loop = _traced(self._run_loop)
+        self.linear = linear_layers(model)
+        self.storage = VariableStorage(plan.specs, batch, max_length)
+        self._prefill = _traced(self._run_prefill)
+        self._extend = _traced(self._run_extend)
+        self._decode_loop = _traced(self._run_decode_loop)
         self._compiled_loop = _traced(self._run_compiled_loop, jit_compile=True)
-        layers = flatten_layers(model)
         self._compiles = model.count_params() >= XLA_PARAMETERS and all(
-            layer.supports_jit for layer in layers
+            layer.supports_jit for layer in flatten_layers(model)
         )
         self.reset()
 
     def reset(self) -> None:
-        self.crossed: dict[int, Any] = {}
-        self.lent: Lent = {}
+        self.cross_kv: CrossKV = {}
+        self.prompt_values: PromptValues = {}
 
-    def prompt(self, inputs: dict[int, Tensor], count: int, padding: Tensor | None) -> Tensor:
-        """Logits (B, V) after a prompt into empty caches."""
-        logits, self.crossed, self.lent = self._prompt(inputs, tf.constant(count), padding)
+    def prefill(self, inputs: Values, count: int, padding: Tensor | None) -> Tensor:
+        logits, self.cross_kv, self.prompt_values = self._prefill(
+            inputs, tf.constant(count), padding
+        )
         return logits
 
-    def whole(self, inputs: dict[int, Tensor]) -> Tensor:
-        """The model's output (B, T, V) without caches; a graph of it would serve once."""
-        return run_whole(self.plan, inputs)
+    def full_pass(self, inputs: Values) -> Tensor:
+        return run_full(self.plan, inputs)  # a graph of it would serve once
 
-    def after(self, tokens: Tensor, start: int, count: int, padding: Tensor | None) -> Tensor:
-        """Logits (B, V) after tokens (B, t) that follow others."""
-        count = None if tokens.shape[1] == 1 else tf.constant(count)
-        return self._after(self.crossed, self.lent, tokens, tf.constant(start), count, padding)
+    def extend(self, tokens: Tensor, position: int, count: int, padding: Tensor | None) -> Tensor:
+        real = None if tokens.shape[1] == 1 else tf.constant(count)
+        return self._extend(self._kept(), tokens, tf.constant(position), real, padding)
 
-    def loop(
-        self,
-        kind: Any,
-        numbers: Any,
-        tokens: Tensor,
-        start: int,
-        steps: int,
-        room: int,
-        padding: Tensor | None,
-        finished: Tensor,
-        stop: Tensor,
-    ) -> tuple[Tensor, Tensor, int, int]:
-        """Up to `steps` tokens (B, room) from the last one, who is finished, how many.
-
-        Also the first step with logits that are unusable; `room` where none has.
-        """
-        begin = Loop(
-            kind,
-            room,
-            tokens,
-            tf.constant(start),
-            tf.constant(steps),
-            padding,
-            finished,
-            stop,
-            tuple(tf.constant(x) for x in numbers),
+    def decode_loop(self, state: LoopState) -> LoopResult:
+        state = state._replace(
+            position=tf.constant(state.position),
+            steps=tf.constant(state.steps),
+            numbers=tuple(tf.constant(x) for x in state.numbers),
         )
-        made, finished, count, failed = self._run_fastest(begin)
-        return made, finished, int(count), int(failed)
+        made, finished, count, failed = self._run_fastest(state)
+        return LoopResult(made, finished, int(count), int(failed))
 
-    def _run_fastest(self, begin: Loop) -> Any:
+    def _run_fastest(self, state: LoopState) -> Any:
         if self._compiles:
             try:
-                return self._compiled_loop(begin, self.crossed, self.lent)
-            except _UNCOMPILED:  # it says so before anything runs
+                return self._compiled_loop(state, self._kept())
+            except _UNCOMPILED:  # raised before anything runs
                 self._compiles = False
-        return self._loop(begin, self.crossed, self.lent)
+        return self._decode_loop(state, self._kept())
 
-    def _run_prompt(self, inputs: dict[int, Tensor], count: Tensor, padding: Tensor | None) -> Any:
-        plan, crossed = self.plan, {}
-        tokens = inputs[plan.tokens]
-        lent = run_once(plan, inputs)
-        context = self._context(Moment(0, count, True, padding), crossed, tokens)
-        logits = run_each(plan, context, tokens, lent, self.max_length)
-        return logits, crossed, {slot: (x, get_keras_mask(x)) for slot, x in lent.items()}
+    def _kept(self) -> tuple[CrossKV, PromptValues]:
+        """What prefill leaves for the steps, besides the caches."""
+        return self.cross_kv, self.prompt_values
 
-    def _run_after(
+    # Traced -----------------------------------------------------------------------
+
+    def _run_prefill(self, inputs: Values, count: Tensor, padding: Tensor | None) -> Any:
+        cross_kv: CrossKV = {}
+        tokens = inputs[self.plan.tokens]
+        values = run_per_prompt(self.plan, inputs)
+        context = self._context(self.storage, StepInfo(0, count, True, padding), cross_kv, tokens)
+        logits = run_per_token(self.plan, context, tokens, values)
+        return logits, cross_kv, with_mask_of_each(values)
+
+    def _run_extend(
         self,
-        crossed: Any,
-        lent: Lent,
+        kept: tuple[CrossKV, PromptValues],
         tokens: Tensor,
-        start: Tensor,
+        position: Tensor,
         count: Tensor | None,
         padding: Tensor | None,
-        memory: Memory | None = None,
-        kernels: FlatKernels | None = None,
-        calls: Calls | None = None,
+        storage: CacheStorage | None = None,
     ) -> Tensor:
-        moment = Moment(start, count, False, padding)
-        context = self._context(moment, crossed, tokens, memory, kernels)
-        return run_each(self.plan, context, tokens, _with_masks(lent), self.max_length, calls)
+        cross_kv, prompt_values = kept
+        info = StepInfo(position, count, False, padding)
+        context = self._context(storage or self.storage, info, cross_kv, tokens)
+        return run_per_token(self.plan, context, tokens, attach_masks(prompt_values))
 
-    def _run_loop(self, begin: Loop, crossed: Any, lent: Lent) -> Any:
-        def after(tokens: Tensor, at: Tensor, arrays: Any) -> Any:
-            return self._run_after(crossed, lent, tokens, at, None, begin.padding), arrays
+    def _run_decode_loop(self, state: LoopState, kept: Any) -> Any:
+        def step(tokens: Tensor, at: Tensor, arrays: Any) -> Any:
+            return self._run_extend(kept, tokens, at, None, state.padding), arrays
 
-        return self._repeat(begin, after, ())[:4]
+        return self._repeat(state, step, ())[:4]
 
-    def _run_compiled_loop(self, begin: Loop, crossed: Any, lent: Lent) -> Any:
-        """The same with the caches as the loop's state: XLA changes those in place."""
-        kernels = FlatKernels(self.projections)
-        calls = {}
-        if self.batch > 1 and begin.room >= ENOUGH_STEPS:
-            calls = tied_embeddings(x.operation for x in self.plan.each)
+    def _run_compiled_loop(self, state: LoopState, kept: Any) -> Any:
+        """The loop with the caches in its state, where XLA updates them in place."""
 
-        def after(tokens: Tensor, at: Tensor, arrays: Any) -> Any:
-            memory = ArrayMemory(arrays)
-            given = (crossed, lent, tokens, at, None, begin.padding)
-            return self._run_after(*given, memory, kernels, calls), memory.arrays
+        def step(tokens: Tensor, at: Tensor, arrays: Any) -> Any:
+            storage = ArrayStorage(arrays)
+            logits = self._run_extend(kept, tokens, at, None, state.padding, storage)
+            return logits, storage.arrays
 
-        held = [{name: x.value() for name, x in call.items()} for call in self.memory.variables]
-        made, finished, count, failed, held = self._repeat(begin, after, held)
-        for call, arrays in enumerate(held):
-            for name, x in arrays.items():
-                self.memory.replace(call, name, x)
-        return made, finished, count, failed
+        variables = self.storage.variables
+        arrays = [{name: x.value() for name, x in call.items()} for call in variables]
+        with override_calls(loop_products(self.linear, self.batch, state.room)):
+            *made, arrays = self._repeat(state, step, arrays)
+        for call, changed in zip(variables, arrays, strict=True):
+            for name, x in changed.items():
+                call[name].assign(x)
+        return made
 
-    def _repeat(self, begin: Loop, after: Any, arrays: Any) -> Any:
-        """The loop: `after` gives logits and arrays from tokens (B, 1), their index and arrays."""
+    def _repeat(self, state: LoopState, step: Any, arrays: Any) -> Any:
+        def goes_on(index: Tensor, tokens: Tensor, finished: Tensor, *_: Any) -> Tensor:
+            return tf.logical_and(index < state.steps, tf.logical_not(tf.reduce_all(finished)))
 
-        def wanted(index: Tensor, tokens: Tensor, finished: Tensor, *_: Any) -> Tensor:
-            return tf.logical_and(index < begin.steps, tf.logical_not(tf.reduce_all(finished)))
-
-        def one(
+        def decode_one(
             index: Tensor,
             tokens: Tensor,
             finished: Tensor,
@@ -199,42 +157,32 @@ class Runner:
             failed: Tensor,
             arrays: Any,
         ) -> Any:
-            at = begin.start + index
-            logits, arrays = after(tokens[:, None], at, arrays)
-            logits = as_logits(self.plan, logits)
-            fails = tf.reduce_any(are_unusable(logits))
-            failed = tf.minimum(failed, tf.where(fails, index, begin.room))
-            chosen = choose_tokens(logits, begin.kind, begin.numbers, at + 1, begin.padding)
-            chosen = tf.where(finished, tokens, chosen)
-            stopped = tf.reduce_any(chosen[:, None] == begin.stop[None], axis=1)
-            here = tf.range(begin.room) == index
-            made = tf.where(here[None], chosen[:, None], made)
-            return index + 1, chosen, tf.logical_or(finished, stopped), made, failed, arrays
+            at = state.position + index
+            logits, arrays = step(tokens[:, None], at, arrays)  # (B, V)
+            tokens, finished, fails = choose_next(self.plan, state, logits, at, tokens, finished)
+            failed = tf.minimum(failed, tf.where(fails, index, state.room))
+            here = tf.range(state.room) == index  # (room)
+            made = tf.where(here[None], tokens[:, None], made)  # (B, room)
+            return index + 1, tokens, finished, made, failed, arrays
 
-        made = tf.zeros((self.batch, begin.room), "int32")
-        failed = tf.constant(begin.room)
-        state = (tf.constant(0), begin.tokens, begin.finished, made, failed, arrays)
+        made = tf.zeros((self.batch, state.room), "int32")
+        failed = tf.constant(state.room)
+        carry = (tf.constant(0), state.tokens, state.finished, made, failed, arrays)
         count, _, finished, made, failed, arrays = tf.while_loop(
-            wanted, one, state, parallel_iterations=1
+            goes_on, decode_one, carry, parallel_iterations=1
         )
         return made, finished, count, failed, arrays
 
     def _context(
-        self,
-        moment: Moment,
-        crossed: Any,
-        tokens: Tensor,
-        memory: Memory | None = None,
-        kernels: FlatKernels | None = None,
+        self, storage: CacheStorage, info: StepInfo, cross_kv: CrossKV, tokens: Tensor
     ) -> CacheContext:
         return CacheContext(
             self.plan.specs,
-            self.memory if memory is None else memory,
-            moment,
-            crossed,
+            storage,
+            info,
+            cross_kv,
             length=tokens.shape[1],
             max_length=self.max_length,
-            apply=None if kernels is None else kernels.apply,
         )
 
 
@@ -245,10 +193,3 @@ def _traced(method: Any, **options: Any) -> Any:
     runners trace a method once each; a partial function counts for itself.
     """
     return tf.function(functools.partial(method), **options)
-
-
-def _with_masks(lent: Lent) -> dict[int, Tensor]:
-    for x, mask in lent.values():
-        if mask is not None:
-            set_keras_mask(x, mask)
-    return {slot: x for slot, (x, _) in lent.items()}

@@ -1,166 +1,160 @@
-"""Running a plan on torch: caches written in place, the step recorded once."""
+"""Decoding on torch: caches written in place, the step traced once."""
 
+import contextlib
 from typing import Any
 
 import keras
 import torch
 
+from kerasattention._keras import override_calls
 from kerasattention.attend.tensors import Tensor
-from kerasattention.decoding.backends.int8_prompts_torch import int8_products
-from kerasattention.decoding.backends.trace_torch import Step, record
-from kerasattention.decoding.cache.context import CacheContext, Moment
-from kerasattention.decoding.cache.storage import TorchMemory
-from kerasattention.decoding.graph.plan import Plan, as_logits, run_each, run_once, run_whole
-from kerasattention.decoding.sampling import are_unusable, choose_tokens
+from kerasattention.decoding.backends.products import linear_layers
+from kerasattention.decoding.backends.products_torch import torch_products
+from kerasattention.decoding.backends.runner import LoopResult, LoopState, choose_next
+from kerasattention.decoding.backends.trace_torch import trace
+from kerasattention.decoding.cache.context import CacheContext, CrossKV, StepInfo
+from kerasattention.decoding.cache.storage import TensorStorage
+from kerasattention.decoding.graph.plan import Plan
+from kerasattention.decoding.graph.run import Values, run_full, run_per_prompt, run_per_token
 
-# A recording takes as long as some steps; short continuations do without.
-STEPS_BEFORE_RECORDING = 4
+# A trace takes as long as some steps; short continuations do without.
+STEPS_BEFORE_TRACE = 4
 
 
-class Runner:
-    """Holds the caches of one decoder and runs prompts, steps and loops.
+class TorchRunner:
+    """A `Runner` in Python, whose step on one token is traced.
 
     Args:
         plan: How the model is decoded.
         model: The model.
         batch: B.
-        max_length: Slots of a cache without a window.
+        max_length: The number of slots of a cache without a window.
     """
 
     compiles = False
 
     def __init__(self, plan: Plan, model: keras.Model, batch: int, max_length: int) -> None:
-        self.plan = plan
+        self.plan, self.batch, self.max_length = plan, batch, max_length
         # Not the model: decoders are kept with it, and would keep it alive.
-        self._weights = list(model.weights)
-        self.batch, self.max_length = batch, max_length
+        self._linear = linear_layers(model)
         with torch.inference_mode():
-            self.memory = TorchMemory(plan.specs, batch, max_length)
+            self.storage = TensorStorage(plan.specs, batch, max_length)
+        self._products = torch_products(self._linear)
         self._kind: Any = None
         self._steps = 0
-        self._recorded: Step | None = None
+        self._trace: Any = None
         self.reset()
 
     def reset(self) -> None:
-        self.crossed: dict[int, Any] = {}
-        self.lent: dict[int, Tensor] = {}
+        self.cross_kv: CrossKV = {}
+        self.prompt_values: Values = {}
 
     @torch.inference_mode()
-    def prompt(self, inputs: dict[int, Tensor], count: int, padding: Tensor | None) -> Tensor:
-        """Logits (B, V) after a prompt into empty caches."""
+    def prefill(self, inputs: Values, count: int, padding: Tensor | None) -> Tensor:
         tokens = inputs[self.plan.tokens]
-        context = self._context(Moment(0, None, True, padding), self.crossed, tokens)
-        with int8_products(self._weights):
-            self.lent = run_once(self.plan, inputs)
-            return run_each(self.plan, context, tokens, self.lent, self.max_length)
+        context = self._context(StepInfo(0, None, True, padding), self.cross_kv, tokens)
+        with self._overrides():
+            self.prompt_values = run_per_prompt(self.plan, inputs)
+            return run_per_token(self.plan, context, tokens, self.prompt_values)
 
     @torch.inference_mode()
-    def whole(self, inputs: dict[int, Tensor]) -> Tensor:
-        """The model's output (B, T, V) without caches."""
-        return run_whole(self.plan, inputs)
+    def full_pass(self, inputs: Values) -> Tensor:
+        return run_full(self.plan, inputs)
 
     @torch.inference_mode()
-    def after(self, tokens: Tensor, start: int, count: int, padding: Tensor | None) -> Tensor:
-        """Logits (B, V) after tokens (B, t) that follow others."""
-        if tokens.shape[1] > 1:
-            with int8_products(self._weights):
-                return self._run(tokens, start, padding)
-        return self._one(tokens, start, padding)
+    def extend(self, tokens: Tensor, position: int, count: int, padding: Tensor | None) -> Tensor:
+        with self._overrides():
+            if tokens.shape[1] > 1:
+                return self._run(tokens, position, padding, self.cross_kv, self.prompt_values)
+            return self._decode_one(tokens, position, padding)
 
     @torch.inference_mode()
-    def loop(
-        self,
-        kind: Any,
-        numbers: Any,
-        tokens: Tensor,
-        start: int,
-        steps: int,
-        room: int,
-        padding: Tensor | None,
-        finished: Tensor,
-        stop: Tensor,
-    ) -> tuple[Tensor, Tensor, int, int]:
-        """Up to `steps` tokens (B, room) from the last one, who is finished, how many.
+    def decode_loop(self, state: LoopState) -> LoopResult:
+        tokens, finished = state.tokens, state.finished
+        made = torch.zeros((self.batch, state.room), dtype=torch.int32, device=tokens.device)
+        unusable = torch.zeros(state.room, dtype=torch.bool, device=tokens.device)
+        count = state.steps
+        with self._overrides():
+            for index in range(state.steps):
+                if state.stop.numel() and bool(finished.all()):
+                    count = index
+                    break
+                at = state.position + index
+                logits = self._decode_one(tokens[:, None], at, state.padding)  # (B, V)
+                tokens, finished, unusable[index] = choose_next(
+                    self.plan, state, logits, at, tokens, finished
+                )
+                made[:, index] = tokens
+        failed = unusable.nonzero()
+        return LoopResult(made, finished, count, int(failed[0]) if len(failed) else state.room)
 
-        Also the first step with logits that are unusable; `room` where none has.
-        """
-        made = torch.zeros((self.batch, room), dtype=torch.int32, device=tokens.device)
-        unusable = torch.zeros((self.batch, room), dtype=torch.bool, device=tokens.device)
-        count = steps
-        for index in range(steps):
-            if stop.numel() and bool(finished.all()):
-                count = index
-                break
-            logits = self._one(tokens[:, None], start + index, padding)
-            logits = as_logits(self.plan, logits)
-            chosen = choose_tokens(logits, kind, numbers, start + index + 1, padding)
-            tokens = torch.where(finished, tokens, chosen)
-            finished = finished | (tokens[:, None] == stop[None]).any(dim=1)
-            made[:, index] = tokens
-            unusable[:, index] = are_unusable(logits)
-        failed = unusable.any(dim=0).nonzero()
-        return made, finished, count, int(failed[0]) if len(failed) else room
+    def _overrides(self) -> contextlib.AbstractContextManager[None]:
+        """Where the layers' products are computed in their fastest form."""
+        if self._products.are_outdated():
+            self._products = torch_products(self._linear)
+            self._trace, self._steps = None, 0
+        return override_calls(self._products.overrides)
 
-    def _one(self, tokens: Tensor, start: int, padding: Tensor | None) -> Tensor:
-        at = torch.tensor(start, device=tokens.device)
-        given = (tokens, at, *self._given(padding))
+    # One token --------------------------------------------------------------------
+
+    def _decode_one(self, tokens: Tensor, position: int, padding: Tensor | None) -> Tensor:
+        """Logits (B, V) after tokens (B, 1)."""
+        at = torch.tensor(position, device=tokens.device)
+        given = (tokens, at, *self._kept(padding))
         kind = tuple((x.shape, x.dtype) for x in given)
-        outdated = self._recorded is not None and self._recorded.is_outdated()
-        if kind != self._kind or outdated:
-            self._kind, self._steps, self._recorded = kind, 0, None
+        if kind != self._kind:
+            self._kind, self._steps, self._trace = kind, 0, None
         self._steps += 1
-        if self._steps == STEPS_BEFORE_RECORDING:
-            self._recorded = self._record(given, padding)
-        if self._recorded is not None:
-            return self._recorded(*given)
-        return self._run(tokens, at, padding)
+        if self._steps == STEPS_BEFORE_TRACE:
+            self._trace = self._make_trace(given, padding)
+        if self._trace is not None:
+            return self._trace(*given)
+        return self._run(tokens, at, padding, self.cross_kv, self.prompt_values)
 
-    def _given(self, padding: Tensor | None) -> list[Tensor]:
-        """What a prompt leaves behind for its steps, besides the caches."""
-        kept = [x for pair in self.crossed.values() for x in pair]
-        return [*([] if padding is None else [padding]), *kept, *self.lent.values()]
+    def _kept(self, padding: Tensor | None) -> list[Tensor]:
+        """What prefill leaves for the steps, besides the caches."""
+        cross_kv = [x for pair in self.cross_kv.values() for x in pair]
+        return [*([] if padding is None else [padding]), *cross_kv, *self.prompt_values.values()]
 
-    def _record(self, given: tuple[Tensor, ...], padding: Tensor | None) -> Step | None:
-        """The step as recorded, if that gives what the step itself does."""
-        calls, slots, ragged = tuple(self.crossed), tuple(self.lent), padding is not None
+    def _make_trace(self, given: tuple[Tensor, ...], padding: Tensor | None) -> Any:
+        """The traced step, or None where it does not give what the step gives."""
+        calls, slots, ragged = tuple(self.cross_kv), tuple(self.prompt_values), padding is not None
 
         def step(tokens: Tensor, at: Tensor, *rest: Tensor) -> Tensor:
-            kept, rest = (rest[0], rest[1:]) if ragged else (None, rest)
+            padding, rest = (rest[0], rest[1:]) if ragged else (None, rest)
             pairs = zip(rest[0::2], rest[1::2], strict=False)
-            crossed = dict(zip(calls, pairs, strict=False))
-            lent = dict(zip(slots, rest[2 * len(calls) :], strict=True))
-            return self._run(tokens, at, kept, crossed, lent)
+            cross_kv = dict(zip(calls, pairs, strict=False))
+            prompt_values = dict(zip(slots, rest[2 * len(calls) :], strict=True))
+            return self._run(tokens, at, padding, cross_kv, prompt_values)
 
         try:
-            recorded = record(step, *given)
-        except (RuntimeError, NotImplementedError):  # a layer that looks into its tensors
+            traced = trace(step, *given)
+        except (RuntimeError, NotImplementedError):  # a layer reads values of its tensors
             return None
-        # Once more on these tokens at the end: they are what the caches must hold.
+        # The given tokens come last: the caches must hold theirs.
         for tokens in (torch.zeros_like(given[0]), given[0]):
-            expected, found = (run(tokens, *given[1:]) for run in (step, recorded))
+            expected, found = (run(tokens, *given[1:]) for run in (step, traced))
             if not torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
                 return None
-        return recorded
+        return traced
 
     def _run(
         self,
         tokens: Tensor,
-        start: Any,
+        position: Any,
         padding: Tensor | None,
-        crossed: dict[int, Any] | None = None,
-        lent: dict[int, Tensor] | None = None,
+        cross_kv: CrossKV,
+        prompt_values: Values,
     ) -> Tensor:
-        crossed = self.crossed if crossed is None else crossed
-        lent = self.lent if lent is None else lent
-        context = self._context(Moment(start, None, False, padding), crossed, tokens)
-        return run_each(self.plan, context, tokens, lent, self.max_length)
+        context = self._context(StepInfo(position, None, False, padding), cross_kv, tokens)
+        return run_per_token(self.plan, context, tokens, prompt_values)
 
-    def _context(self, moment: Moment, crossed: dict[int, Any], tokens: Tensor) -> CacheContext:
+    def _context(self, info: StepInfo, cross_kv: CrossKV, tokens: Tensor) -> CacheContext:
         return CacheContext(
             self.plan.specs,
-            self.memory,
-            moment,
-            crossed,
+            self.storage,
+            info,
+            cross_kv,
             length=tokens.shape[1],
             max_length=self.max_length,
         )

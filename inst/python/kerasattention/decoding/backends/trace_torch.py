@@ -1,67 +1,38 @@
-"""Recording a step as a flat list of torch operations.
+"""A step as a flat list of torch operations.
 
-A step of a deep model on one token is mostly Python: Keras's layers take longer
-than their products. The recorded operations are the same ones on the same
-weights, without what surrounds them.
+Most of the time of a deep model's step on one token is Python's: Keras's layers take longer
+than their products. The traced operations are the same ones on the same weights.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from kerasattention.decoding.backends.columns_torch import multiply_in_columns
-from kerasattention.decoding.backends.int8_torch import Copied, multiply_in_int8
-from kerasattention.decoding.backends.simplify_torch import simplify, take_part, writes
+from kerasattention.decoding.backends.optimize_torch import optimize, take_part
 
 _aten = torch.ops.aten
 
 
-class Step(Protocol):
-    """A recorded step."""
-
-    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """The result for other inputs of the same shapes."""
-
-    def is_outdated(self) -> bool:
-        """Whether a weight of which it holds a copy has been changed since."""
-
-
-def record(step: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> Step:
+def trace(step: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> GraphModule:
     """The operations of one call, to be run on other inputs of the same shapes.
 
     Raises:
-        RuntimeError: The step looks into its tensors to decide what to do.
+        RuntimeError: The step reads values of its tensors to decide what to do.
     """
-    recorder = _Recorder(inputs)
-    with recorder:
+    tracer = _Tracer(inputs)
+    with tracer:
         result = step(*inputs)
-    module = recorder.module(result)
-    simplify(module)
-    copied = multiply_in_int8(module)
-    multiply_in_columns(module)
-    simplify(module)  # products of the same features have some of it in common
-    module.graph.eliminate_dead_code(lambda node: node.is_impure() or writes(node))
-    module.recompile()
-    return _Recording(module, copied)
+    module = tracer.module(result)
+    optimize(module)
+    return module
 
 
-class _Recording:
-    def __init__(self, module: GraphModule, copied: list[Copied]) -> None:
-        self._module, self._copied = module, copied
-
-    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
-        return self._module(*inputs)
-
-    def is_outdated(self) -> bool:
-        return any(weight._version != version for weight, version in self._copied)
-
-
-class _Recorder(TorchDispatchMode):
-    """Writes down each operation as a node of a graph while it runs.
+class _Tracer(TorchDispatchMode):
+    """Adds a node to a graph for each operation that runs.
 
     torch's own tracer does so too, but keeps the Python stack and an abstract
     tensor for each operation, and takes ten times as long.
@@ -70,7 +41,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self, inputs: tuple[torch.Tensor, ...]) -> None:
         super().__init__()
         self.graph, self.root = Graph(), torch.nn.Module()
-        # Tensors are known by identity, so each has to live as long as the recorder.
+        # Tensors are known by identity, so each has to live as long as the tracer.
         self._nodes: dict[int, tuple[Node, torch.Tensor]] = {}
         for index, x in enumerate(inputs):
             self._set(x, self.graph.placeholder(f"input_{index}"))
@@ -80,8 +51,8 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is _aten._local_scalar_dense.default:
-            raise RuntimeError("The step looks into its tensors.")
-        with self:  # an operation made of others is written down as those
+            raise RuntimeError("The step reads values of its tensors.")
+        with self:  # an operation made of others is traced as those
             result = func.decompose(*args, **kwargs)
         if result is not NotImplemented:
             return result

@@ -1,139 +1,78 @@
-"""The key/value caches of attention layers, and the context that lends them.
-
-Values lie as (B, K, S, H), keys so too or, on JAX, as (B, K, H, S): the layouts in which few
-queries are multiplied with all keys of a head fastest. B or K of 1 is left out: XLA drops such
-an axis in its products, and then copies a cache that has it. A layer sees both as
-(B, S, K, H). A self-attention has
-S = `max_length` slots, or W with a sliding window of W: the key of position p
-lies in slot p modulo W then. A cross-attention keeps what it computed for the
-prompt.
-"""
+"""The context in which attention layers use their KV caches."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
-import keras
 from keras import ops
 
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Tensor
+from kerasattention.decoding.cache.spec import (
+    SLOT_AXES,
+    CacheSpec,
+    from_cache,
+    latest_positions,
+    to_cache,
+)
+from kerasattention.decoding.cache.storage import CacheStorage
 from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.context import AttentionContext
 
-
-@dataclasses.dataclass(frozen=True)
-class CacheSpec:
-    """What one call of an attention layer keeps.
-
-    Attributes:
-        layer: Name of the layer.
-        kv_heads: K.
-        key_size: H.
-        value_size: Hv.
-        dtype: Of keys and values.
-        window: W of its sliding window, or None.
-        cross: Whether keys and values come from elsewhere than the tokens.
-        masked: Whether its keys carry a Keras mask, which is then kept too.
-    """
-
-    layer: str
-    kv_heads: int
-    key_size: int
-    value_size: int
-    dtype: str
-    window: int | None
-    cross: bool
-    masked: bool
-
-    def slots(self, max_length: int) -> int:
-        """S."""
-        return max_length if self.window is None else min(self.window, max_length)
-
-    def rolls(self, max_length: int) -> bool:
-        """Whether slots are used again, so that the cache is never full."""
-        return self.window is not None and self.window <= max_length
-
-    def shapes(self, batch: int, max_length: int) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and dtype of each array it keeps."""
-        if self.cross:
-            return {}
-        slots = self.slots(max_length)
-        arrays = {
-            "key": (_shape("key", batch, self.kv_heads, slots, self.key_size), self.dtype),
-            "value": (_shape("value", batch, self.kv_heads, slots, self.value_size), self.dtype),
-        }
-        return arrays | ({"mask": ((batch, slots), "bool")} if self.masked else {})
+CrossKV = dict[int, tuple[Tensor, Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Moment:
-    """Where the tokens of one run stand in their sequences.
+class StepInfo:
+    """Where the tokens of one run are in their sequences.
 
     Attributes:
-        start: Index of the first token, an int or int32 scalar.
-        count: How many of the tokens are real; the others follow them.
-        fresh: Whether nothing is cached yet, so that the tokens see only each other.
-        padding: None, or (B): how many indices at the start of each row are padding.
+        position: Cache position, the index of the first token: an int or int32 scalar.
+        count: The number of real tokens; the others follow them. None: all are real.
+        is_prefill: Whether nothing is cached yet, so that the tokens attend only each other.
+        padding: None, or (B): the number of padding tokens at the start of each row.
     """
 
-    start: Any = 0
+    position: Any = 0
     count: Any = None
-    fresh: bool = True
+    is_prefill: bool = True
     padding: Tensor | None = None
 
-
-class Memory(Protocol):
-    """The arrays behind the caches; each backend has its own way to write in place."""
-
-    def read(self, call: int, name: str) -> Tensor:
-        """The whole array of a call."""
-
-    def write(self, call: int, name: str, axis: int, start: Any, x: Tensor) -> Tensor:
-        """Puts x at index `start` of an axis; gives the whole array."""
-
-    def replace(self, call: int, name: str, x: Tensor) -> None:
-        """Puts x in place of the whole array."""
-
-    def clear(self, call: int, name: str, axis: int, start: int) -> None:
-        """Zeros from index `start` of an axis on, where an earlier sequence may have left NaN."""
+    def last(self, length: int) -> Any:
+        """Index of the last real one among `length` tokens."""
+        return (length if self.count is None else self.count) - 1
 
 
 class CacheContext(AttentionContext):
-    """Lends its cache to each call of an attention layer, in order of calls.
+    """Gives each call of an attention layer its KV cache, in order of calls.
 
     Args:
-        specs: What each call keeps.
-        memory: The arrays.
-        crossed: Keys and values of cross-attention calls as in a cache; filled
-            while `moment` is fresh.
-        length: Number of tokens in the run, t.
-        max_length: Number of slots without a window.
-        apply: How projections are computed, if not by their own calls.
+        specs: What each call caches.
+        storage: The arrays.
+        info: Where the tokens are in their sequences.
+        cross_kv: Keys and values of cross-attention calls in the layout of a cache, by call;
+            filled at prefill.
+        length: t, the number of tokens in the run.
+        max_length: The number of slots without a window.
     """
 
     def __init__(
         self,
         specs: tuple[CacheSpec, ...],
-        memory: Memory,
-        moment: Moment,
-        crossed: dict[int, tuple[Tensor, Tensor]],
+        storage: CacheStorage,
+        info: StepInfo,
+        cross_kv: CrossKV,
         *,
         length: int,
         max_length: int,
-        apply: Callable[[Any, Tensor], Tensor] | None = None,
     ) -> None:
-        self._apply = apply
-        self.specs, self.memory, self.moment, self.crossed = specs, memory, moment, crossed
+        self.specs, self.storage, self.info, self.cross_kv = specs, storage, info, cross_kv
         self.length, self.max_length = length, max_length
         self._call = -1
-        self._shared: dict[Any, Tensor] = {}  # what all layers alike need once per run
+        self._shared: dict[Any, Tensor] = {}  # masks and positions that layers have in common
 
     def adds_one_token(self) -> bool:
-        return self.length == 1 and not self.moment.fresh
-
-    def apply(self, dense: keras.layers.EinsumDense, x: Tensor) -> Tensor:
-        return dense(x) if self._apply is None else self._apply(dense, x)
+        return self.length == 1 and not self.info.is_prefill
 
     def project(
         self,
@@ -144,25 +83,24 @@ class CacheContext(AttentionContext):
         self._call += 1
         if not self.specs[self._call].cross:
             return compute()
-        if self.moment.fresh:
+        if self.info.is_prefill:
             key, value = compute()
-            self.crossed[self._call] = (_stored("key", key), _stored("value", value))
+            self.cross_kv[self._call] = (to_cache("key", key), to_cache("value", value))
             return key, value
-        key, value = self.crossed[self._call]
-        return self._given("key", key), self._given("value", value)
+        key, value = self.cross_kv[self._call]
+        return self._from_cache("key", key), self._from_cache("value", value)
 
     def set_positions(
         self, layer: AttentionLayer, visibility: AttentionMask, self_attention: bool
     ) -> AttentionMask:
-        spec, moment = self.specs[self._call], self.moment
-        if moment.padding is None and moment.fresh:
+        spec, info = self.specs[self._call], self.info
+        if info.padding is None and info.is_prefill:
             return visibility
         if layer.position is None and not spec.cross:
             return visibility
-        length = self.length
-        queries = ops.arange(length, dtype="int32") + moment.start
-        if moment.padding is not None:
-            queries = queries[None] - moment.padding[:, None]
+        queries = self._indices()  # (t)
+        if info.padding is not None:
+            queries = queries[None] - info.padding[:, None]  # (B, t)
         keys = visibility.key_positions if spec.cross else queries
         return dataclasses.replace(visibility, query_positions=queries, key_positions=keys)
 
@@ -176,141 +114,139 @@ class CacheContext(AttentionContext):
     ) -> tuple[Tensor, Tensor, AttentionMask]:
         spec = self.specs[self._call]
         if spec.cross:
-            # A layer makes no keys of padding that are not finite.
-            finite = not self.moment.fresh
+            # The layer keeps non-finite padding out of its keys.
+            finite = not self.info.is_prefill
             return key, value, dataclasses.replace(visibility, masked_out_is_finite=finite)
         key, value = self._without_padding(key), self._without_padding(value)
-        new = {"key": _stored("key", key), "value": _stored("value", value)}
+        new = {"key": to_cache("key", key), "value": to_cache("value", value)}
         if spec.masked:
             new["mask"] = visibility.key_mask
-        if self.moment.fresh:
+        if self.info.is_prefill:
             for name, x in new.items():
                 self._fill(name, x)
-            return key, value, self._among_themselves(visibility)
-        held, positions = self._exchange(spec, new)
+            return key, value, self._mask_padding(visibility)
+        held, positions = self._append(new)
         visibility = dataclasses.replace(
             visibility,
             causal=False,
             window=None,
-            offset=self.moment.start,
+            offset=self.info.position,
             query_positions=None,
             key_positions=positions,
             key_mask=held.get("mask"),
             mask=self._mask(spec, positions),
-            # One token sees all real ones; of several, the first may not see the last.
+            # One token attends all real ones; of several, the first may not attend the last.
             masked_out_is_finite=self.length == 1,
         )
-        key, value = (self._given(name, held[name]) for name in ("key", "value"))
+        key, value = (self._from_cache(name, held[name]) for name in ("key", "value"))
         return key, value, visibility
 
-    def _given(self, name: str, x: Tensor) -> Tensor:
-        """(B, S, K, H) of what lies in a cache."""
-        x = ops.reshape(x, (-1, self.specs[self._call].kv_heads, *x.shape[-2:]))
-        return ops.transpose(x, (0, 3, 1, 2) if _AXES[name] == -1 else (0, 2, 1, 3))
+    def _from_cache(self, name: str, x: Tensor) -> Tensor:
+        return from_cache(name, x, self.specs[self._call].kv_heads)
 
     def _without_padding(self, x: Tensor) -> Tensor:
-        """(B, S, K, H) with zeros for tokens that are not real: no NaN of theirs gets stored."""
-        moment = self.moment
-        padding = moment.padding if moment.fresh else None
-        if self.length == 1 or (padding is None and moment.count is None):
+        """Keys or values (B, S, K, H) with zeros for padding, whose NaN must not be cached."""
+        info = self.info
+        padding = info.padding if info.is_prefill else None
+        if self.length == 1 or (padding is None and info.count is None):
             return x
-        real = self._once("real", self._make_real, padding)
-        return ops.where(real, x, ops.zeros_like(x))
+        real = self._share("real", self._real_tokens, padding)  # (B|1, S, 1, 1)
+        return ops.where(real, x, ops.zeros_like(x))  # (B, S, K, H)
 
-    def _make_real(self, padding: Tensor | None) -> Tensor:
-        """(B|1, S, 1, 1): the tokens that are neither padding nor behind the last one."""
-        index = ops.arange(self.length, dtype="int32")[None, :, None, None]
-        real = index <= self._last(self.length)
+    def _real_tokens(self, padding: Tensor | None) -> Tensor:
+        """(B|1, S, 1, 1): the tokens that are neither padding nor after the last one."""
+        index = ops.arange(self.length, dtype="int32")[None, :, None, None]  # (1, S, 1, 1)
+        real = index <= self.info.last(self.length)
         if padding is None:
             return real
-        return ops.logical_and(real, index >= padding[:, None, None, None])
+        return ops.logical_and(real, index >= padding[:, None, None, None])  # (B, S, 1, 1)
 
-    # A prompt into an empty cache -----------------------------------------------
+    # Prefill --------------------------------------------------------------------
 
     def _fill(self, name: str, x: Tensor) -> None:
-        axis, slots = _AXES[name], self._slots
+        axis, slots = SLOT_AXES[name], self._slots
         length = x.shape[axis]
         if length <= slots:
-            self.memory.write(self._call, name, axis, 0, x)
+            self.storage.write(self._call, name, axis, 0, x)
             if length < slots and name != "mask":
-                self.memory.clear(self._call, name, axis, length)
+                self.storage.clear(self._call, name, axis, length)
             return
         # Slot s takes the last real position p with p modulo W = s.
-        positions = latest_positions(slots, self._last(length))
+        positions = latest_positions(slots, self.info.last(length))  # (W)
         chosen = ops.take(x, ops.maximum(positions, 0), axis=axis)
-        self.memory.replace(self._call, name, chosen)
+        self.storage.replace(self._call, name, chosen)
 
-    def _among_themselves(self, visibility: AttentionMask) -> AttentionMask:
-        """Indices do for masks: the padding at the start of a row shifts all of it."""
-        moment = self.moment
-        if moment.padding is None:
+    def _mask_padding(self, visibility: AttentionMask) -> AttentionMask:
+        """Masks out padding. Masks may compare indices: padding shifts a whole row."""
+        padding = self.info.padding
+        if padding is None:
             return visibility
-        length = self.length
-        real = ops.arange(length, dtype="int32")[None] >= moment.padding[:, None]
+        real = ops.arange(self.length, dtype="int32")[None] >= padding[:, None]  # (B, t)
         if visibility.key_mask is not None:
             real = ops.logical_and(real, visibility.key_mask)
         return dataclasses.replace(
             visibility, query_positions=None, key_positions=None, key_mask=real
         )
 
-    # Tokens after others --------------------------------------------------------
+    # Extending the cache --------------------------------------------------------
 
-    def _exchange(
-        self, spec: CacheSpec, new: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """All keys and values that the tokens may see, and their positions if not 0, 1, 2 ..."""
-        moment, slots = self.moment, self._slots
+    def _append(self, new: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
+        """All cached keys and values, and their positions where those are not 0, 1, 2 ..."""
+        position, slots = self.info.position, self._slots
         if not self._rolls:
-            held = {
-                name: self.memory.write(self._call, name, _AXES[name], moment.start, x)
-                for name, x in new.items()
-            }
-            return held, None
-        if self.length == 1:
-            slot = moment.start % slots
-            held = {
-                name: self.memory.write(self._call, name, _AXES[name], slot, x)
-                for name, x in new.items()
-            }
-            return held, self._once(("latest", slots), latest_positions, slots, moment.start)
-        return self._exchange_run(new)
+            return self._write(new, position), None
+        if self.length > 1:
+            return self._append_several(new)
+        positions = self._share(("latest", slots), latest_positions, slots, position)  # (W)
+        return self._write(new, position % slots), positions
 
-    def _exchange_run(self, new: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """Several tokens at once: the first may see keys that the last ones overwrite."""
-        moment, slots = self.moment, self._slots
-        latest = latest_positions(slots, moment.start + self._last(self.length))
-        source = ops.clip(latest - moment.start, 0, self.length - 1)
-        seen = {}
+    def _write(self, new: dict[str, Tensor], slot: Any) -> dict[str, Tensor]:
+        return {
+            name: self.storage.write(self._call, name, SLOT_AXES[name], slot, x)
+            for name, x in new.items()
+        }
+
+    def _append_several(self, new: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Several tokens at once: the first may attend keys that the last ones overwrite."""
+        position, slots = self.info.position, self._slots
+        latest = latest_positions(slots, position + self.info.last(self.length))  # (W)
+        source = ops.clip(latest - position, 0, self.length - 1)  # (W)
+        held = {}
         for name, x in new.items():
-            axis = _AXES[name]
-            old = self.memory.read(self._call, name)
-            seen[name] = ops.concatenate([old, x], axis=axis)
-            is_new = ops.reshape(latest >= moment.start, [-1] + [1] * (-1 - axis))
-            taken = ops.where(is_new, ops.take(x, source, axis=axis), old)
-            self.memory.replace(self._call, name, taken)
-        fresh = ops.arange(self.length, dtype="int32") + moment.start
-        return seen, ops.concatenate([latest_positions(slots, moment.start - 1), fresh])
+            axis = SLOT_AXES[name]
+            old = self.storage.read(self._call, name)
+            held[name] = ops.concatenate([old, x], axis=axis)  # W + t slots
+            is_new = ops.reshape(latest >= position, [-1] + [1] * (-1 - axis))
+            updated = ops.where(is_new, ops.take(x, source, axis=axis), old)  # W slots
+            self.storage.replace(self._call, name, updated)
+        before = latest_positions(slots, position - 1)  # (W)
+        return held, ops.concatenate([before, self._indices()])  # (W + t)
 
     def _mask(self, spec: CacheSpec, positions: Tensor | None) -> Tensor:
+        """(B|1, 1, t, S): causal, window and padding; shared by all equal calls."""
         kind = ("mask", self._slots, spec.window, positions is None)
-        return self._once(kind, self._make_mask, spec, positions)
+        return self._share(kind, self._make_mask, spec, positions)
 
     def _make_mask(self, spec: CacheSpec, positions: Tensor | None) -> Tensor:
-        """(B|1, 1, t, S): causal, window and padding; one for all calls alike."""
-        moment = self.moment
-        keys = ops.arange(self._slots, dtype="int32") if positions is None else positions
-        queries = (ops.arange(self.length, dtype="int32") + moment.start)[:, None]
-        seen = keys[None] <= queries
+        padding = self.info.padding
+        keys = ops.arange(self._slots, dtype="int32") if positions is None else positions  # (S)
+        queries = self._indices()[:, None]  # (t, 1)
+        visible = keys[None] <= queries  # (t, S)
         if spec.window is not None:
-            seen = ops.logical_and(seen, keys[None] > queries - spec.window)
-        seen = seen[None]
+            visible = ops.logical_and(visible, keys[None] > queries - spec.window)  # (t, S)
+        visible = visible[None]  # (1, t, S)
         if positions is not None:
-            seen = ops.logical_and(seen, keys >= 0)
-        if moment.padding is not None:
-            seen = ops.logical_and(seen, keys >= moment.padding[:, None, None])
-        return seen[:, None]
+            visible = ops.logical_and(visible, keys >= 0)  # (1, t, S)
+        if padding is not None:
+            visible = ops.logical_and(visible, keys >= padding[:, None, None])  # (B, t, S)
+        return visible[:, None]  # (B|1, 1, t, S)
 
-    def _once(self, kind: Any, make: Callable[..., Tensor], *args: Any) -> Tensor:
+    def _indices(self) -> Tensor:
+        """(t): indices of the tokens in their rows, padding included."""
+        return ops.arange(self.length, dtype="int32") + self.info.position
+
+    def _share(self, kind: Any, make: Callable[..., Tensor], *args: Any) -> Tensor:
+        """What several layers need once in a run."""
         if kind not in self._shared:
             self._shared[kind] = make(*args)
         return self._shared[kind]
@@ -322,34 +258,3 @@ class CacheContext(AttentionContext):
     @property
     def _rolls(self) -> bool:
         return self.specs[self._call].rolls(self.max_length)
-
-    def _last(self, length: int) -> Any:
-        """Index of the last real token in a run of tokens."""
-        return (length if self.moment.count is None else self.moment.count) - 1
-
-
-# XLA on CPU reads a key in half the time where the sum over H is not the last axis.
-_KEYS_LAST = keras.backend.backend() == "jax"
-# Where the slots are.
-_AXES = {"key": -1 if _KEYS_LAST else -2, "value": -2, "mask": -1}
-
-
-def latest_positions(slots: int, last: Any) -> Tensor:
-    """(S): the position that each slot holds when `last` is the latest; < 0 where none."""
-    slot = ops.arange(slots, dtype="int32")
-    return last - (last - slot) % slots
-
-
-def _shape(name: str, batch: int, kv_heads: int, slots: int, size: int) -> tuple[int, ...]:
-    last = (size, slots) if _AXES[name] == -1 else (slots, size)
-    return (*_without_ones(batch, kv_heads), *last)
-
-
-def _stored(name: str, x: Tensor) -> Tensor:
-    """(B, S, K, H) as it lies in a cache."""
-    x = ops.transpose(x, (0, 2, 3, 1) if _AXES[name] == -1 else (0, 2, 1, 3))
-    return ops.reshape(x, (*_without_ones(*x.shape[:2]), *x.shape[2:]))
-
-
-def _without_ones(*sizes: int) -> tuple[int, ...]:
-    return tuple(size for size in sizes if size != 1)

@@ -1,4 +1,4 @@
-"""The arrays behind the caches, written in each backend's own way.
+"""The arrays of the caches, and how each backend writes into them.
 
 A cache is written once per layer and token: an update that copies the whole
 array would cost as much as attention itself.
@@ -6,12 +6,12 @@ array would cost as much as attention itself.
 
 import math
 import os
-from typing import Any
+from typing import Any, Protocol
 
 from keras import ops
 
 from kerasattention.attend.tensors import Tensor
-from kerasattention.decoding.cache.context import CacheSpec
+from kerasattention.decoding.cache.spec import CacheSpec
 
 # Token ids and indices are int32 in all backends.
 MOST_IDS = 2**31 - 1
@@ -25,14 +25,32 @@ def _shapes(
     return [spec.shapes(batch, max_length) for spec in specs]
 
 
-class ArrayMemory:
-    """Arrays that are replaced by changed ones; a compiler may do so in place."""
+class CacheStorage(Protocol):
+    """The arrays of the caches. Each backend writes in place by other means."""
+
+    def read(self, call: int, name: str) -> Tensor:
+        """The whole array of a call."""
+        ...
+
+    def write(self, call: int, name: str, axis: int, start: Any, x: Tensor) -> Tensor:
+        """Puts x at index `start` of an axis; returns the whole array."""
+        ...
+
+    def replace(self, call: int, name: str, x: Tensor) -> None:
+        """Replaces the whole array by x."""
+
+    def clear(self, call: int, name: str, axis: int, start: int) -> None:
+        """Writes zeros from index `start` on, where an earlier sequence may have left NaN."""
+
+
+class ArrayStorage:
+    """Arrays that are replaced by updated ones; a compiler may update them in place."""
 
     def __init__(self, arrays: Arrays) -> None:
         self.arrays = [dict(x) for x in arrays]
 
     @classmethod
-    def allocate(cls, specs: tuple[CacheSpec, ...], batch: int, max_length: int) -> "ArrayMemory":
+    def allocate(cls, specs: tuple[CacheSpec, ...], batch: int, max_length: int) -> "ArrayStorage":
         return cls(
             [
                 {name: ops.zeros(shape, dtype) for name, (shape, dtype) in arrays.items()}
@@ -58,7 +76,7 @@ class ArrayMemory:
         """Nothing to do: each sequence begins with new arrays."""
 
 
-class VariableMemory:
+class VariableStorage:
     """TensorFlow variables: a strided assignment writes in place."""
 
     def __init__(self, specs: tuple[CacheSpec, ...], batch: int, max_length: int) -> None:
@@ -92,11 +110,11 @@ class VariableMemory:
         variable[tuple(index)].assign(ops.zeros_like(variable.value()[tuple(index)]))
 
 
-class TorchMemory:
+class TensorStorage:
     """torch tensors, written in place."""
 
     def __init__(self, specs: tuple[CacheSpec, ...], batch: int, max_length: int) -> None:
-        self.tensors = ArrayMemory.allocate(specs, batch, max_length).arrays
+        self.tensors = ArrayStorage.allocate(specs, batch, max_length).arrays
 
     def read(self, call: int, name: str) -> Tensor:
         return self.tensors[call][name]

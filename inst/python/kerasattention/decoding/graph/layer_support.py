@@ -1,4 +1,4 @@
-"""What is known of layers without trying them out."""
+"""Which layers can be decoded, as far as that is known without a trial."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import keras
 from keras import tree
 
 from kerasattention._keras import flatten_layers, get_keras_mask, is_keras_operation
-from kerasattention.decoding.cache.context import CacheSpec
+from kerasattention.decoding.cache.spec import CacheSpec
 from kerasattention.decoding.graph.program import CastTo, Instruction, Program, Slot
 from kerasattention.layers.attention import AttentionLayer
 
@@ -114,7 +114,7 @@ def refuse_shape(instruction: Instruction, length: int | None) -> None:
 
 
 def attention_spec(instruction: Instruction, moving: set[int], program: Program) -> CacheSpec:
-    """What a call of an attention layer keeps."""
+    """What a call of an attention layer caches."""
     layer: AttentionLayer = instruction.operation
     arguments = _bound(instruction)
     query, value = arguments["query"], arguments.get("value")

@@ -1,7 +1,7 @@
-"""Trying a layer out on a few random tokens: whole against piece by piece.
+"""Trials of unknown layers on random tokens: the whole sequence against parts of it.
 
-Nothing is believed of a layer that is not known: a result that differs when the
-tokens come one at a time is a reason to refuse it, and better than wrong text.
+A layer whose result differs when the tokens come one at a time is refused: an error is better
+than wrong text.
 """
 
 import contextlib
@@ -14,8 +14,9 @@ from keras import ops, tree
 from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Tensor
-from kerasattention.decoding.cache.context import CacheContext, CacheSpec, Moment
-from kerasattention.decoding.cache.storage import ArrayMemory
+from kerasattention.decoding.cache.context import CacheContext, CrossKV, StepInfo
+from kerasattention.decoding.cache.spec import CacheSpec
+from kerasattention.decoding.cache.storage import ArrayStorage
 from kerasattention.decoding.graph import layer_support
 from kerasattention.decoding.graph.program import Instruction, Program
 from kerasattention.layers.attention import AttentionLayer
@@ -188,7 +189,7 @@ class Trial:
 
 
 class _Recorder(AttentionContext):
-    """Notes what each call of an attention layer would keep."""
+    """Notes what each call of an attention layer would cache."""
 
     def __init__(self) -> None:
         self.specs: list[CacheSpec] = []
@@ -231,17 +232,17 @@ class _Recorder(AttentionContext):
 
 
 class _Feed:
-    """Contexts that follow each other on one memory."""
+    """Contexts of runs that follow each other on the same caches."""
 
     def __init__(self, specs: tuple[CacheSpec, ...], length: int) -> None:
         self.specs, self.length = specs, length
-        self.memory = ArrayMemory.allocate(specs, 1, length)
-        self.crossed: dict[int, tuple[Tensor, Tensor]] = {}
+        self.storage = ArrayStorage.allocate(specs, 1, length)
+        self.cross_kv: CrossKV = {}
 
     def at(self, start: int, size: int) -> CacheContext:
-        moment = Moment(start=start, fresh=start == 0)
+        info = StepInfo(position=start, is_prefill=start == 0)
         return CacheContext(
-            self.specs, self.memory, moment, self.crossed, length=size, max_length=self.length
+            self.specs, self.storage, info, self.cross_kv, length=size, max_length=self.length
         )
 
 

@@ -1,8 +1,7 @@
-"""A model as a list of instructions, nested models laid open.
+"""A model as a list of instructions, nested models flattened.
 
-A decoder runs the instructions that depend on the tokens once per token and all
-others, such as an encoder, once per prompt. Keras's own call of a model would
-run everything each time.
+A decoder runs the instructions that depend on the tokens once per token, and all others,
+such as an encoder, once per prompt. Keras's call of the model would run all of them each time.
 """
 
 import dataclasses
@@ -17,7 +16,7 @@ from kerasattention.attend.tensors import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """A place for a value: what a `KerasTensor` stood for when the model was made."""
+    """A place for the value of a `KerasTensor` of the model."""
 
     index: int
 
@@ -30,7 +29,7 @@ class Instruction:
         operation: The layer or operation.
         args: Positional arguments, tensors of the model as slots.
         kwargs: Named arguments likewise.
-        outputs: The slots that it fills.
+        outputs: Slots of its results.
         specs: A `KerasTensor` for each of them.
     """
 
@@ -85,7 +84,7 @@ class Program:
         return found
 
 
-def lay_open(model: keras.Model) -> Program:
+def flatten_graph(model: keras.Model) -> Program:
     """The program of a Functional or Sequential model.
 
     Raises:
@@ -102,16 +101,16 @@ def lay_open(model: keras.Model) -> Program:
         raise ValueError(
             f"`model` must have one output, the logits. Received: {len(graph.outputs)} outputs"
         )
-    opener = _Opener()
-    inputs = [opener.new_slot(x) for x in graph.inputs]
-    outputs = opener.open(graph, inputs)
+    flattener = _Flattener()
+    inputs = [flattener.new_slot(x) for x in graph.inputs]
+    outputs = flattener.flatten(graph, inputs)
     return Program(
-        tuple(x.index for x in inputs), outputs[0].index, tuple(opener.made), opener.specs
+        tuple(x.index for x in inputs), outputs[0].index, tuple(flattener.made), flattener.specs
     )
 
 
 def as_graph(operation: Any) -> Functional | None:
-    """The graph of a model that does nothing but run its graph; else None."""
+    """The graph of a model whose call only runs its graph; else None."""
     if isinstance(operation, keras.Sequential):
         plain = type(operation).call is keras.Sequential.call
         return graph_of(operation) if plain else None
@@ -120,8 +119,8 @@ def as_graph(operation: Any) -> Functional | None:
     return None
 
 
-class _Opener:
-    """Collects instructions while walking through a model and the models in it."""
+class _Flattener:
+    """Collects the instructions of a model and of the models in it."""
 
     def __init__(self) -> None:
         self.made: list[Instruction] = []
@@ -132,7 +131,7 @@ class _Opener:
         self.specs[slot.index] = spec
         return slot
 
-    def open(self, graph: Functional, inputs: list[Slot]) -> list[Slot]:
+    def flatten(self, graph: Functional, inputs: list[Slot]) -> list[Slot]:
         slots = {
             id(x): self._converted(slot, x) for x, slot in zip(graph.inputs, inputs, strict=True)
         }
@@ -145,7 +144,7 @@ class _Opener:
             kwargs = tree.map_structure(as_slot, node.arguments.kwargs)
             inner = as_graph(node.operation)
             if inner is not None and len(args) == 1 and not _given(kwargs):
-                made = self.open(inner, tree.flatten(args[0]))
+                made = self.flatten(inner, tree.flatten(args[0]))
             else:
                 made = [self.new_slot(x) for x in node.outputs]
                 self.made.append(
@@ -161,7 +160,7 @@ class _Opener:
         return [slots[id(x)] for x in graph.outputs]
 
     def _converted(self, slot: Slot, wanted: Any) -> Slot:
-        """A model casts its inputs to the dtypes it was made with."""
+        """The slot cast to the dtype that the model was made with."""
         if self.specs[slot.index].dtype == wanted.dtype:
             return slot
         made = self.new_slot(wanted)
@@ -177,7 +176,7 @@ class _Opener:
 
 
 class CastTo:
-    """An operation without a layer around it."""
+    """The cast of a model's input, which is no layer."""
 
     def __init__(self, dtype: str) -> None:
         self.name, self.dtype = "cast", dtype

@@ -1,8 +1,16 @@
-"""Fewer operations that do the same, for a recorded step of torch.
+"""Fewer operations that do the same, for a traced step of torch.
 
-A step on one token is many small operations; each takes some microseconds, however little it
-computes. Layers make the same tables of positions, the same masks, and quantise the same
-features for each of their projections.
+A step on one token consists of many small operations; each takes some microseconds, however
+little it computes. Constant folding computes views of weights and tables of literals once. Equal
+operations are computed once: layers make the same tables of positions, and quantise the same
+features for each of their projections. Chains of views become one.
+
+Time of a step without each of them, over that with all, interleaved in one process on one thread
+of an AVX2 processor; a model of 2 layers, D = 256, B = 1, float32 and int8:
+
+- constant folding: 1.11 and 1.20
+- equal operations: 1.09 and 1.20
+- joined views: 1.11 and 1.13
 """
 
 from typing import Any
@@ -27,30 +35,21 @@ VIEWS = {
     _aten.view.default,
     _aten._unsafe_view.default,
 }
-# Those that keep the order of the numbers.
-RESHAPES = {
-    _aten.reshape.default,
-    _aten.squeeze.dim,
-    _aten.squeeze.dims,
-    _aten.unsqueeze.default,
-    _aten.view.default,
-    _aten._unsafe_view.default,
-}
-# What makes numbers of nothing, and so the same ones in each step.
+# Operations without inputs, whose results are the same in each step.
 LITERALS = {
     _aten.arange.default,
     _aten.arange.start_step,
     _aten.lift_fresh.default,
     _aten.lift_fresh_copy.default,
 }
-# Said to write, but the numbers stay.
+# Declared as mutating in the schema, but does not change values.
 _NO_WRITES = {_aten.detach_.default}
 # Literals of more numbers are not compared.
 _COMPARED = 4096
 
 
-def simplify(module: GraphModule) -> None:
-    """Folds what is constant, computes once what is computed twice, and joins views."""
+def optimize(module: GraphModule) -> None:
+    """Folds constants, merges equal operations, joins views and drops unused operations."""
     for node in _written(module):
         if node.target is _aten.lift_fresh.default:  # a literal: each step starts from its numbers
             node.target = _aten.clone.default
@@ -58,13 +57,8 @@ def simplify(module: GraphModule) -> None:
     _fold_constants(module, written)
     _merge_equal(module, written)
     _join_views(module)
-
-
-def insert(module: GraphModule, shape: Any, function: Any, *args: Any) -> Node:
-    """A new operation where the graph inserts, whose result has this shape."""
-    node = module.graph.call_function(function, args)
-    node.meta["shape"] = torch.Size(shape)
-    return node
+    module.graph.eliminate_dead_code(lambda node: node.is_impure() or writes(node))
+    module.recompile()
 
 
 def take_part(parts: Any, index: int) -> torch.Tensor:
@@ -73,13 +67,13 @@ def take_part(parts: Any, index: int) -> torch.Tensor:
 
 
 def writes(node: Node) -> bool:
-    """Whether it changes a tensor, a cache: its result is not always used."""
+    """Whether it mutates a tensor, such as a cache: its result is not always used."""
     is_operation = isinstance(node.target, torch._ops.OpOverload)
     return is_operation and node.target._schema.is_mutable and node.target not in _NO_WRITES
 
 
 def _written(module: GraphModule) -> set[Node]:
-    """What is changed in place by some operation, and the views through which it is."""
+    """The nodes that some operation mutates, and the views through which it does."""
     found, memories = set(), set()
     for source in (x for node in module.graph.nodes for x in _targets(node)):
         found.add(source)
@@ -95,7 +89,7 @@ def _written(module: GraphModule) -> set[Node]:
 
 
 def _targets(node: Node) -> list[Node]:
-    """The arguments that an operation changes: the first, as a rule, or `out`."""
+    """The arguments that an operation mutates: the first, as a rule, or `out`."""
     if not writes(node):
         return []
     arguments = enumerate(node.target._schema.arguments)
@@ -129,7 +123,7 @@ def _is_pure(node: Node) -> bool:
 
 
 def _fold_constants(module: GraphModule, written: set[Node]) -> None:
-    """Computes once views of weights, and what is made of literal numbers alone."""
+    """Constant folding of views of weights, and of operations whose inputs are all literals."""
     known: dict[Node, Any] = {}
     for node in list(module.graph.nodes):
         if node.op == "get_attr":
@@ -160,10 +154,10 @@ def _fold_constants(module: GraphModule, written: set[Node]) -> None:
 
 
 def _merge_equal(module: GraphModule, written: set[Node]) -> None:
-    """Keeps the first of several operations that give the same.
+    """Keeps the first of several equal operations.
 
-    Those that read what is changed in place are the same only until the next change. torch.fx's
-    own pass for this knows neither such changes nor equal literals.
+    Operations that read a mutated tensor are equal only until the next mutation. The pass of
+    torch.fx for this knows neither mutations nor equal literals.
     """
     always: dict[Any, Node] = {}
     for_now: dict[Any, Node] = {}
@@ -183,7 +177,7 @@ def _merge_equal(module: GraphModule, written: set[Node]) -> None:
 
 
 def _key(module: GraphModule, node: Node) -> Any:
-    """What two operations that give the same have in common; None where that is not known."""
+    """A key that equal operations have in common; None where that is not known."""
     if node.op == "get_attr":
         value = getattr(module, node.target)
         if node.meta.get("literal") and value.numel() <= _COMPARED and value.device.type == "cpu":
@@ -222,7 +216,8 @@ def _join_views(module: GraphModule) -> None:
             continue
         with module.graph.inserting_before(node):
             shape = list(result.shape)
-            joined = insert(module, shape, _aten.reshape.default, source, shape)
+            joined = module.graph.call_function(_aten.reshape.default, (source, shape))
+        joined.meta["shape"] = result.shape
         node.replace_all_uses_with(joined)
         for view in chain:
             module.graph.erase_node(view)

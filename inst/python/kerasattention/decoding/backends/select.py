@@ -1,0 +1,28 @@
+"""Selects the runner of a plan: that of the backend, compared with full passes if needed."""
+
+import keras
+
+from kerasattention.decoding.backends.runner import Runner
+from kerasattention.decoding.graph.plan import Plan
+from kerasattention.decoding.recheck import ComparedRunner
+
+
+def make_runner(plan: Plan, model: keras.Model, batch: int, max_length: int) -> Runner:
+    """The runner of Keras's backend for a model, B = `batch` rows and caches of `max_length`."""
+    backend = keras.backend.backend()
+    runner: Runner
+    if backend == "jax":
+        from kerasattention.decoding.backends.jax import JaxRunner
+
+        runner = JaxRunner(plan, model, batch, max_length)
+    elif backend == "tensorflow":
+        from kerasattention.decoding.backends.tensorflow import TensorFlowRunner
+
+        runner = TensorFlowRunner(plan, model, batch, max_length)
+    elif backend == "torch":
+        from kerasattention.decoding.backends.torch import TorchRunner
+
+        runner = TorchRunner(plan, model, batch, max_length)
+    else:
+        raise ValueError(f"Backend '{backend}' cannot decode; use tensorflow, jax or torch.")
+    return ComparedRunner(runner) if plan.tried else runner

@@ -1,0 +1,93 @@
+"""What one call of an attention layer caches, and how its arrays are laid out.
+
+Values are stored as (B, K, S, H), keys too or, on JAX, as (B, K, H, S): in these layouts few
+queries are multiplied with all keys of a head fastest. An axis B or K of size 1 is left out: XLA
+drops such an axis in its products, and then copies a cache that has it. A layer sees both as
+(B, S, K, H). A self-attention has S = `max_length` slots, or W with a sliding window of W: the
+key of position p is in slot p modulo W then. A cross-attention keeps the keys and values that it
+computed at prefill.
+"""
+
+import dataclasses
+from typing import Any
+
+import keras
+from keras import ops
+
+from kerasattention.attend.tensors import Tensor
+
+# XLA on CPU reads a key in half the time where the sum over H is not the last axis.
+_KEYS_LAST = keras.backend.backend() == "jax"
+# The axis of the slots.
+SLOT_AXES = {"key": -1 if _KEYS_LAST else -2, "value": -2, "mask": -1}
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheSpec:
+    """What one call of an attention layer caches.
+
+    Attributes:
+        layer: Name of the layer.
+        kv_heads: K.
+        key_size: H.
+        value_size: Hv.
+        dtype: Of keys and values.
+        window: W of its sliding window, or None.
+        cross: Whether keys and values come from elsewhere than the tokens.
+        masked: Whether its keys carry a Keras mask, which is then kept too.
+    """
+
+    layer: str
+    kv_heads: int
+    key_size: int
+    value_size: int
+    dtype: str
+    window: int | None
+    cross: bool
+    masked: bool
+
+    def slots(self, max_length: int) -> int:
+        """S."""
+        return max_length if self.window is None else min(self.window, max_length)
+
+    def rolls(self, max_length: int) -> bool:
+        """Whether slots are used again, so that the cache is never full."""
+        return self.window is not None and self.window <= max_length
+
+    def shapes(self, batch: int, max_length: int) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and dtype of each array it keeps."""
+        if self.cross:
+            return {}
+        slots = self.slots(max_length)
+        arrays = {
+            "key": (_shape("key", batch, self.kv_heads, slots, self.key_size), self.dtype),
+            "value": (_shape("value", batch, self.kv_heads, slots, self.value_size), self.dtype),
+        }
+        return arrays | ({"mask": ((batch, slots), "bool")} if self.masked else {})
+
+
+def to_cache(name: str, x: Tensor) -> Tensor:
+    """Keys or values (B, S, K, H) in the layout of a cache."""
+    x = ops.transpose(x, (0, 2, 3, 1) if SLOT_AXES[name] == -1 else (0, 2, 1, 3))
+    return ops.reshape(x, (*_without_ones(*x.shape[:2]), *x.shape[2:]))
+
+
+def from_cache(name: str, x: Tensor, kv_heads: int) -> Tensor:
+    """Keys or values in the layout of a cache as (B, S, K, H)."""
+    x = ops.reshape(x, (-1, kv_heads, *x.shape[-2:]))
+    return ops.transpose(x, (0, 3, 1, 2) if SLOT_AXES[name] == -1 else (0, 2, 1, 3))
+
+
+def latest_positions(slots: int, last: Any) -> Tensor:
+    """(S): the position that each slot holds when `last` is the latest; < 0 where none."""
+    slot = ops.arange(slots, dtype="int32")  # (S)
+    return last - (last - slot) % slots  # (S)
+
+
+def _shape(name: str, batch: int, kv_heads: int, slots: int, size: int) -> tuple[int, ...]:
+    last = (size, slots) if SLOT_AXES[name] == -1 else (slots, size)
+    return (*_without_ones(batch, kv_heads), *last)
+
+
+def _without_ones(*sizes: int) -> tuple[int, ...]:
+    return tuple(size for size in sizes if size != 1)
