@@ -21,8 +21,8 @@ repair_pages <- function(folder) {
   }
 }
 
-# Debian's rmarkdown adds a copy of MathJax by its path on this machine, and pkgdown
-# one from the network; no page has a formula.
+# Debian's rmarkdown adds a copy of MathJax by its path on this machine, and pkgdown one from the
+# network. Formulas are written in HTML, see R/position-rotary.R; check_formulas() finds others.
 remove_mathjax <- function(page) {
   xml2::xml_remove(xml2::xml_find_all(
     page,
@@ -133,6 +133,7 @@ check_pages <- function(folder) {
     about <- c(
       check_links(path, pages),
       check_images(pages[[path]]),
+      check_formulas(pages[[path]]),
       check_output(pages[[path]])
     )
     if (length(about) > 0) paste0(where, ": ", about)
@@ -180,6 +181,16 @@ check_images <- function(page) {
   if (any(silent)) {
     paste("image without alt text", xml2::xml_attr(images[silent], "src"))
   }
+}
+
+# LaTeX that only MathJax would render.
+check_formulas <- function(page) {
+  text <- xml2::xml_find_all(
+    page,
+    "//main//text()[not(ancestor::pre or ancestor::code)]"
+  )
+  formulas <- grep("\\\\[(\\[]|\\$\\$", xml2::xml_text(text), value = TRUE)
+  if (length(formulas) > 0) paste("raw formula:", trimws(formulas))
 }
 
 # Warnings of code that has run, and paths of the machine that ran it.
