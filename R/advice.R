@@ -134,7 +134,7 @@ install_line <- function(found, packages, upgrade = FALSE) {
   }
   options <- if (upgrade) "--upgrade"
   c(
-    "In a terminal, then start R anew:",
+    "In a terminal, then restart R:",
     paste(
       c(paste0("  ", python), "-m pip install", options, packages),
       collapse = " "

@@ -127,7 +127,7 @@ input_hint <- function(x) {
   }
   if (is_number(x)) {
     return(
-      "`object` comes first. To make a layer alone, name the other arguments."
+      "`object` comes first. To make only a layer, name the other arguments."
     )
   }
   if (is_plain_number(x) && axes_of(x) == 1) {

@@ -55,7 +55,7 @@ sizes_hint <- function(object, ...) {
   if (is_number(object)) {
     sizes <- paste(c(...), "=", collapse = ", ")
     paste0(
-      "`object` comes first. To make a layer alone, name the sizes: ",
+      "`object` comes first. To make only a layer, name the sizes: ",
       sizes,
       "."
     )

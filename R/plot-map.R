@@ -58,12 +58,12 @@ weight_scale <- function(name, ...) {
   )
 }
 
-map_theme <- function(turned) {
+map_theme <- function(rotated) {
   ggplot2::theme_minimal(base_size = 11) +
     ggplot2::theme(
       panel.grid = ggplot2::element_blank(),
       panel.border = ggplot2::element_rect(fill = NA, colour = "grey70"),
-      axis.text.x = if (turned) {
+      axis.text.x = if (rotated) {
         ggplot2::element_text(angle = 90, hjust = 1, vjust = 0.5)
       } else {
         ggplot2::element_text()

@@ -70,7 +70,7 @@ check_scaling_names <- function(parameters, type, call) {
   for (name in setdiff(must, names(parameters))) {
     abort(
       "{.arg scaling} of type {.val {type}} needs {.arg {name}}.",
-      hint = "It stands in the model's published config, under `rope_scaling`.",
+      hint = "It is in the model's published config, under `rope_scaling`.",
       arg = "scaling",
       call = call
     )
