@@ -8,7 +8,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-# Name, Python, NumPy, Keras. The first is what DESCRIPTION, `oldest_keras` in R/advice.R and
+# Name, Python, NumPy, Keras. The first is what DESCRIPTION, `oldest_keras` in R/installation.R and
 # inst/python/pyproject.toml declare.
 versions=(
   "oldest  3.11 1.26.4 keras==3.15.1"
