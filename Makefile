@@ -11,7 +11,7 @@ PYTHON ?=
 export PYTHON
 
 .PHONY: help setup setup-peers demo demo-llm test test-quick test-python test-r test-rpy2 test-versions \
-  fuzz coverage mutants setup-quality check document site lint format bench readme clean clean-all
+  fuzz fuzz-r fuzz-files coverage mutants setup-quality check document site lint format bench readme clean clean-all
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,14 @@ test-versions: setup ## part of the Python suite with older and newer Keras, Num
 
 fuzz: setup ## random layers, calls and models against a float64 reference; FUZZ_SECONDS=600 BACKEND=jax ARGS="--seed 3"
 	@tools/fuzz.sh "$(BACKEND)" $(or $(FUZZ_SECONDS),360) $(ARGS)
+
+FUZZ_BACKEND = $(if $(filter command line environment,$(origin BACKEND)),$(firstword $(BACKEND)),torch)
+
+fuzz-r: setup ## the exported R functions with right and wrong values; FUZZ_SECONDS=600 BACKEND=jax ARGS="seed=3"
+	@$(IN) KERAS_BACKEND=$(FUZZ_BACKEND) Rscript tests/fuzz/fuzz.R seconds=$(or $(FUZZ_SECONDS),120) $(ARGS)
+
+fuzz-files: setup ## mutated files of weights and models through all readers; FUZZ_SECONDS=600 BACKEND=jax ARGS="--seed 3"
+	@$(IN) python tests/fuzz/hostile_files.py --backend $(FUZZ_BACKEND) --seconds $(or $(FUZZ_SECONDS),120) $(ARGS)
 
 setup-quality: ## also what `make coverage` and `make mutants` use
 	@tools/setup.sh --quality

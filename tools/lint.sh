@@ -4,7 +4,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 . ./activate
 
-r_files=(R tests/testthat tools/*.R inst/examples bench vignettes)
+r_files=(R tests/testthat tests/fuzz tools/*.R inst/examples bench vignettes)
 present=()
 for file in "${r_files[@]}"; do [ -e "$file" ] && present+=("$file"); done
 

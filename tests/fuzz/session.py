@@ -41,7 +41,7 @@ def arguments(description, seed=1):
     )
     parser.add_argument("--backend", choices=BACKENDS, default=os.environ.get("KERAS_BACKEND"))
     parser.add_argument("--seed", type=int, default=seed, help="of all cases")
-    parser.add_argument("--seconds", type=float, default=60.0, help="for how long")
+    parser.add_argument("--seconds", type=float, help="for how long at most; 60 without --cases")
     parser.add_argument("--cases", type=int, help="how many at most")
     parser.add_argument("--first", type=int, default=0, help="the number of the first case")
     parser.add_argument("--case", help="SEED:INDEX: this case only, with everything about it")
@@ -63,6 +63,8 @@ def arguments(description, seed=1):
     if found.case:
         seed, index = found.case.split(":")
         found.seed, found.first, found.cases = int(seed), int(index), 1
+    if found.seconds is None:
+        found.seconds = 60.0 if found.cases is None else float("inf")
     os.environ["KERAS_BACKEND"] = found.backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     root = HERE.parent.parent
@@ -82,9 +84,7 @@ def run(name, cases, arguments):
     index = arguments.first
     while True:
         now = time.monotonic()
-        if arguments.cases is not None and done >= arguments.cases:
-            break
-        if arguments.cases is None and now - started >= arguments.seconds:
+        if done == arguments.cases or now - started >= arguments.seconds:
             break
         if now - told > 30:
             told = now
