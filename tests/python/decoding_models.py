@@ -28,7 +28,8 @@ def with_weights(model, seed=7):
     """Weights far from their initial values: biases, sinks and scales are not 0 or 1."""
     random = np.random.default_rng(seed)
     for variable in model.trainable_weights:
-        variable.assign(variable + 0.3 * random.normal(size=variable.shape))
+        # In NumPy: JAX compiles a sum for each shape.
+        variable.assign(numpy(variable.value) + 0.3 * random.normal(size=variable.shape))
     return model
 
 
