@@ -56,7 +56,18 @@ def looped(max_block_logits):
     return kernel(functools.partial(loop.looped_attention, max_block_logits=max_block_logits))
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+# Seconds to trace each: every kind of mask, bias and option. `make fuzz` draws their products.
+TRACED = [
+    *("nothing hidden", "one key/value head", "causal, more queries than keys"),
+    *("window, more queries than keys", "window, causal, offset", "positions of each sample"),
+    *("positions of all", "padded queries and keys, causal", "segments, causal"),
+    *("mask (T, S)", "mask (B, N, T, S), padding, causal", "mask of one for all"),
+    *("mask with empty rows", "bias of heads, window", "bias of minus infinity"),
+    *("cap, bias, causal", "sink, empty rows", "dropout, window, causal", "all at once"),
+]
+
+
+@pytest.mark.parametrize("name", TRACED)
 def test_graphs_without_sizes(name):
     with block_size(SMALL_BLOCK):
         check(PROBLEMS[name], way=looped(0))

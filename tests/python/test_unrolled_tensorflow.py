@@ -62,7 +62,7 @@ def test_strided_blocks_cover_most_of_a_window():
 CLOSE = {"rtol": 1e-5, "atol": 5e-6}
 
 
-# One of each kind of mask, bias and option: all problems run eagerly and with unknown lengths.
+# One of each kind of mask, bias and option: all problems run eagerly.
 GRAPHS = [
     *("nothing hidden", "causal, more queries than keys", "window, causal, offset"),
     *("positions of each sample", "padded queries and keys, causal", "segments, causal"),
