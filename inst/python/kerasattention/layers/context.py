@@ -10,8 +10,6 @@ import contextvars
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import keras
-
 from kerasattention import checks
 from kerasattention.attend.api import make_inputs
 from kerasattention.attend.mask import AttentionMask
@@ -25,17 +23,13 @@ if TYPE_CHECKING:
 class AttentionContext:
     """Does nothing; subclasses override what they take part in.
 
-    But for `adds_one_token()` and `apply()` the methods are called in this order within a layer's
-    call, each tensor with attention axes folded: (B, T, N, H) queries, (B, S, K, H) keys.
+    But for `adds_one_token()` the methods are called in this order within a layer's call, each
+    tensor with attention axes folded: (B, T, N, H) queries, (B, S, K, H) keys.
     """
 
     def adds_one_token(self) -> bool:
         """Whether the call is a step of decoding, in which a layer looks at no number."""
         return False
-
-    def apply(self, dense: keras.layers.EinsumDense, x: Tensor) -> Tensor:
-        """One of the layer's projections."""
-        return dense(x)
 
     def project(
         self,

@@ -9,7 +9,6 @@ from keras import ops
 from kerasattention import checks
 from kerasattention.attend.tensors import Tensor, rms_normalize
 from kerasattention.layers.axes import AxisFold, output_equation, projection_equation
-from kerasattention.layers.context import current_context
 from kerasattention.layers.heads import Heads
 from kerasattention.layers.inputs import LayerCall
 from kerasattention.layers.nonfinite import Projector
@@ -174,23 +173,20 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
 
     def _query_heads(self, call: LayerCall, projector: Projector) -> Tensor:
         def heads(query: Tensor) -> Tensor:
-            heads = current_context().apply(self._query_dense, query)  # (B, ..., N, H)
+            heads = self._query_dense(query)  # (B, ..., N, H)
             return _normalized(self._query_norm, heads) if self.qk_norm else heads
 
         real = functools.partial(self._unfolded, call.query_padding, call.query)
         return self._fold.fold(projector.project(heads, call.query, real))  # (B, T, N, H)
 
     def _key_value_heads(self, call: LayerCall, projector: Projector) -> tuple[Tensor, Tensor]:
-        apply = current_context().apply
-
         def heads(key: Tensor) -> Tensor:
-            heads = apply(self._key_dense, key)  # (B, ..., K, H)
+            heads = self._key_dense(key)  # (B, ..., K, H)
             return _normalized(self._key_norm, heads) if self.qk_norm else heads
 
         real = functools.partial(self._unfolded, call.key_padding, call.key)
         key = projector.project(heads, call.key, real)  # (B, ..., K, H)
-        value = functools.partial(apply, self._value_dense)
-        value = projector.project(value, call.value, real)  # (B, ..., K, Hv)
+        value = projector.project(self._value_dense, call.value, real)  # (B, ..., K, Hv)
         return self._fold.fold(key), self._fold.fold(value)  # (B, S, K, H), (B, S, K, Hv)
 
     def _unfolded(self, mask: Tensor | None, like: Tensor) -> Tensor | None:
@@ -198,14 +194,13 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
 
     def _output(self, call: LayerCall, projector: Projector, heads: Tensor) -> Tensor:
         """The output projection of heads (B, T, N, Hv), gated where the layer has a gate."""
-        apply = current_context().apply
 
         def output(heads: Tensor) -> Tensor:
             if self.use_gate:
                 # The heads of a query that is not finite are NaN, or zero if it sees no key.
-                gate = apply(self._gate_dense, projector.clean(call.query))  # (B, ..., N, Hv)
+                gate = self._gate_dense(projector.clean(call.query))  # (B, ..., N, Hv)
                 heads = ops.multiply(heads, gate)  # (B, ..., N, Hv)
-            return apply(self._output_dense, heads)  # (B, ..., D)
+            return self._output_dense(heads)  # (B, ..., D)
 
         heads = self._fold.unfold(heads, call.query)  # (B, ..., N, Hv)
         return projector.project(output, heads, features=2)  # (B, ..., D)
