@@ -116,7 +116,7 @@ TIED = {
     "of its own": ({"tie_weights": False}, None, 0),
     "capped": ({"logit_soft_cap": 2.0}, None, 0),
     "int8": ({}, lambda layer: layer.quantize("int8"), 0),
-    "lora": ({}, lambda layer: layer.enable_lora(2), 1),
+    "lora": ({}, lambda layer: layer.enable_lora(2), 0),
 }
 
 

@@ -15,7 +15,8 @@ from kerasattention.decoding.backends.runner import LoopState
 from kerasattention.decoding.backends.select import make_runner
 from kerasattention.decoding.cache.storage import LengthError, cache_bytes, check_memory
 from kerasattention.decoding.graph.plan import make_plan
-from kerasattention.decoding.inputs import Inputs, pad_right, rounded_length
+from kerasattention.decoding.inputs import Inputs
+from kerasattention.decoding.prompts import pad_right, rounded_length
 from kerasattention.decoding.recheck import ComparedRunner
 from kerasattention.decoding.sampling import check_usable
 from kerasattention.decoding.structure import Structure
@@ -23,26 +24,25 @@ from kerasattention.models.scores import with_our_layers
 
 Tokens = Any
 
-# Most tokens that one compiled loop makes before Python looks at them.
+# The most tokens that one compiled loop makes before Python reads them.
 CHUNK = 64
 
 
 class IncrementalDecoder:
     """Decodes a Functional or Sequential model step by step, the model unchanged.
 
-    The attention layers, whose keys and values of earlier tokens would be computed
-    again for each token, get caches; all other layers must act on each
-    position alone. Layers and functions of your own are tried on random tokens, and the
-    first outputs of each prompt are compared with full passes of the model. Shapes: B
-    batch, t new tokens, V the size of the output's last axis.
+    The attention layers get KV caches, so that keys and values of earlier tokens are computed
+    once; all other layers must act on each position separately. Layers and functions of your
+    own are tried on random tokens, and the first outputs of each prompt are compared with full
+    passes of the model. Shapes: B batch, t new tokens, V the size of the output's last axis.
 
     Args:
         model: A Functional or Sequential model, nested ones and layers of your own
             included. Inputs (B, T) of tokens, or (B, T, D) of features; further
             inputs (an encoder's) are given to `prefill()`.
         batch_size: B.
-        max_length: How many tokens a row may have. Where every attention layer has
-            a `sliding_window`, no longer than this, rows may be longer.
+        max_length: The most tokens of a row. Where every attention layer has a
+            `sliding_window` that is no longer than this, rows may be longer.
         token_input: Name or index of the input that grows; the last by default.
 
     Raises:
@@ -69,11 +69,11 @@ class IncrementalDecoder:
         self._make(model)
 
     def hold(self, model: keras.Model | None) -> None:
-        """Keeps the model alive, or no longer does: a pool belongs to its model."""
+        """Keeps the model alive; None: no longer, since a pool must not keep its model."""
         self._held = model
 
     def is_current(self) -> bool:
-        """Whether the model is made of what it was when the decoder was made."""
+        """Whether the model's structure is that which the decoder was made from."""
         return self._structure.is_current()
 
     def _make(self, model: keras.Model) -> None:
@@ -98,12 +98,12 @@ class IncrementalDecoder:
 
     @property
     def length(self) -> int:
-        """How many tokens each row has so far, padding included."""
+        """The number of tokens of each row so far, padding included."""
         return self._length
 
     @property
     def padding(self) -> Tensor | None:
-        """(B): how many tokens at the start of each row are padding; None if none is."""
+        """(B): the number of padding tokens at the start of each row; None if there are none."""
         return self._padding
 
     @property
@@ -186,18 +186,18 @@ class IncrementalDecoder:
     def loop(
         self, kind: Any, numbers: Any, last: Tensor, steps: int, finished: Tensor, stop: Tensor
     ) -> tuple[Tensor, Tensor, int]:
-        """Steps that feed each chosen token back in, all in the backend.
+        """Feeds each chosen token back in, all in the backend.
 
         Args:
             kind: Of a `Sampler`.
             numbers: Of a `Sampler`.
             last: (B) tokens that are chosen but not yet taken in.
-            steps: How many at most.
+            steps: The number of steps at most.
             finished: (B) booleans: rows that repeat their last token.
             stop: (n) tokens that finish a row.
 
         Returns:
-            Tokens (B, at least `steps`), `finished`, and how many steps were made.
+            Tokens (B, at least `steps`), `finished`, and the number of steps made.
         """
         with self._exclusive():
             self._check_unchanged()
@@ -213,7 +213,7 @@ class IncrementalDecoder:
             return made, finished, count
 
     def compare_rest(self) -> None:
-        """Compares what `loop()` has not compared yet with the model, when no more is made."""
+        """Compares the tokens that `loop()` has not compared yet with the model, at the end."""
         if isinstance(self._runner, ComparedRunner):
             with self._exclusive(), self._run():
                 self._runner.compare()
@@ -223,7 +223,7 @@ class IncrementalDecoder:
         with self._exclusive(after_failure=True):
             self._length = 0
             self._padding = None
-            if self.is_broken:  # what a run left behind is not known
+            if self.is_broken:  # the state of the caches is not known
                 model = self._model() if self._copy is None else self._copy
                 self._runner = make_runner(self.plan, model, self.batch_size, self.max_length)
                 self.is_broken = False
@@ -231,7 +231,7 @@ class IncrementalDecoder:
                 self._runner.reset()
 
     def room(self) -> int | None:
-        """How many more tokens fit; None if there is no limit."""
+        """The number of tokens that still fit; None if there is no limit."""
         return None if self.unlimited else self.max_length - self._length
 
     # One run at a time ----------------------------------------------------------
@@ -253,7 +253,7 @@ class IncrementalDecoder:
 
     @contextlib.contextmanager
     def _run(self) -> Iterator[None]:
-        """A run that ends early leaves caches that nobody should use."""
+        """Marks the decoder as broken if a run ends early: its caches are then undefined."""
         self.is_broken = True
         yield
         self.is_broken = False

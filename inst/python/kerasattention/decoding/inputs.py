@@ -1,47 +1,15 @@
-"""What a decoder is given, checked: tokens, and a model's other inputs.
+"""Checks what a decoder is given against its model: tokens, and the model's other inputs."""
 
-A token id that the model does not know is an error here: backends clamp it, wrap it round or
-read beyond a table.
-"""
-
-from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
 from kerasattention.attend.tensors import Tensor
-from kerasattention.decoding.cache.storage import MOST_IDS
 from kerasattention.decoding.graph.plan import Plan
+from kerasattention.decoding.prompts import as_numpy, check_token_ids, pad_left
 
 Tokens = Any
-
-
-def check_token_ids(
-    name: str, tokens: np.ndarray, vocabulary: int | None = None, kind: str = "token ids"
-) -> np.ndarray:
-    """Token ids as int32.
-
-    Args:
-        name: Of the argument.
-        tokens: Numbers of any dtype.
-        vocabulary: How many ids the model knows, if that is known.
-        kind: What the argument must be, for the message.
-
-    Raises:
-        ValueError: Some are no whole numbers, below 0 or too large.
-    """
-    limit = MOST_IDS if vocabulary is None else min(vocabulary, MOST_IDS)
-    known = "" if vocabulary is None else f", the model has {vocabulary}"
-    rule = f"`{name}` must be {kind}: whole numbers from 0 to {limit - 1}{known}."
-    if tokens.dtype.kind not in "iuf":
-        raise ValueError(f"{rule} Received: {_some(tokens)}")
-    with np.errstate(invalid="ignore"):
-        bad = (tokens < 0) | (tokens >= limit) | (tokens != np.floor(tokens))
-    if bad.any():
-        raise ValueError(f"{rule} Received: {_some(tokens[bad])}")
-    return tokens.astype("int32")
 
 
 class Inputs:
@@ -59,17 +27,9 @@ class Inputs:
         self.are_ids = "int" in self.spec.dtype or self.vocabulary is not None
 
     def prompts(self, tokens: Tokens) -> tuple[np.ndarray, np.ndarray | None]:
-        """(B, t, ...) and how much of each row is padding, if any."""
-        padding = None
-        if _is_ragged(tokens):
-            rows = [_to_numpy(row).reshape(-1) for row in tokens]
-            if any(row.size == 0 for row in rows):
-                raise ValueError("Each prompt must have at least one token.")
-            length = max(row.size for row in rows)
-            padding = np.array([length - row.size for row in rows], "int32")
-            tokens = np.stack([np.pad(row, (length - row.size, 0)) for row in rows])
-            padding = padding if padding.any() else None
-        tokens = self._checked(_to_numpy(tokens))
+        """Prompts (B, t, ...), and the number of padding tokens of each row (B) or None."""
+        tokens, padding = pad_left(tokens)
+        tokens = self._checked(tokens)
         rank = len(self.spec.shape)
         if tokens.ndim == rank - 1:
             tokens = tokens[None]
@@ -84,7 +44,7 @@ class Inputs:
     def step(self, tokens: Tokens) -> np.ndarray:
         """(B, t, ...): the next token of each row, or several."""
         rank = len(self.spec.shape)
-        tokens = self._checked(_to_numpy(tokens))
+        tokens = self._checked(as_numpy(tokens))
         tokens = tokens[None] if tokens.ndim == 0 else tokens
         received = tokens.shape
         if tokens.ndim == rank - 1:
@@ -121,7 +81,7 @@ class Inputs:
     def _other(self, slot: int, x: Any, spec: Any) -> Tensor:
         vocabulary = self.plan.vocabulary(slot)
         if vocabulary is not None:
-            x = check_token_ids(spec.name, _to_numpy(x), vocabulary)
+            x = check_token_ids(spec.name, as_numpy(x), vocabulary)
         x = ops.convert_to_tensor(x if ops.is_tensor(x) else np.asarray(x))
         if len(x.shape) != len(spec.shape) or x.shape[0] != self.batch_size:
             expected = (self.batch_size, *("t" if n is None else n for n in spec.shape[1:]))
@@ -147,38 +107,5 @@ def _as_list(inputs: Any, count: int) -> list[Any]:
     return [inputs]
 
 
-def _is_ragged(tokens: Tokens) -> bool:
-    if not isinstance(tokens, Sequence) or isinstance(tokens, str):
-        return False
-    return len({np.size(row) for row in tokens}) > 1
-
-
-def _to_numpy(x: Any) -> np.ndarray:
-    if not ops.is_tensor(x):
-        return np.asarray(x)
-    if keras.backend.standardize_dtype(x.dtype) == "bfloat16":
-        x = ops.cast(x, "float32")
-    return ops.convert_to_numpy(x)
-
-
-def _some(x: np.ndarray) -> str:
-    shown = ", ".join(repr(value) for value in x.reshape(-1)[:3].tolist())
-    return shown + (", ..." if x.size > 3 else "")
-
-
 def _shape(sizes: tuple[Any, ...]) -> str:
     return "(" + ", ".join(str(size) for size in sizes) + ("," if len(sizes) == 1 else "") + ")"
-
-
-def rounded_length(count: int) -> int:
-    """A length to pad tokens to, so that few lengths are compiled."""
-    wide = 8
-    while wide < count and wide < 256:
-        wide *= 2
-    return wide if wide >= count else -(-count // 256) * 256
-
-
-def pad_right(tokens: np.ndarray, length: int) -> np.ndarray:
-    missing = length - tokens.shape[1]
-    widths = [(0, 0), (0, missing)] + [(0, 0)] * (tokens.ndim - 2)
-    return np.pad(tokens, widths) if missing > 0 else tokens

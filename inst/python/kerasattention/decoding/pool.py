@@ -1,8 +1,7 @@
-"""Decoders that are kept with their model, each for one call at a time.
+"""A pool of decoders for each model, so that compiled functions serve the next call too.
 
-What is compiled serves the next call too. A call takes a decoder out of the pool and gives it
-back; another call meanwhile, of another thread or in a callback, makes one of its own. No lock
-is held while a decoder runs.
+A call takes a decoder out of the pool and returns it. A concurrent call, in another thread or in
+a callback, makes another decoder. No lock is held while a decoder runs.
 """
 
 import contextlib
@@ -17,7 +16,7 @@ import keras
 from kerasattention.decoding.cache.storage import LengthError
 from kerasattention.decoding.decoder import IncrementalDecoder
 
-# Decoders kept for a model that nobody uses.
+# The number of unused decoders kept for a model.
 KEPT = 2
 
 
@@ -35,9 +34,9 @@ _lock = threading.RLock()  # a model may be collected, and its entry go, while i
 def borrowed_decoder(
     model: keras.Model, rows: int, length: int, token_input: str | int | None = None
 ) -> Iterator[IncrementalDecoder]:
-    """A decoder with room for `length` tokens, of this call alone.
+    """A decoder with room for `length` tokens, which no other call uses meanwhile.
 
-    It is kept for later calls unless a run of it was broken off.
+    It returns to the pool unless a run of it was broken off.
     """
     key = (rows, token_input)
     decoder, grows = _take(model, key, length)
@@ -50,11 +49,11 @@ def borrowed_decoder(
         if not decoder.is_broken:
             decoder.reset()
             decoder.hold(None)
-            _give_back(model, _Idle(key, decoder))
+            _return(model, _Idle(key, decoder))
 
 
 def _take(model: keras.Model, key: Any, length: int) -> tuple[IncrementalDecoder | None, int]:
-    """An idle decoder, or None and the length of the longest one that was too short."""
+    """An idle decoder, or None and the length of the longest decoder that was too short."""
     shortest = 0
     with _lock:
         kept = _idle.setdefault(model, [])
@@ -80,7 +79,7 @@ def _make(model: keras.Model, key: Any, length: int, shorter: int) -> Incrementa
         return IncrementalDecoder(model, rows, length, token_input=token_input)
 
 
-def _give_back(model: keras.Model, idle: _Idle) -> None:
+def _return(model: keras.Model, idle: _Idle) -> None:
     with _lock:
         kept = _idle.setdefault(model, [])
         kept.append(idle)

@@ -1,15 +1,78 @@
-"""The prompts of `generate()`, and how the results are given back in their form."""
+"""Prompts and other tokens: checked, padded, and given back in the form of the prompts.
+
+A token id that the model does not know is an error here: backends clamp it, wrap it round or
+read beyond a table.
+"""
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
-from kerasattention.decoding.inputs import check_token_ids
+from kerasattention.decoding.cache.storage import MOST_IDS
 
 Tokens = Any
+
+
+def check_token_ids(
+    name: str, tokens: np.ndarray, vocabulary: int | None = None, kind: str = "token ids"
+) -> np.ndarray:
+    """Token ids as int32.
+
+    Args:
+        name: Of the argument.
+        tokens: Numbers of any dtype.
+        vocabulary: How many ids the model knows, if that is known.
+        kind: What the argument must be, for the message.
+
+    Raises:
+        ValueError: Some are no whole numbers, below 0 or too large.
+    """
+    limit = MOST_IDS if vocabulary is None else min(vocabulary, MOST_IDS)
+    known = "" if vocabulary is None else f", the model has {vocabulary}"
+    rule = f"`{name}` must be {kind}: whole numbers from 0 to {limit - 1}{known}."
+    if tokens.dtype.kind not in "iuf":
+        raise ValueError(f"{rule} Received: {_some(tokens)}")
+    with np.errstate(invalid="ignore"):
+        bad = (tokens < 0) | (tokens >= limit) | (tokens != np.floor(tokens))
+    if bad.any():
+        raise ValueError(f"{rule} Received: {_some(tokens[bad])}")
+    return tokens.astype("int32")
+
+
+def pad_left(tokens: Tokens) -> tuple[np.ndarray, np.ndarray | None]:
+    """Prompts as one array, and the number of padding tokens (B) of each row or None.
+
+    Raises:
+        ValueError: One of several prompts of different lengths has no token.
+    """
+    if not _is_ragged(tokens):
+        return as_numpy(tokens), None
+    rows = [as_numpy(row).reshape(-1) for row in tokens]
+    if any(row.size == 0 for row in rows):
+        raise ValueError("Each prompt must have at least one token.")
+    length = max(row.size for row in rows)
+    padding = np.array([length - row.size for row in rows], "int32")  # (B)
+    padded = np.stack([np.pad(row, (length - row.size, 0)) for row in rows])  # (B, t)
+    return padded, padding if padding.any() else None
+
+
+def rounded_length(count: int) -> int:
+    """A length to pad tokens to, so that few lengths are compiled."""
+    wide = 8
+    while wide < count and wide < 256:
+        wide *= 2
+    return wide if wide >= count else -(-count // 256) * 256
+
+
+def pad_right(tokens: np.ndarray, length: int) -> np.ndarray:
+    """Tokens (B, t, ...) with zeros up to a length."""
+    missing = length - tokens.shape[1]
+    widths = [(0, 0), (0, missing)] + [(0, 0)] * (tokens.ndim - 2)
+    return np.pad(tokens, widths) if missing > 0 else tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +95,7 @@ class Prompts:
             rows = [check_token_ids("tokens", np.asarray(row).reshape(-1)) for row in tokens]
             form = "list"
         else:
-            tokens = ops.convert_to_numpy(tokens) if ops.is_tensor(tokens) else np.asarray(tokens)
+            tokens = as_numpy(tokens)
             form = "vector" if tokens.ndim == 1 and copies == 1 else "matrix"
             if tokens.ndim not in (1, 2):
                 raise ValueError(
@@ -81,3 +144,22 @@ def as_stop(stop_token: int | Sequence[int] | None) -> np.ndarray:
 def _used(new: np.ndarray, stop: np.ndarray) -> int:
     ends = np.flatnonzero(np.isin(new, stop))
     return int(ends[0]) + 1 if ends.size else new.size
+
+
+def _is_ragged(tokens: Tokens) -> bool:
+    if not isinstance(tokens, Sequence) or isinstance(tokens, str):
+        return False
+    return len({np.size(row) for row in tokens}) > 1
+
+
+def as_numpy(x: Any) -> np.ndarray:
+    if not ops.is_tensor(x):
+        return np.asarray(x)
+    if keras.backend.standardize_dtype(x.dtype) == "bfloat16":
+        x = ops.cast(x, "float32")
+    return ops.convertas_numpy(x)
+
+
+def _some(x: np.ndarray) -> str:
+    shown = ", ".join(repr(value) for value in x.reshape(-1)[:3].tolist())
+    return shown + (", ..." if x.size > 3 else "")

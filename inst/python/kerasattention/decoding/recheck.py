@@ -1,7 +1,8 @@
 """Compares a decoder with full passes of its model, where layers are known by a trial only.
 
-A trial cannot see a layer that looks further back than it is long, or one that an id switches
-that it has not drawn. The real prompt and the first tokens after it may show that.
+A trial does not detect a layer that reads tokens further back than the trial is long, or one
+whose result changes at an id that the trial did not draw. The real prompt and the first tokens
+after it may show that. A look-back that is longer than the compared tokens is not detected.
 """
 
 from collections.abc import Callable
@@ -14,11 +15,11 @@ from kerasattention.attend.tensors import Tensor
 from kerasattention.decoding.backends.runner import LoopResult, LoopState, Runner, choose_next
 from kerasattention.decoding.graph.plan import Plan
 from kerasattention.decoding.graph.run import Values, take_times
-from kerasattention.decoding.inputs import pad_right, rounded_length
+from kerasattention.decoding.prompts import pad_right, rounded_length
 
 # Compared are this many steps after a prompt, and all that lead to a sequence of this length.
 STEPS, LENGTH = 8, 16
-# Of the largest logit of a row; what rounding does to a deep model is below.
+# Of the largest logit of a row. Rounding in a deep model makes smaller differences.
 TOLERANCE, LOW_TOLERANCE = 5e-3, 5e-2
 
 
@@ -86,13 +87,13 @@ class ComparedRunner:
 
 
 class FirstTokens:
-    """A prompt, the first tokens after it, and a decoder's logits behind them.
+    """A prompt, the first tokens after it, and a decoder's logits after each of them.
 
     Args:
         plan: How the model is decoded.
         max_length: How many tokens a row may have.
         inputs: Inputs of the model by slot; none before the first prompt.
-        padding: None, or (B), how much of each row is padding.
+        padding: None, or (B), the number of padding tokens of each row.
     """
 
     def __init__(
@@ -107,17 +108,17 @@ class FirstTokens:
         self._others = {slot: x for slot, x in (inputs or {}).items() if slot != plan.tokens}
         self._padding = None if padding is None else ops.convert_to_numpy(padding)  # (B)
         self._tokens: list[np.ndarray] = []  # (B, t, ...) each
-        self._noted: list[tuple[int, Tensor]] = []  # index of a token, (B, ...) behind it
+        self._noted: list[tuple[int, Tensor]] = []  # index of a token, (B, ...) after it
         self._steps, self._length = -1, 0  # the prompt is no step
         self._is_open = inputs is not None
 
     @property
     def steps_left(self) -> int:
-        """How many steps are still to be noted."""
+        """The number of steps still to be noted."""
         return max(0, STEPS - self._steps, LENGTH - self._length) if self._is_open else 0
 
     def note(self, tokens: Tensor, logits: Tensor) -> None:
-        """Notes tokens (B, t, ...), and the logits behind the last of them."""
+        """Notes tokens (B, t, ...), and the logits after the last of them."""
         self._tokens.append(ops.convert_to_numpy(tokens))
         self._steps += 1
         self._length += tokens.shape[1]
@@ -140,7 +141,7 @@ class FirstTokens:
             self._tokens, self._is_open = [], False
 
     def _rows(self) -> np.ndarray:
-        """Each row from its first token on; behind the last one anything may stand."""
+        """Each row from its first token on; what follows the last token does not count."""
         tokens = np.concatenate(self._tokens, axis=1)
         if self._padding is not None:
             pairs = zip(tokens, self._padding, strict=True)

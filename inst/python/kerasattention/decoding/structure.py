@@ -1,8 +1,8 @@
-"""What a model is made of, noted so that a later change of it is noticed.
+"""The structure of a model, noted so that a later change of it is detected.
 
-A decoder is made from the layers of a model as they are: with a layer exchanged, LoRA enabled
-or weights quantised it would compute what the model was. Compared are identities, not values:
-weights may change, variables may not.
+A decoder is made from the layers of a model. With a layer exchanged, LoRA enabled or weights
+quantised it would compute the earlier model. Identities are compared, not values: weights may
+change, variables may not.
 """
 
 import itertools
@@ -75,7 +75,7 @@ class Structure:
         return True
 
     def _are_views_untouched(self) -> bool:
-        """Whether not even attributes that do not count have changed: the fast answer."""
+        """The fast check: whether no attribute has changed, not even one that does not count."""
         if sum(map(len, self._views)) != len(self._parts):
             return False
         return all(map(operator.is_, itertools.chain.from_iterable(self._views), self._parts))
@@ -117,7 +117,7 @@ def _ignored(x: Any) -> set[str]:
 
 
 def _counted(x: Any, ignored: set[str]) -> dict[Any, Any]:
-    """What counts of a place's parts."""
+    """The parts of a place that count."""
     if not isinstance(x, dict):
         return dict(enumerate(x))
     if not ignored:
@@ -130,7 +130,7 @@ def _counted(x: Any, ignored: set[str]) -> dict[Any, Any]:
 
 
 def _enclosed(function: types.FunctionType) -> dict[int, Any]:
-    """The values that a function takes from where it was made, and what it does."""
+    """The code, the defaults and the enclosed values of a function."""
     cells = [x for x in function.__closure__ or () if x != types.CellType()]
     values = [function.__code__, function.__defaults__, *(x.cell_contents for x in cells)]
     return dict(enumerate(values))
@@ -146,7 +146,7 @@ def _is_foreign(x: Any) -> bool:
 
 
 def _memory_of(variables: list[keras.Variable]) -> list[int]:
-    """Where a backend that changes numbers in place has them: what is compiled refers to it."""
+    """Addresses of weights that a backend changes in place: compiled code refers to them."""
     backend = keras.backend.backend()
     if backend == "jax":
         return []

@@ -2,7 +2,7 @@
 
 Values are stored as (B, K, S, H), keys too or, on JAX, as (B, K, H, S): in these layouts few
 queries are multiplied with all keys of a head fastest. An axis B or K of size 1 is left out: XLA
-drops such an axis in its products, and then copies a cache that has it. A layer sees both as
+drops such an axis in its products, and then copies a cache that has it. A layer takes both as
 (B, S, K, H). A self-attention has S = `max_length` slots, or W with a sliding window of W: the
 key of position p is in slot p modulo W then. A cross-attention keeps the keys and values that it
 computed at prefill.

@@ -164,7 +164,7 @@ def _memory_size() -> int:
     """Bytes of memory of this machine."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not told everywhere
+    except (AttributeError, ValueError, OSError):  # not known on every system
         return 2**40
 
 

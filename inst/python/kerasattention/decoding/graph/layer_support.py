@@ -51,7 +51,7 @@ ELEMENTWISE_OPERATIONS = {
     *("Relu", "Relu6", "Silu", "Gelu", "Elu", "Selu", "Softplus", "Cast", "Clip", "Cos", "Sin"),
 }
 
-# Each of them takes features or single numbers; a function of one's own may do anything.
+# Each of them acts on features or single numbers; a user's function may do anything.
 ACTIVATIONS = tuple(x for x in vars(keras.activations).values() if callable(x))
 
 RECURRENT = "it is recurrent, and its state is not in the key/value cache"
@@ -91,7 +91,7 @@ def refusal(name: str, reason: str) -> ValueError:
 
 
 def refuse_known(instruction: Instruction) -> None:
-    """Refuses layers that no trial is needed for."""
+    """Refuses layers that are known not to work."""
     operation = instruction.operation
     for kind, reason in REASONS:
         if not isinstance(operation, kind):
@@ -164,7 +164,7 @@ def _bound(instruction: Instruction) -> dict[str, Any]:
 
 
 def acts_per_position(instruction: Instruction, moving: set[int], program: Program) -> bool:
-    """Whether it is certain that a token's result depends on that token alone."""
+    """Whether it is certain that a token's result depends on no other token."""
     operation = instruction.operation
     if not _broadcasts_over_time(instruction, moving, program):
         return False
@@ -202,7 +202,7 @@ _PACKAGE = __name__.split(".")[0]
 
 
 def _broadcasts_over_time(instruction: Instruction, moving: set[int], program: Program) -> bool:
-    """Whether nothing but the tokens has a time axis among the inputs."""
+    """Whether no input but the tokens has a time axis."""
     rank = len(instruction.specs[0].shape)
     for x in tree.flatten((instruction.args, instruction.kwargs)):
         if isinstance(x, Slot) and x.index in moving:
@@ -225,7 +225,7 @@ def _shape(x: Any) -> tuple[int, ...]:
 
 
 def vocabulary(program: Program, slot: int) -> int | None:
-    """How many ids the embeddings know that read a slot; None where none does."""
+    """The number of ids of the embeddings that read a slot; None where none does."""
     sizes = []
     for instruction in program.instructions:
         if slot not in instruction.inputs:

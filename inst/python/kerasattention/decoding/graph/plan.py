@@ -1,6 +1,6 @@
 """Which calls of a model run once per prompt, which run per token, and what is refused.
 
-Layers that are known to act on each position alone run unchanged. Any other layer is
+Layers that are known to act on each position separately run unchanged. Any other layer is
 tried on random tokens: its output for the whole sequence against that for parts of it.
 """
 

@@ -22,11 +22,12 @@ from kerasattention.decoding.graph.program import Instruction, Program
 from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.context import AttentionContext, attention_context
 
-# Lengths of a trial; primes, so that no axis is taken for another. Short ones saw no layer that
-# looks back further.
+# Lengths of a trial: primes, so that no axis is taken for another. A trial does not detect a layer
+# that reads tokens further back than this.
 TOKENS, OTHERS, FREE, PROMPT = 67, 7, 3, 31
-# Pieces of the tokens that must be as within the whole; the last ones show what builds up.
-_PIECES = (slice(0, PROMPT), slice(2, 3), slice(40, 47), slice(-5, -4), slice(-1, None))
+# Parts of the tokens, whose results must be those within the whole sequence. The last ones show
+# what accumulates.
+_PARTS = (slice(0, PROMPT), slice(2, 3), slice(40, 47), slice(-5, -4), slice(-1, None))
 # Sizes of runs that follow each other on caches.
 _RUNS = (PROMPT, 1, 1, 17, 1, 1, 13, 1, 1)
 
@@ -83,7 +84,7 @@ class Trial:
         return {slot: self._draw(slot, slot in moving, random) for slot in slots}
 
     def per_position(self) -> bool:
-        """True if a token's result depends on it alone; False if on its index too.
+        """True if a token's result depends on no other token; False if also on its index.
 
         Raises:
             ValueError: It depends on other tokens.
@@ -91,7 +92,7 @@ class Trial:
         whole = self._result(self.inputs)
         if not _near(self._result(self.inputs), whole):
             raise self._refusal("its result changes from call to call")
-        if self.length > 2 and self._acts_alone(whole):
+        if self.length > 2 and self._acts_separately(whole):
             return True
         for at in (0, 1, self.length // 3, self.length // 2, self.length - 1):
             # Decoding puts the same token at all other indices.
@@ -104,11 +105,11 @@ class Trial:
                     raise self._refusal(layer_support.MIXING)
         return False
 
-    def _acts_alone(self, whole: list[np.ndarray]) -> bool:
-        """Whether pieces, and each token by itself, give what they give within the whole."""
+    def _acts_separately(self, whole: list[np.ndarray]) -> bool:
+        """Whether parts, and each single token, have their results within the whole sequence."""
         singles = [slice(at, at + 1) for at in range(min(self.length, TOKENS))]
-        pieces = [x for x in _PIECES if len(range(*x.indices(self.length)))]
-        return all(self._agrees(whole, piece) for piece in (*pieces, *singles))
+        parts = [x for x in _PARTS if len(range(*x.indices(self.length)))]
+        return all(self._agrees(whole, part) for part in (*parts, *singles))
 
     def with_cache(self) -> list[CacheSpec]:
         """The caches of the attention layers inside.
@@ -127,20 +128,20 @@ class Trial:
             size = min(size, max(1, self.length // 2), self.length - upto)
             if size == 0:
                 break
-            piece = slice(upto, upto + size)
+            part = slice(upto, upto + size)
             with attention_context(context.at(upto, size)):
-                result = self._result(self._piece(piece))
-            if not _near(result, [x[:, piece] for x in whole]):
+                result = self._result(self._part(part))
+            if not _near(result, [x[:, part] for x in whole]):
                 raise self._refusal(layer_support.MIXING)
             upto += size
         return recorder.specs
 
-    def _agrees(self, whole: list[np.ndarray], piece: slice) -> bool:
+    def _agrees(self, whole: list[np.ndarray], part: slice) -> bool:
         try:
-            result = self._result(self._piece(piece))
+            result = self._result(self._part(part))
         except Exception:  # whatever a layer raises: it cannot take a few tokens
             return False
-        return _near(result, [x[:, piece] for x in whole])
+        return _near(result, [x[:, part] for x in whole])
 
     def _result(self, inputs: dict[int, np.ndarray]) -> list[np.ndarray]:
         tensors = {slot: ops.convert_to_tensor(x) for slot, x in inputs.items()}
@@ -153,8 +154,8 @@ class Trial:
             raise self._refusal(f"it failed on random tokens ({error})") from error
         return [_to_numpy(x) for x in result]
 
-    def _piece(self, piece: slice) -> dict[int, np.ndarray]:
-        return {slot: x[:, piece] if slot in self.moving else x for slot, x in self.inputs.items()}
+    def _part(self, part: slice) -> dict[int, np.ndarray]:
+        return {slot: x[:, part] if slot in self.moving else x for slot, x in self.inputs.items()}
 
     def _draw(self, slot: int, moves: bool, random: np.random.Generator) -> np.ndarray:
         spec = self.program.specs[slot]
