@@ -45,7 +45,7 @@ def test_every_block_is_cut_from_the_same_table(name):
     visibility = described(problem.visibility)
     pairs = [(rows, columns) for rows in ROWS for columns in COLUMNS]
     # None where all is visible.
-    blocks = run(lambda: [visibility.block(rows, columns) for rows, columns in pairs])
+    blocks = run(lambda: [visibility.block_mask(rows, columns) for rows, columns in pairs])
     for (rows, columns), mask in zip(pairs, blocks, strict=True):
         expected = cut(problem.seen, rows, columns)
         found = True if mask is None else to_numpy(mask)
@@ -84,8 +84,8 @@ def test_ranges_of_keys_are_exact(length, keys, causal, window, offset, data):
         return
     assert (columns.start, columns.stop) == (wanted[0], wanted[-1] + 1)
     hides = not cut(table, rows, columns).all()
-    assert visibility.hides_by_position(rows, columns) == hides
-    if not visibility.may_leave_a_query_without_keys:
+    assert visibility.masks_positions(rows, columns) == hides
+    if not visibility.may_mask_out_all_keys:
         assert table.any(axis=1).all()
 
 
@@ -93,7 +93,7 @@ def test_ranges_of_keys_are_exact(length, keys, causal, window, offset, data):
 def test_empty_rows_are_announced(name):
     problem = PROBLEMS[name]
     fields = {k: v for k, v in problem.visibility.items() if k != NOT_IN_BLOCKS}
-    if not described(fields).may_leave_a_query_without_keys:
+    if not described(fields).may_mask_out_all_keys:
         assert problem.seen.any(axis=-1).all()
 
 
@@ -104,7 +104,7 @@ def test_tensors_can_be_exchanged_by_name():
     assert set(named) == {name for name, x in fields.items() if isinstance(x, np.ndarray)}
     named["mask"] = tensor(np.zeros((1, 1, T, S), dtype=bool))
     changed = visibility.with_tensors(named)
-    assert not to_numpy(changed.block(Span(0, T), Span(0, S))).any()
+    assert not to_numpy(changed.block_mask(Span(0, T), Span(0, S))).any()
     assert changed.causal
     assert changed.window == fields["window"]
 
@@ -120,8 +120,8 @@ def test_distances_are_key_less_query_position():
 
 
 def test_a_block_without_rules_needs_no_mask():
-    assert AttentionMask().block(Span(0, T), Span(0, S)) is None
-    below_the_diagonal = AttentionMask(causal=True).block(Span(8, 3), Span(0, 8))
+    assert AttentionMask().block_mask(Span(0, T), Span(0, S)) is None
+    below_the_diagonal = AttentionMask(causal=True).block_mask(Span(8, 3), Span(0, 8))
     assert below_the_diagonal is None
     mask = expand_mask(tensor(np.ones((N, T, S), dtype=bool)), "mask")
-    assert AttentionMask(mask=mask).block(Span(0, 2), Span(0, 2)) is not None
+    assert AttentionMask(mask=mask).block_mask(Span(0, 2), Span(0, 2)) is not None

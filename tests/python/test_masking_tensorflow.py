@@ -28,7 +28,7 @@ def blocks(draw):
 @given(blocks())
 def test_diagonals_are_what_the_mask_hides(block):
     visibility, rows, columns = block
-    visible = visibility.block(rows, columns)
+    visible = visibility.block_mask(rows, columns)
     expected = np.ones((rows.size, columns.size), bool) if visible is None else visible[0, 0]
     diagonal = np.arange(columns.size) - np.arange(rows.size)[:, None]
     found = np.ones_like(diagonal, bool)
@@ -43,7 +43,7 @@ def test_only_diagonals_are_set(block):
     logits = np.random.default_rng(1).normal(size=(2, 3, rows.size, columns.size))
     diagonals = masking.masked_diagonals(visibility, rows, columns)
     found = masking._set_diagonals(tf.constant(logits), diagonals, -1e30)
-    visible = visibility.block(rows, columns)
+    visible = visibility.block_mask(rows, columns)
     expected = logits if visible is None else np.where(visible, logits, -1e30)
     np.testing.assert_array_equal(found, expected)
 
@@ -59,7 +59,7 @@ def test_keys_are_counted(block, padding):
     key = tensor(np.zeros((2, 19, 1, 3), "float32"))
     problem = make_inputs(query, key, key, visibility)
     found = masking._count_keys(problem, rows, columns)
-    visible = visibility.block(rows, columns)
+    visible = visibility.block_mask(rows, columns)
     shape = (1 if mask is None else 2, 1, rows.size, columns.size)
     expected = np.ones(shape) if visible is None else np.broadcast_to(visible, shape)
     np.testing.assert_array_equal(

@@ -54,7 +54,7 @@ def block_logits(inputs: AttentionInputs, rows: Span, columns: Span) -> tuple[Te
         bias = inputs.bias.block(inputs.mask, rows, columns)
         bias = ops.cast(bias, inputs.accumulator)
         logits = logits + group_heads(bias, inputs.kv_heads)
-    mask = inputs.mask.block(rows, columns)
+    mask = inputs.mask.block_mask(rows, columns)
     if mask is not None:
         logits = softmax.mask_logits(logits, group_heads(mask, inputs.kv_heads))
     return logits, capped

@@ -56,13 +56,13 @@ def with_finite_inputs(
 
 def may_mask_out(problem: AttentionInputs) -> bool:
     """Whether a key or a query may be masked out that may hold a non-finite number."""
-    visibility = problem.mask
-    if visibility.masked_out_is_finite:
+    mask = problem.mask
+    if mask.masked_out_is_finite:
         return False
     return (
-        visibility.hides_by_content
-        or visibility.query_mask is not None
-        or visibility.hides_by_position(problem.rows(), problem.columns())
+        mask.masks_tokens
+        or mask.query_mask is not None
+        or mask.masks_positions(problem.rows(), problem.columns())
         or may_hold_infinity(problem.bias)
     )
 

@@ -56,7 +56,7 @@ class AttentionInputs:
         """Whether a query may see no key. A bias can mask keys out by minus infinity."""
         if not self.key.shape[2]:  # none, or a number that is not known
             return True
-        return self.mask.may_leave_a_query_without_keys or self.bias is not None
+        return self.mask.may_mask_out_all_keys or self.bias is not None
 
     def widened(self) -> "AttentionInputs":
         """The same inputs in the precision that products outside accelerators need."""
@@ -131,6 +131,13 @@ class AttentionInputs:
             mask=self.mask.without_tensors(),
             bias=bias,
         )
+
+    def has_samples(self, name: str) -> bool:
+        """Whether the first axis of the tensor of this name is B."""
+        x, batch = self.tensors()[name], self.query.shape[0]
+        if name.startswith("mask/"):
+            return self.mask.has_samples(name.removeprefix("mask/"), x, batch)
+        return name not in ("sink", "seed") and x.shape[0] == batch
 
     def differentiable(self) -> list[str]:
         """Names of the tensors that have a gradient."""

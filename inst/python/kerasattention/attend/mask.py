@@ -1,19 +1,27 @@
-"""Who sees whom: one description of every mask, asked for block by block.
+"""`AttentionMask`: which keys each query may attend, asked for block by block.
 
-A query sees a key when all of these allow it: the causal rule, the sliding
-window, the key's padding mask, the segments of both and the explicit mask.
-Causal rule and window compare positions; where none are given a token's
-position is its index, for queries plus `offset`.
-
-A new kind of mask is added here and nowhere else.
+A mask is the conjunction of rules (`rules.py`): the causal rule, the sliding window, further rules
+that compare positions, padding, segments and an explicit mask. Kernels ask it questions and read
+none of its fields, so that a new rule changes no kernel. A token's position is its index where no
+positions are given, for queries plus `offset`.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from keras import ops
 
+from kerasattention.attend.rules import (
+    CausalRule,
+    ExplicitRule,
+    MaskRule,
+    PaddingRule,
+    Reach,
+    SegmentRule,
+    WindowRule,
+)
 from kerasattention.attend.tensors import Span, Tensor, is_static, slice_axis
 
 _TENSOR_FIELDS = (
@@ -32,18 +40,19 @@ class AttentionMask:
     """Describes which keys each query may attend.
 
     Attributes:
-        causal: A query sees no key behind its own position.
+        causal: A query sees no key after its own position.
         window: A query sees keys closer than this many positions.
         offset: Position of the first query where `query_positions` is None.
         query_positions: None, (T) or (B, T) integers.
         key_positions: None, (S) or (B, S) integers.
-        query_mask: None or (B, T) booleans; False marks padding, which sees nothing.
-        key_mask: None or (B, S) booleans; False marks padding, which nobody sees.
+        query_mask: None or (B, T) booleans; False marks padding, whose output is zero.
+        key_mask: None or (B, S) booleans; False marks padding, which no query sees.
         query_segments: None or (B, T) integers; 0 marks padding.
         key_segments: None or (B, S) integers.
         mask: None or booleans that broadcast to (B, N, T, S), of rank 4.
-        masked_out_is_finite: Whether queries and keys that are masked out are known to hold
-            finite numbers, as in a cache, so that nobody has to look.
+        masked_out_is_finite: Whether queries and keys that are masked out are known to hold finite
+            numbers, as in a cache.
+        further_rules: Other rules that compare positions. They are hashable.
     """
 
     causal: bool = False
@@ -57,85 +66,142 @@ class AttentionMask:
     key_segments: Tensor | None = None
     mask: Tensor | None = None
     masked_out_is_finite: bool = False
+    further_rules: tuple[MaskRule, ...] = ()
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors it holds by name, for a function transform that must see them."""
-        fields = {name: getattr(self, name) for name in _TENSOR_FIELDS}
-        return {name: x for name, x in fields.items() if x is not None}
+    # The rules ------------------------------------------------------------------------
 
-    def with_tensors(self, tensors: dict[str, Tensor]) -> "AttentionMask":
-        return dataclasses.replace(self, **tensors)
+    @functools.cached_property
+    def position_rules(self) -> tuple[MaskRule, ...]:
+        """The rules that compare positions."""
+        causal = (CausalRule(),) if self.causal else ()
+        window = () if self.window is None else (WindowRule(self.window),)
+        return (*causal, *window, *self.further_rules)
 
-    def without_tensors(self) -> "AttentionMask":
-        return dataclasses.replace(self, **dict.fromkeys(_TENSOR_FIELDS))
+    @functools.cached_property
+    def token_rules(self) -> tuple[MaskRule, ...]:
+        """The rules that hold a tensor of tokens."""
+        rules: list[MaskRule] = []
+        if self.key_mask is not None:
+            rules.append(PaddingRule(self.key_mask))
+        if self.query_segments is not None:
+            rules.append(SegmentRule(self.query_segments, self.key_segments))
+        if self.mask is not None:
+            rules.append(ExplicitRule(self.mask))
+        return tuple(rules)
 
-    @property
-    def positions_are_indices(self) -> bool:
-        """Whether causal rule and window can be read off the indices alone."""
-        return (
-            self.query_positions is None
-            and self.key_positions is None
-            and isinstance(self.offset, int)
-        )
-
-    @property
-    def by_position(self) -> bool:
-        """Whether any rule compares positions."""
-        return self.causal or self.window is not None
+    # Questions about a block ----------------------------------------------------------
 
     def key_range(self, rows: Span, length: int) -> Span:
         """The keys outside of which these queries see nothing."""
-        if not self.positions_are_indices:
-            return Span(0, length)
         first, last = 0, length
-        if self.window is not None:
-            first = max(first, rows.start + self.offset - self.window + 1)
-            last = min(last, rows.stop + self.offset + self.window - 1)
-        if self.causal:
-            last = min(last, rows.stop + self.offset)
-        first = min(first, length)
+        if self.positions_are_indices:
+            if self.reach.before is not None:
+                first = min(max(0, self.reach.first_key(rows.start)), length)
+            if self.reach.after is not None:
+                last = min(length, self.reach.stop_key(rows.stop - 1))
         return Span(first, max(last - first, 0))
 
-    def hides_by_position(self, rows: Span, columns: Span) -> bool:
-        """Whether causal rule or window hides any of these keys from any of these queries."""
-        if not self.by_position:
+    def masks_positions(self, rows: Span, columns: Span) -> bool:
+        """Whether a rule of positions may mask a key of a block out for one of its queries."""
+        if not self.position_rules:
             return False
-        if not (self.positions_are_indices and is_static(*rows, *columns)):
+        if not (self.is_band and self.positions_are_indices and is_static(*rows, *columns)):
             return True
-        low, high = rows.start + self.offset, rows.stop - 1 + self.offset
-        first, last = columns.start, columns.stop - 1
-        hidden = self.causal and last > low
-        if self.window is not None:
-            hidden = hidden or high - first >= self.window
-            hidden = hidden or (not self.causal and last - low >= self.window)
-        return hidden
+        reach = self.reach
+        if reach.before is not None and columns.start < reach.first_key(rows.stop - 1):
+            return True
+        return reach.after is not None and columns.stop > reach.stop_key(rows.start)
 
-    @property
-    def may_leave_a_query_without_keys(self) -> bool:
-        """False only where it is certain that every query sees a key."""
-        return self.hides_by_content or self.window is not None or not self.positions_are_indices
-
-    @property
-    def hides_by_content(self) -> bool:
-        """Whether padding, segments or an explicit mask are given for the keys."""
-        return self.key_mask is not None or self.query_segments is not None or self.mask is not None
-
-    def block(self, rows: Span, columns: Span) -> Tensor | None:
-        """The mask of a run of queries against a run of keys.
+    def block_mask(self, rows: Span, columns: Span) -> Tensor | None:
+        """The mask of a block.
 
         Returns:
             Booleans that broadcast to (B, N, t, s), or None where all is visible.
         """
-        masks = []
-        if self.hides_by_position(rows, columns):
-            masks.append(self._position_block(rows, columns))
-        if self.key_mask is not None:
-            masks.append(slice_axis(self.key_mask, 1, columns)[:, None, None, :])
-        if self.query_segments is not None:
-            masks.append(self._segment_block(rows, columns))
-        if self.mask is not None:
-            masks.append(slice_axis(slice_axis(self.mask, 2, rows), 3, columns))
+        rules = self.token_rules
+        if self.masks_positions(rows, columns):
+            rules = (*self.position_rules, *rules)
+        masks = [rule.block_mask(self, rows, columns) for rule in rules]
         return functools.reduce(ops.logical_and, masks) if masks else None
+
+    def may_leave_empty(self, rows: Span, keys: Any) -> bool:
+        """Whether one of these queries may see none of all keys."""
+        if self.token_rules or not (self.is_band and self.positions_are_indices):
+            return True
+        before, after, offset = self.reach
+        if before is None:
+            return after is not None and offset + after < 0
+        if not is_static(*rows, keys):
+            return True
+        before_all = after is not None and self.reach.stop_key(rows.start) <= 0
+        return self.reach.first_key(rows.stop - 1) >= keys or before_all
+
+    # Questions about the whole --------------------------------------------------------
+
+    @functools.cached_property
+    def reach(self) -> Reach:
+        """How far from its own position the rules of positions let a query see."""
+        befores = [rule.before for rule in self.position_rules if rule.before is not None]
+        afters = [rule.after for rule in self.position_rules if rule.after is not None]
+        return Reach(min(befores, default=None), min(afters, default=None), self.offset)
+
+    @property
+    def is_band(self) -> bool:
+        """Whether the rules of positions let a query see exactly the keys within its reach."""
+        return all(rule.is_band for rule in self.position_rules)
+
+    @property
+    def positions_are_indices(self) -> bool:
+        """Whether positions are known from the indices alone."""
+        return not self.has_explicit_positions and isinstance(self.offset, int)
+
+    @property
+    def has_explicit_positions(self) -> bool:
+        return self.query_positions is not None or self.key_positions is not None
+
+    @property
+    def masks_tokens(self) -> bool:
+        """Whether padding, segments or an explicit mask are given for the keys."""
+        return bool(self.token_rules)
+
+    @property
+    def differs_by_query(self) -> bool:
+        """Whether tokens are masked out for some queries of a sample and not for others."""
+        return any(rule.differs_by_query for rule in self.token_rules)
+
+    @property
+    def is_per_token(self) -> bool:
+        """Whether all it says of tokens is held in tensors (B, T) and (B, S)."""
+        return all(rule.is_per_token for rule in self.token_rules)
+
+    @property
+    def num_heads(self) -> int:
+        """1 where all heads see the same keys, otherwise N."""
+        return max((rule.num_heads for rule in self.token_rules), default=1)
+
+    @property
+    def may_mask_out_all_keys(self) -> bool:
+        """False only where it is certain that every query sees a key, if there is one."""
+        if self.token_rules or not (self.is_band and self.positions_are_indices):
+            return True
+        return self.reach.before is not None
+
+    def is_causal_from_start(self, length: int) -> bool:
+        """Whether its rules of positions are a causal rule aligned at the start, for T queries."""
+        before, after, offset = self.reach
+        return (
+            after == 0
+            and self.is_band
+            and self.positions_are_indices
+            and offset == 0
+            and (before is None or before >= length - 1)
+        )
+
+    def real_keys(self, columns: Span) -> Tensor | None:
+        """(B, s) booleans, False for padding; None where no key is."""
+        return None if self.key_mask is None else slice_axis(self.key_mask, 1, columns)
+
+    # Positions ------------------------------------------------------------------------
 
     def positions_of_queries(self, rows: Span) -> Tensor:
         """(t) or (B, t)."""
@@ -147,23 +213,94 @@ class AttentionMask:
 
     def distances(self, rows: Span, columns: Span) -> Tensor:
         """Key position less query position: (1, 1, t, s) or (B, 1, t, s)."""
-        queries = _with_batch(self.positions_of_queries(rows))[:, None, :, None]
-        keys = _with_batch(self.positions_of_keys(columns))[:, None, None, :]
+        queries, keys = self.block_positions(rows, columns)
         return keys - queries
 
-    def _position_block(self, rows: Span, columns: Span) -> Tensor:
-        distances = self.distances(rows, columns)
-        rules = []
-        if self.causal:
-            rules.append(distances <= 0)
-        if self.window is not None:
-            rules.append(ops.abs(distances) < self.window)
-        return functools.reduce(ops.logical_and, rules)
+    def block_positions(self, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
+        """Positions of queries (B|1, 1, t, 1) and of keys (B|1, 1, 1, s)."""
+        queries = _with_batch(self.positions_of_queries(rows))[:, None, :, None]
+        keys = _with_batch(self.positions_of_keys(columns))[:, None, None, :]
+        return queries, keys
 
-    def _segment_block(self, rows: Span, columns: Span) -> Tensor:
-        queries = slice_axis(self.query_segments, 1, rows)[:, None, :, None]
-        keys = slice_axis(self.key_segments, 1, columns)[:, None, None, :]
-        return ops.logical_and(ops.equal(queries, keys), ops.not_equal(keys, 0))
+    # Other masks made of it -----------------------------------------------------------
+
+    def without_position_rules(self) -> "AttentionMask":
+        return dataclasses.replace(self, causal=False, window=None, further_rules=())
+
+    def without_padding(self) -> "AttentionMask":
+        """The same mask, but padded keys are visible."""
+        return dataclasses.replace(self, key_mask=None)
+
+    def only_positions(self) -> "AttentionMask":
+        """The same mask without padding, segments and explicit mask."""
+        return dataclasses.replace(
+            self, key_mask=None, query_segments=None, key_segments=None, mask=None
+        )
+
+    def with_explicit_positions(self, rows: Span) -> "AttentionMask":
+        """The same mask, where an offset that is a tensor has become the positions of queries."""
+        if isinstance(self.offset, int):
+            return self
+        positions = self.positions_of_queries(rows)
+        return dataclasses.replace(self, query_positions=positions, offset=0)
+
+    def map_queries(self, change: Callable[[Tensor, int], Tensor]) -> "AttentionMask":
+        """The same mask with change(tensor, axis of queries) of each tensor that has queries.
+
+        Without `query_mask`, which only concerns the finished output.
+        """
+
+        def kept(x: Tensor | None, axis: int) -> Tensor | None:
+            return x if x is None or x.shape[axis] == 1 else change(x, axis)
+
+        return dataclasses.replace(
+            self,
+            query_positions=kept(self.query_positions, -1),
+            query_segments=kept(self.query_segments, 1),
+            query_mask=None,
+            mask=kept(self.mask, 2),
+        )
+
+    def map_tokens(
+        self,
+        of_queries: Callable[[Tensor], Tensor],
+        of_keys: Callable[[Tensor], Tensor],
+        offset: int,
+    ) -> "AttentionMask":
+        """The same mask with a function of its tensors (B, T) and one of its tensors (B, S).
+
+        For a mask that `is_per_token` and whose positions are indices: those of the queries begin
+        with `offset`. Without `query_mask`, which only concerns the finished output.
+        """
+        segments = self.query_segments
+        return dataclasses.replace(
+            self,
+            offset=offset,
+            query_mask=None,
+            key_mask=None if self.key_mask is None else of_keys(self.key_mask),
+            query_segments=None if segments is None else of_queries(segments),
+            key_segments=None if segments is None else of_keys(self.key_segments),
+        )
+
+    # Function transforms --------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name, for a function transform that must see them."""
+        fields = {name: getattr(self, name) for name in _TENSOR_FIELDS}
+        return {name: x for name, x in fields.items() if x is not None}
+
+    def with_tensors(self, tensors: dict[str, Tensor]) -> "AttentionMask":
+        return dataclasses.replace(self, **tensors)
+
+    def without_tensors(self) -> "AttentionMask":
+        return dataclasses.replace(self, **dict.fromkeys(_TENSOR_FIELDS))
+
+    @staticmethod
+    def has_samples(name: str, x: Tensor, batch: int) -> bool:
+        """Whether the first axis of the tensor of a name is B: some are for all samples."""
+        if name in ("query_positions", "key_positions") and len(x.shape) == 1:
+            return False
+        return x.shape[0] == batch
 
 
 def _positions(given: Tensor | None, offset: Any, span: Span) -> Tensor:

@@ -33,11 +33,12 @@ def poisoned_rows(problem: AttentionInputs, rows: Span, of_values: bool) -> Tens
 
 def sees_from_some_key_on(problem: AttentionInputs) -> bool:
     """Whether a query sees a key if it is not padding and, where causal, not behind the query."""
-    visibility = problem.mask
+    mask = problem.mask
     return (
-        visibility.window is None
-        and visibility.query_segments is None
-        and visibility.mask is None
+        mask.reach.before is None
+        and mask.is_band
+        and mask.is_per_token
+        and not mask.differs_by_query
         and not may_hold_infinity(problem.bias)
     )
 
@@ -46,10 +47,10 @@ def _poisoned_by_first_key(
     problem: AttentionInputs, query: Tensor, key: Tensor, rows: Span
 ) -> Tensor:
     """Compares each query with the first key that is not finite: no (t, S) and no loop."""
-    visibility, columns = problem.mask, problem.columns()
+    mask, columns = problem.mask, problem.columns()
     query = _slice_rows(query, rows)  # (B, K, G, t)
-    real = visibility.key_mask  # (B, S)
-    if not visibility.causal:
+    real = mask.real_keys(columns)  # (B, S)
+    if mask.reach.after is None:
         if real is None:
             return ops.logical_or(ops.any(key, axis=-1)[:, :, None, None], query)
         key = ops.logical_and(key, real[:, None])
@@ -57,13 +58,14 @@ def _poisoned_by_first_key(
         sees_poison = ops.any(key, axis=-1)[:, :, None, None]
         return ops.logical_or(sees_poison, ops.logical_and(query, sees_key))
     never = np.iinfo("int32").max
-    positions = visibility.positions_of_keys(columns)  # (S) or (B, S)
+    positions = mask.positions_of_keys(columns)  # (S) or (B, S)
     if real is not None:
         positions = ops.where(real, positions, never)
     if len(positions.shape) == 2:
         positions = positions[:, None]  # (B, 1, S)
     first = ops.min(ops.where(key, positions, never), axis=-1)[:, :, None, None]
-    queries = visibility.positions_of_queries(rows)  # (t) or (B, t)
+    # The last position that each query sees.
+    queries = mask.positions_of_queries(rows) + mask.reach.after  # (t) or (B, t)
     if len(queries.shape) == 2:
         queries = queries[:, None, None]
     any_key = ops.min(positions, axis=-1)
@@ -102,7 +104,7 @@ def _poisoned_block(problem: AttentionInputs, query: Tensor, key: Tensor, rows: 
 def _visible(problem: AttentionInputs, rows: Span) -> Tensor | None:
     columns, kv_heads = problem.columns(), problem.kv_heads
     masks = []
-    mask = problem.mask.block(rows, columns)
+    mask = problem.mask.block_mask(rows, columns)
     if mask is not None:
         masks.append(group_heads(mask, kv_heads))
     if may_hold_infinity(problem.bias):

@@ -6,7 +6,6 @@ the same for all queries describe it, and else blocks of queries with their keys
 Blocks of one shape and spacing, as a window leaves them, are one run of pieces.
 """
 
-import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -55,12 +54,11 @@ def plan_kernel_calls(
     rows, columns = inputs.rows(), inputs.columns()
     if rows.size == 0:
         return []
-    if _alike_for_all_queries(inputs):
-        heads = 1 if mask.mask is None else mask.mask.shape[1]
-        if not mask.hides_by_position(rows, columns) and (broadcasts or heads == 1):
+    if inputs.bias is None and not mask.differs_by_query:
+        is_whole = not mask.masks_positions(rows, columns)
+        if is_whole and (broadcasts or mask.num_heads == 1):
             return [StridedBlocks(rows, columns)]
-        unmasked = not mask.hides_by_content
-        if _is_causal_from_start(mask, rows.size) and (broadcasts or unmasked):
+        if mask.is_causal_from_start(rows.size) and (broadcasts or not mask.masks_tokens):
             return [StridedBlocks(rows, Span(0, min(rows.size, columns.size)), causal=True)]
     size = block_size or _block_size(mask, rows.size)
     blocks = []
@@ -83,10 +81,10 @@ def additive_mask(inputs: AttentionInputs, blocks: StridedBlocks) -> Tensor | No
     """
     mask, bias = inputs.mask, inputs.bias
     if blocks.causal:
-        mask = dataclasses.replace(mask, causal=False, window=None)
+        mask = mask.without_position_rules()
     if blocks.count > 1:
-        return _in_accumulator(inputs, _strided_mask(mask, blocks))
-    visible = mask.block(blocks.rows, blocks.columns)
+        return _in_accumulator(inputs, _strided_mask(inputs, blocks))
+    visible = mask.block_mask(blocks.rows, blocks.columns)
     mask = None if visible is None else ops.where(visible, 0.0, float("-inf"))
     if bias is None:
         return _in_accumulator(inputs, mask)
@@ -105,56 +103,37 @@ def strided_columns(x: Tensor, blocks: StridedBlocks) -> Tensor:
     return ops.take(x, starts[:, None] + within[None, :], axis=1)
 
 
-def _strided_mask(mask: AttentionMask, blocks: StridedBlocks) -> Tensor | None:
-    by_position = dataclasses.replace(mask, key_mask=None)
+def _strided_mask(inputs: AttentionInputs, blocks: StridedBlocks) -> Tensor | None:
     masks = []
-    position = by_position.block(blocks.rows, blocks.columns)
-    if position is not None:
-        masks.append(position[None])  # (1, 1, 1, t, s)
-    if mask.key_mask is not None:
-        masks.append(strided_columns(mask.key_mask, blocks)[:, :, None, None, :])
+    by_position = inputs.mask.only_positions().block_mask(blocks.rows, blocks.columns)
+    if by_position is not None:
+        masks.append(by_position[None])  # (1, 1, 1, t, s)
+    real = inputs.mask.real_keys(inputs.columns())
+    if real is not None:
+        masks.append(strided_columns(real, blocks)[:, :, None, None, :])  # (B, count, 1, 1, s)
     if not masks:
         return None
     return ops.where(functools.reduce(ops.logical_and, masks), 0.0, float("-inf"))
 
 
-def _alike_for_all_queries(inputs: AttentionInputs) -> bool:
-    """Whether all but the positions hides the same keys from every query."""
-    mask = inputs.mask
-    explicit = mask.mask
-    return (
-        inputs.bias is None
-        and mask.query_segments is None
-        and (explicit is None or explicit.shape[2] == 1)
-    )
-
-
 def _may_stride(inputs: AttentionInputs) -> bool:
-    """Whether blocks of one shape differ in nothing but the key mask."""
+    """Whether blocks of one shape differ in nothing but the padding of keys."""
     mask = inputs.mask
     return (
-        mask.window is not None
+        mask.reach.before is not None
+        and mask.is_band
         and mask.positions_are_indices
-        and mask.mask is None
-        and mask.query_segments is None
+        and mask.is_per_token
+        and not mask.differs_by_query
         and inputs.bias is None
     )
 
 
-def _is_causal_from_start(mask: AttentionMask, length: int) -> bool:
-    """Whether the positions say no more than a causal rule aligned at the start."""
-    return (
-        mask.causal
-        and mask.positions_are_indices
-        and mask.offset == 0
-        and (mask.window is None or mask.window >= length)
-    )
-
-
 def _block_size(mask: AttentionMask, length: int) -> int:
-    if mask.window is None or length <= BLOCK_SIZE:
+    window = mask.reach.window
+    if window is None or length <= BLOCK_SIZE:
         return BLOCK_SIZE
-    return min(max(mask.window // WINDOW_SHARE // 32 * 32, 32), 2 * BLOCK_SIZE)
+    return min(max(window // WINDOW_SHARE // 32 * 32, 32), 2 * BLOCK_SIZE)
 
 
 def _join_strided(blocks: list[StridedBlocks]) -> list[StridedBlocks]:

@@ -25,7 +25,7 @@ def attend_overridden(
     """Calls the override with one mask that holds all masks of the call."""
     _check_options(layer, options)
     rows, columns = Span(0, ops.shape(query)[1]), Span(0, ops.shape(key)[1])
-    mask = visibility.block(rows, columns)  # (B|1, N|1, T, S)
+    mask = visibility.block_mask(rows, columns)  # (B|1, N|1, T, S)
     if visibility.query_mask is not None:
         seen = visibility.query_mask[:, None, :, None]  # (B, 1, T, 1)
         mask = seen if mask is None else ops.logical_and(mask, seen)

@@ -36,10 +36,10 @@ def choose_projector(
 def _may_mask_out(visibility: AttentionMask, bias: Tensor | None, queries: Any, keys: Any) -> bool:
     """Whether a token of the inputs may be masked out."""
     return (
-        visibility.hides_by_content
+        visibility.masks_tokens
         or visibility.query_mask is not None
         or bias is not None
-        or visibility.hides_by_position(Span(0, queries), Span(0, keys))
+        or visibility.masks_positions(Span(0, queries), Span(0, keys))
     )
 
 

@@ -35,14 +35,13 @@ def cudnn_attention(
     inputs: AttentionInputs, block_size: int | None = None, implementation: str = "cudnn"
 ) -> Any:
     """(B, K, G, T, Hv)."""
-    mask = inputs.mask
-    window = mask.window
+    reach = inputs.mask.reach
     output = jax.nn.dot_product_attention(
         join_query_heads(inputs.query),
         *(jnp.swapaxes(x, 1, 2) for x in (inputs.key, inputs.value)),
         scale=inputs.scale,
-        is_causal=mask.causal,
-        local_window_size=None if window is None else (window - 1, 0),
+        is_causal=reach.after == 0,
+        local_window_size=None if reach.before is None else (reach.before, 0),
         implementation=implementation,
     )
     return split_query_heads(output, inputs.kv_heads)
@@ -74,19 +73,14 @@ def _size_reason(inputs: AttentionInputs) -> str | None:
 
 
 def _mask_reason(inputs: AttentionInputs) -> str | None:
-    mask = inputs.mask
-    if mask.mask is not None:
-        return "attention_mask"
-    if mask.key_mask is not None:
-        return "a mask of padding"
-    if mask.query_segments is not None:
-        return "segment_ids"
-    if not mask.positions_are_indices or mask.offset != 0:
+    mask, reach = inputs.mask, inputs.mask.reach
+    for rule in (*mask.token_rules, *mask.position_rules):
+        if not rule.is_band:
+            return rule.argument
+    if not mask.positions_are_indices or reach.offset != 0:
         return "positions other than indices"
-    if mask.window is None:
-        return None
-    if not mask.causal:
+    if reach.after not in (None, 0):
         return "sliding_window without a causal rule"
-    if inputs.query.shape[3] != inputs.key.shape[2]:
+    if reach.before is not None and inputs.query.shape[3] != inputs.key.shape[2]:
         return "sliding_window with T != S"
     return None

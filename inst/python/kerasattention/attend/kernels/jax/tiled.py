@@ -69,7 +69,9 @@ def tiled_attention(
     inputs: AttentionInputs, block_size: int | None = None, tile: TileSize | None = None
 ) -> Tensor:
     """(B, K, G, T, Hv); T and S must be known."""
-    inputs = _with_positions(inputs.scaled())
+    # JAX traces tensors only: an offset that is one becomes positions.
+    mask = inputs.mask.with_explicit_positions(inputs.rows())
+    inputs = dataclasses.replace(inputs.scaled(), mask=mask)
     named = {name: jnp.asarray(x) for name, x in inputs.tensors().items()}
     return _tiled(named, inputs.without_tensors(), tile or choose_tile_size(inputs, block_size))
 
@@ -84,9 +86,10 @@ def choose_tile_size(
     batch, kv_heads, groups, length, _ = inputs.query.shape
     keys = inputs.key.shape[2]
     rows = min(block_size or BLOCK_SIZE, length)
-    if inputs.mask.window is not None:
+    window = inputs.mask.reach.window
+    if window is not None:
         # A block of queries sees all of their windows: a quarter takes less than a whole.
-        rows = min(rows, max(inputs.mask.window // 4, 32))
+        rows = min(rows, max(window // 4, 32))
     width = min(columns, keys)
     widest = _widest_range(inputs, rows)
     if widest is not None and widest <= 4 * columns:
@@ -97,10 +100,10 @@ def choose_tile_size(
 
 def _widest_range(inputs: AttentionInputs, rows: int) -> int | None:
     """How many keys a block of queries may see, if a window limits them."""
-    mask = inputs.mask
-    if mask.window is None or not mask.positions_are_indices:
+    reach = inputs.mask.reach
+    if not reach.is_limited or not inputs.mask.positions_are_indices:
         return None
-    return rows + (1 if mask.causal else 2) * (mask.window - 1)
+    return rows + reach.before + reach.after
 
 
 def _has_trained_bias(inputs: AttentionInputs) -> bool:
@@ -121,16 +124,6 @@ def _tiled(named: Named, frame: AttentionInputs, tile: TileSize) -> Tensor:
     return with_gradient(forward, backward, inputs)
 
 
-def _with_positions(inputs: AttentionInputs) -> AttentionInputs:
-    """An offset that is a tensor becomes the positions that it stands for."""
-    mask = inputs.mask
-    if isinstance(mask.offset, int):
-        return inputs
-    positions = mask.positions_of_queries(inputs.rows())
-    mask = dataclasses.replace(mask, query_positions=positions, offset=0)
-    return dataclasses.replace(inputs, mask=mask)
-
-
 # Which tiles ---------------------------------------------------------------------------
 
 
@@ -148,23 +141,23 @@ class TileRange(NamedTuple):
 
 def _tile_range(inputs: AttentionInputs, rows: Span, columns: int) -> TileRange:
     mask, keys = inputs.mask, inputs.key.shape[2]
-    if not mask.by_position:
+    if not mask.position_rules:
         return TileRange(0, 0, keys // columns, -(-keys // columns))
     if not mask.positions_are_indices:
         return TileRange(0, 0, 0, -(-keys // columns))
-    low, high = rows.start + mask.offset, rows.stop - 1 + mask.offset
-    window = mask.window
+    reach, last = mask.reach, rows.stop - 1
     first, stop, visible = 0, keys, keys
-    if window is not None:
-        first = jnp.clip(low - window + 1, 0, keys)
-        stop, visible = high + window, low + window
-    if mask.causal:
-        stop, visible = high + 1, low + 1
+    if reach.before is not None:
+        first = jnp.clip(reach.first_key(rows.start), 0, keys)
+    if reach.after is not None:
+        stop, visible = reach.stop_key(last), reach.stop_key(rows.start)
     stop, visible = (jnp.clip(x, first, keys) for x in (stop, visible))
     count = -(-(stop - first) // columns)
+    if not mask.is_band:
+        return TileRange(first, 0, 0, count)
     inner = 0
-    if window is not None:
-        inner = jnp.clip(-(-(high - window + 1 - first) // columns), 0, count)
+    if reach.before is not None:
+        inner = jnp.clip(-(-(reach.first_key(last) - first) // columns), 0, count)
     return TileRange(first, inner, jnp.clip((visible - first) // columns, inner, count), count)
 
 
@@ -183,8 +176,7 @@ def _over_tiles(
     """
     keys = inputs.key.shape[2]
     tiles = _tile_range(inputs, rows, columns)
-    unruled = dataclasses.replace(inputs.mask, causal=False, window=None)
-    inside = dataclasses.replace(inputs, mask=unruled)
+    inside = dataclasses.replace(inputs, mask=inputs.mask.without_position_rules())
 
     def edge(index: Any, carry: Any) -> Any:
         span, wanted = _columns_of(tiles, index, columns, keys)
@@ -440,7 +432,7 @@ def _by_sample(inputs: AttentionInputs, function: Callable[..., Any], given: Any
     """Calls function(problem, given) for each sample, with a batch axis of 1."""
     batch = inputs.query.shape[0]
     named = inputs.tensors()
-    split = {name: x for name, x in named.items() if _has_samples(name, x, batch)}
+    split = {name: x for name, x in named.items() if inputs.has_samples(name)}
     shared = {name: x for name, x in named.items() if name not in split}
 
     def one(of_sample: tuple[Any, Named, Any]) -> Any:
@@ -453,11 +445,3 @@ def _by_sample(inputs: AttentionInputs, function: Callable[..., Any], given: Any
     alone = jax.tree.map(lambda x: x[:, None], (split, given))
     found = lax.map(one, (jnp.arange(batch, dtype=jnp.int32), *alone))
     return jax.tree.map(lambda x: x[:, 0], found)
-
-
-def _has_samples(name: str, x: Tensor, batch: int) -> bool:
-    """Whether the first axis is B: positions may be (T), masks (1, N, T, S)."""
-    rank_of_all = {"mask/query_positions": 1, "mask/key_positions": 1}
-    if name in ("sink", "seed") or x.ndim == rank_of_all.get(name):
-        return False
-    return x.shape[0] == batch

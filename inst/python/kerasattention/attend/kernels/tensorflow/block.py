@@ -109,20 +109,7 @@ def block_gradients(
 
 def may_be_empty(inputs: AttentionInputs, rows: Span) -> bool:
     """Whether one of these queries may see no key."""
-    mask = inputs.mask
-    if has_infinities(inputs) or mask.hides_by_content:
-        return True
-    if not mask.positions_are_indices:
-        return True
-    if not mask.by_position or (mask.causal and mask.window is None):
-        return mask.causal and mask.offset < 0
-    keys = inputs.key.shape[2]
-    if not is_static(*rows, keys):
-        return True
-    first, last = rows.start + mask.offset, rows.stop - 1 + mask.offset
-    behind_all = last - mask.window + 1 >= keys
-    before_all = first < 0 if mask.causal else first <= -mask.window
-    return behind_all or before_all
+    return has_infinities(inputs) or inputs.mask.may_leave_empty(rows, inputs.key.shape[2])
 
 
 def _weights(inputs: AttentionInputs, block: Block) -> BlockWeights:

@@ -22,7 +22,7 @@ from kerasattention.attend.kernels.tensorflow.block import (
     block_output,
 )
 from kerasattention.attend.kernels.tensorflow.masking import is_compiled_by_xla
-from kerasattention.attend.mask import AttentionMask
+from kerasattention.attend.rules import Reach
 from kerasattention.attend.tensors import Span, Tensor, is_static, slice_axis
 
 # Queries of a block: a loop's steps cost more to start than blocks laid out one by one.
@@ -115,33 +115,31 @@ class BlockLoop:
 
     def block(self, inputs: AttentionInputs, index: Tensor) -> Block:
         """The block of an index that is a tensor."""
-        mask = inputs.mask
+        reach = inputs.mask.reach
         rows = Span(index * self.size, self.size)
         keys = ops.shape(inputs.key)[2]
-        if mask.query_positions is not None or mask.key_positions is not None:
+        if inputs.mask.has_explicit_positions:
             return Block(rows, Span(0, keys))
         if self.compiled:
-            return Block(rows, self._columns_of_one_size(mask, rows, keys))
-        return Block(rows, _visible_columns(mask, rows, keys))
+            return Block(rows, self._columns_of_one_size(reach, rows, keys))
+        return Block(rows, _visible_columns(reach, rows, keys))
 
-    def _columns_of_one_size(self, mask: AttentionMask, rows: Span, keys: Tensor | int) -> Span:
-        if mask.window is None:
+    def _columns_of_one_size(self, reach: Reach, rows: Span, keys: Tensor | int) -> Span:
+        if not reach.is_limited:
             return Span(0, keys)
-        before = mask.window - 1
-        width = before + self.size + (0 if mask.causal else before)
+        width = reach.before + self.size + reach.after
         width = min(width, keys) if is_static(keys) else tf.minimum(width, keys)
-        first = rows.start + mask.offset - before
+        first = reach.first_key(rows.start)
         return Span(tf.clip_by_value(first, 0, keys - width), width)
 
 
-def _visible_columns(mask: AttentionMask, rows: Span, keys: Tensor | int) -> Span:
+def _visible_columns(reach: Reach, rows: Span, keys: Tensor | int) -> Span:
     """The keys outside of which these queries see nothing: one at least, for a softmax."""
     first, last = tf.zeros((), tf.int32), tf.convert_to_tensor(keys, tf.int32)
-    if mask.window is not None:
-        first = rows.start + mask.offset - mask.window + 1
-        last = rows.stop + mask.offset + mask.window - 1
-    if mask.causal:
-        last = rows.stop + mask.offset
+    if reach.before is not None:
+        first = reach.first_key(rows.start)
+    if reach.after is not None:
+        last = reach.stop_key(rows.stop - 1)
     first = tf.clip_by_value(first, 0, keys - 1)
     return Span(first, tf.clip_by_value(last, first + 1, keys) - first)
 
@@ -149,27 +147,20 @@ def _visible_columns(mask: AttentionMask, rows: Span, keys: Tensor | int) -> Spa
 def _pad_queries(inputs: AttentionInputs, count: Tensor | int) -> AttentionInputs:
     """The problem with so many more queries, which see nothing or nobody asks for."""
 
-    def fill(x: Tensor | None, axis: int) -> Tensor | None:
-        broadcasts = x is None or x.shape[axis] == 1
-        return x if broadcasts else _pad(x, axis, count)
+    def pad(x: Tensor, axis: int) -> Tensor:
+        return x if x.shape[axis] == 1 else _pad(x, axis, count)
 
-    def fill_bias(bias: BlockBias | None) -> BlockBias | None:
+    def pad_bias(bias: BlockBias | None) -> BlockBias | None:
         if isinstance(bias, SumOfBiases):
-            return SumOfBiases(tuple(fill_bias(part) for part in bias.biases))
-        return TensorBias(fill(bias.bias, 2)) if isinstance(bias, TensorBias) else bias
+            return SumOfBiases(tuple(pad_bias(part) for part in bias.biases))
+        return TensorBias(pad(bias.bias, 2)) if isinstance(bias, TensorBias) else bias
 
-    given = inputs.mask
-    positions = given.query_positions
-    axis_of_positions = 0 if positions is None else len(positions.shape) - 1
-    mask = dataclasses.replace(
-        given,
-        query_positions=fill(positions, axis_of_positions),
-        query_segments=fill(given.query_segments, 1),
-        query_mask=None,
-        mask=fill(given.mask, 2),
+    return dataclasses.replace(
+        inputs,
+        query=_pad(inputs.query, 3, count),
+        mask=inputs.mask.map_queries(pad),
+        bias=pad_bias(inputs.bias),
     )
-    query = _pad(inputs.query, 3, count)
-    return dataclasses.replace(inputs, query=query, mask=mask, bias=fill_bias(inputs.bias))
 
 
 def _pad(x: Tensor, axis: int, count: Tensor | int) -> Tensor:

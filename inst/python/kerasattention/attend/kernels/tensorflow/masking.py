@@ -5,7 +5,6 @@ and the window hide whole diagonals: those are set in place, and cost what is hi
 Padding is one more feature of the keys, which the product adds up by itself.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +20,6 @@ from kerasattention.attend.tensors import (
     Tensor,
     group_heads,
     is_static,
-    slice_axis,
     stack_groups,
     unstack_groups,
 )
@@ -60,14 +58,14 @@ def masking_of(inputs: AttentionInputs, rows: Span, columns: Span) -> BlockMaski
     added = mask
     if _are_diagonals(mask, rows, columns):
         diagonals = masked_diagonals(mask, rows, columns)
-        added = dataclasses.replace(mask, causal=False, window=None)
+        added = mask.without_position_rules()
     feature = None
-    if added.key_mask is not None and _takes_features(inputs):
-        keys = slice_axis(added.key_mask, 1, columns)[:, None, :, None]
-        feature = _as_addend(inputs, keys, value)
-        added = dataclasses.replace(added, key_mask=None)
+    real = mask.real_keys(columns)  # (B, s)
+    if real is not None and _takes_features(inputs):
+        feature = _as_addend(inputs, real[:, None, :, None], value)  # (B, 1, s, 1)
+        added = added.without_padding()
     parts = []
-    visible = added.block(rows, columns)
+    visible = added.block_mask(rows, columns)
     if visible is not None:
         parts.append(group_heads(_as_addend(inputs, visible, value), inputs.kv_heads))
     if inputs.bias is not None:
@@ -144,24 +142,28 @@ def is_compiled_by_xla() -> bool:
 
 def masked_diagonals(mask: AttentionMask, rows: Span, columns: Span) -> list[Diagonals]:
     """Of a block whose positions are indices: what the causal rule and the window hide."""
-    if not mask.hides_by_position(rows, columns):
+    if not mask.masks_positions(rows, columns):
         return []
     lowest, highest = 1 - rows.size, columns.size - 1
-    own = rows.start + mask.offset - columns.start  # that of each query's own position
+    reach = mask.reach
+    own = rows.start + reach.offset - columns.start  # that of each query's own position
     found = []
-    if mask.causal:
-        found.append((own + 1, highest))
-    elif mask.window is not None:
-        found.append((own + mask.window, highest))
-    if mask.window is not None:
-        found.append((lowest, own - mask.window))
+    if reach.after is not None:
+        found.append((own + reach.after + 1, highest))
+    if reach.before is not None:
+        found.append((lowest, own - reach.before - 1))
     limited = [(max(low, lowest), min(high, highest)) for low, high in found]
     return [(low, high) for low, high in limited if low <= high]
 
 
 def _are_diagonals(mask: AttentionMask, rows: Span, columns: Span) -> bool:
     # XLA adds a mask within its own passes, and sets diagonals by gathering.
-    return mask.positions_are_indices and is_static(*rows, *columns) and not is_compiled_by_xla()
+    return (
+        mask.is_band
+        and mask.positions_are_indices
+        and is_static(*rows, *columns)
+        and not is_compiled_by_xla()
+    )
 
 
 def _set_diagonals(logits: Tensor, diagonals: list[Diagonals], value: float) -> Tensor:
@@ -189,19 +191,18 @@ def _takes_features(inputs: AttentionInputs) -> bool:
 
 def _count_keys(inputs: AttentionInputs, rows: Span, columns: Span) -> Tensor:
     """(B|1, 1, 1, t, 1): how many keys each query sees by position and padding alone."""
-    mask = inputs.mask
+    mask, reach = inputs.mask, inputs.mask.reach
+    query = np.arange(rows.size) + rows.start
     first, last = np.zeros(rows.size, int), np.full(rows.size, columns.size)
-    if mask.by_position:
-        own = np.arange(rows.size) + rows.start + mask.offset - columns.start
-    if mask.window is not None:
-        first = own - mask.window + 1
-        last = own + mask.window
-    if mask.causal:
-        last = own + 1
+    if reach.before is not None:
+        first = reach.first_key(query) - columns.start
+    if reach.after is not None:
+        last = reach.stop_key(query) - columns.start
     first, last = (np.clip(x, 0, columns.size) for x in (first, last))
-    if mask.key_mask is None:
+    real = mask.real_keys(columns)
+    if real is None:
         return tf.constant(np.maximum(last - first, 0)[None, None, None, :, None])
-    real = tf.cast(slice_axis(mask.key_mask, 1, columns), tf.int32)
+    real = tf.cast(real, tf.int32)
     before = tf.pad(tf.cumsum(real, axis=1), [(0, 0), (1, 0)])
     count = tf.gather(before, np.maximum(first, last), axis=1) - tf.gather(before, first, axis=1)
     return count[:, None, None, :, None]

@@ -82,8 +82,8 @@ def plan_head_groups(inputs: AttentionInputs) -> list[Span]:
     Two walks at once: while one's small operations leave a core idle, the other's product
     has it. Each holds half of the logits that one walk of all heads would.
     """
-    kv_heads, mask = inputs.kv_heads, inputs.mask.mask
-    by_head = inputs.bias is not None or (mask is not None and mask.shape[1] != 1)
+    kv_heads = inputs.kv_heads
+    by_head = inputs.bias is not None or inputs.mask.num_heads != 1
     # Dropout counts heads from the first; without a graph nothing runs at once.
     one_walk = tf.executing_eagerly() or is_compiled_by_xla()
     one_walk = one_walk or inputs.query.shape[3] > MAX_QUERIES_OF_HEAD_GROUPS
@@ -126,7 +126,7 @@ def plan_steps(
     if block_size is not None:
         return plan_strided_blocks(inputs, block_size, strided_logits)
     if may_fold(inputs):
-        size = min(max(inputs.mask.window // WINDOW_SHARE, 32), BLOCK_SIZE)
+        size = min(max(inputs.mask.reach.window // WINDOW_SHARE, 32), BLOCK_SIZE)
         return plan_strided_blocks(inputs, size, strided_logits)
     steps = plan_strided_blocks(inputs, BLOCK_SIZE)
     if tf.executing_eagerly() or len(steps) <= MAX_UNROLLED_BLOCKS:
@@ -155,14 +155,13 @@ def _strided(
     inputs: AttentionInputs, start: int, size: int, strided_logits: int
 ) -> StridedBlocks | None:
     """As many blocks from `start` on as one run can take, all with keys on both sides."""
-    mask = inputs.mask
+    reach = inputs.mask.reach
     if not may_fold(inputs):
         return None
     length, keys = inputs.query.shape[3], inputs.key.shape[2]
-    before = -(-(mask.window - 1) // size) * size
-    behind = 0 if mask.causal else before
-    first = start + mask.offset - before
-    width = before + size + behind
+    before, after = (-(-count // size) * size for count in (reach.before, reach.after))
+    first = start + reach.offset - before
+    width = before + size + after
     room = min((length - start) // size, (keys - first - width) // size + 1)
     batch, kv_heads, groups = inputs.query.shape[:3]
     logits = (batch or 1) * kv_heads * groups * size * width
@@ -176,9 +175,10 @@ def may_fold(inputs: AttentionInputs) -> bool:
     """Whether blocks of a window differ in nothing that a batch cannot hold."""
     mask = inputs.mask
     return (
-        mask.window is not None
+        mask.reach.is_limited
+        and mask.is_band
         and mask.positions_are_indices
-        and mask.mask is None
+        and mask.is_per_token
         and inputs.bias is None
         and inputs.rate == 0.0
     )

@@ -16,30 +16,21 @@ from kerasattention.attend.tiling import StridedBlocks
 
 def fold(inputs: AttentionInputs, blocks: StridedBlocks) -> AttentionInputs:
     """A problem of B * count samples with the queries and keys of one block each."""
-    mask = inputs.mask
     columns = blocks.all_columns
 
-    def of_keys(x: Tensor | None) -> Tensor | None:
-        return None if x is None else fold_tokens(slice_axis(x, 1, columns), blocks.columns, blocks)
+    def of_keys(x: Tensor) -> Tensor:
+        return fold_tokens(slice_axis(x, 1, columns), blocks.columns, blocks)
 
-    def of_queries(x: Tensor | None) -> Tensor | None:
-        if x is None:
-            return None
+    def of_queries(x: Tensor) -> Tensor:
         return fold_tokens(slice_axis(x, 1, blocks.all_rows), blocks.rows, blocks)
 
+    offset = blocks.rows.start + inputs.mask.reach.offset - blocks.columns.start
     return dataclasses.replace(
         inputs,
         query=fold_rows(slice_axis(inputs.query, 3, blocks.all_rows), blocks),
         key=fold_columns(slice_axis(inputs.key, 2, columns), blocks),
         value=fold_columns(slice_axis(inputs.value, 2, columns), blocks),
-        mask=dataclasses.replace(
-            mask,
-            offset=blocks.rows.start + mask.offset - blocks.columns.start,
-            query_mask=None,
-            key_mask=of_keys(mask.key_mask),
-            query_segments=of_queries(mask.query_segments),
-            key_segments=of_keys(mask.key_segments),
-        ),
+        mask=inputs.mask.map_tokens(of_queries, of_keys, offset),
     )
 
 

@@ -29,7 +29,7 @@ def is_preferred(inputs: AttentionInputs, block_size: int | None) -> bool:
         return True
     if inputs.query.shape[3] == 1:  # `cpu_flash` makes one product of a key head's queries
         return False
-    if inputs.bias is not None or inputs.mask.hides_by_content:
+    if inputs.bias is not None or inputs.mask.masks_tokens:
         return False
     if wants_float32_inputs(keras.backend.standardize_dtype(inputs.query.dtype)):
         return False

@@ -97,7 +97,7 @@ def _logits(
     if inputs.bias is not None:
         bias = inputs.bias.block(inputs.mask, rows, columns).to(logits.dtype)
         logits.add_(group_heads(bias, inputs.kv_heads))
-    mask = inputs.mask.block(rows, columns)
+    mask = inputs.mask.block_mask(rows, columns)
     if mask is not None:
         # Zeros and minus infinities of the mask's own, smaller shape.
         addend = torch.zeros(mask.shape, dtype=logits.dtype, device=mask.device)
