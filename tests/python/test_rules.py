@@ -29,8 +29,8 @@ class ChunkRule(MaskRule):
     def after(self):
         return self.size - 1
 
-    def block_mask(self, mask, rows, columns):
-        queries, keys = mask.block_positions(rows, columns)
+    def block_mask(self, positions, rows, columns):
+        queries, keys = positions.block_positions(rows, columns)
         return ops.equal(queries // self.size, keys // self.size)
 
 
@@ -42,8 +42,8 @@ class PrefixRule(MaskRule):
 
     argument = "prefix"
 
-    def block_mask(self, mask, rows, columns):
-        queries, keys = mask.block_positions(rows, columns)
+    def block_mask(self, positions, rows, columns):
+        queries, keys = positions.block_positions(rows, columns)
         return ops.logical_and(keys < self.count, queries >= -1)
 
 

@@ -94,8 +94,8 @@ def forward_block(inputs: AttentionInputs, rows: Span, columns: Span) -> tuple[T
     """The output (B, K, G, t, Hv) of some queries over all keys that they see.
 
     Returns:
-        The output and the log of the softmax's denominator (B, K, G, t, 1),
-        from which a backward pass restores the weights; 0 for a row without keys.
+        The output and the lse (B, K, G, t, 1), from which a backward pass restores the
+        weights; 0 for a row without keys.
     """
     logits, _ = block_logits(inputs, rows, columns)
     numerator, denominator, row_max = softmax.exponentiate(
@@ -154,7 +154,7 @@ def weight_gradients(
 
 
 def sink_gradient(inputs: AttentionInputs, lse: Tensor, delta: Tensor) -> dict[str, Tensor]:
-    """Of the sink, where there is one: its weight in a row takes part in the row's sum alone."""
+    """The gradient of a sink, whose weight is only a term of a row's sum."""
     sink = sink_logits(inputs)
     if sink is None:
         return {}

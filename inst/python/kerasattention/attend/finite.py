@@ -24,7 +24,7 @@ from kerasattention.attend.poisoned_rows import (
     poisoned_rows,
     sees_from_some_key_on,
 )
-from kerasattention.attend.tensors import Span, Tensor, accumulator_of
+from kerasattention.attend.tensors import Span, Tensor, accumulator_of, are_finite
 
 Kernel = Callable[[AttentionInputs], Tensor]
 
@@ -65,19 +65,6 @@ def may_mask_out(problem: AttentionInputs) -> bool:
         or mask.masks_positions(problem.rows(), problem.columns())
         or may_hold_infinity(problem.bias)
     )
-
-
-def are_finite(tensors: Sequence[Tensor]) -> Tensor:
-    """A boolean: whether the tensors hold finite numbers only.
-
-    Finite numbers whose sum overflows count as non-finite, which costs time and changes nothing.
-    """
-    sums = []
-    for x in tensors:
-        x = ops.cast(x, accumulator_of(x.dtype))
-        # First over all axes but the last: XLA computes such sums with vectors.
-        sums.append(ops.sum(ops.sum(x, axis=tuple(range(len(x.shape) - 1)))))
-    return ops.isfinite(functools.reduce(ops.add, sums))
 
 
 def cleaned(problem: AttentionInputs) -> AttentionInputs:

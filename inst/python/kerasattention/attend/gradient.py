@@ -25,7 +25,7 @@ Plain = Callable[[Named], Tensor]
 
 
 def with_gradient(forward: Forward, backward: Backward, inputs: AttentionInputs) -> Tensor:
-    """Runs `forward` on the problem's tensors so that differentiating it runs `backward`."""
+    """Runs `forward` on the tensors of the inputs so that differentiating it runs `backward`."""
     named = inputs.tensors()
     run = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}.get(keras.backend.backend())
     if run is None:

@@ -68,7 +68,7 @@ class AttentionInputs:
     def scaled(self) -> "AttentionInputs":
         """The same inputs widened, and with the scale in the query.
 
-        A kernel with a scale and a wide accumulator of its own needs neither.
+        A kernel that scales and accumulates in float32 by itself needs neither.
         """
         wide = self.widened()
         if self.scale == 1.0:

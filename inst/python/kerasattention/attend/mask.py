@@ -13,25 +13,13 @@ from typing import Any
 
 from keras import ops
 
-from kerasattention.attend.rules import (
-    CausalRule,
-    ExplicitRule,
-    MaskRule,
-    PaddingRule,
-    Reach,
-    SegmentRule,
-    WindowRule,
-)
+from kerasattention.attend import rules
+from kerasattention.attend.rules import MaskRule, Reach
 from kerasattention.attend.tensors import Span, Tensor, is_static, slice_axis
 
 _TENSOR_FIELDS = (
-    "query_positions",
-    "key_positions",
-    "query_mask",
-    "key_mask",
-    "query_segments",
-    "key_segments",
-    "mask",
+    *("query_positions", "key_positions", "query_mask", "key_mask"),
+    *("query_segments", "key_segments", "mask"),
 )
 
 
@@ -73,21 +61,21 @@ class AttentionMask:
     @functools.cached_property
     def position_rules(self) -> tuple[MaskRule, ...]:
         """The rules that compare positions."""
-        causal = (CausalRule(),) if self.causal else ()
-        window = () if self.window is None else (WindowRule(self.window),)
+        causal = (rules.CausalRule(),) if self.causal else ()
+        window = () if self.window is None else (rules.WindowRule(self.window),)
         return (*causal, *window, *self.further_rules)
 
     @functools.cached_property
     def token_rules(self) -> tuple[MaskRule, ...]:
         """The rules that hold a tensor of tokens."""
-        rules: list[MaskRule] = []
+        found: list[MaskRule] = []
         if self.key_mask is not None:
-            rules.append(PaddingRule(self.key_mask))
+            found.append(rules.PaddingRule(self.key_mask))
         if self.query_segments is not None:
-            rules.append(SegmentRule(self.query_segments, self.key_segments))
+            found.append(rules.SegmentRule(self.query_segments, self.key_segments))
         if self.mask is not None:
-            rules.append(ExplicitRule(self.mask))
-        return tuple(rules)
+            found.append(rules.ExplicitRule(self.mask))
+        return tuple(found)
 
     # Questions about a block ----------------------------------------------------------
 
@@ -118,10 +106,10 @@ class AttentionMask:
         Returns:
             Booleans that broadcast to (B, N, t, s), or None where all is visible.
         """
-        rules = self.token_rules
+        given = self.token_rules
         if self.masks_positions(rows, columns):
-            rules = (*self.position_rules, *rules)
-        masks = [rule.block_mask(self, rows, columns) for rule in rules]
+            given = (*self.position_rules, *given)
+        masks = [rule.block_mask(self, rows, columns) for rule in given]
         return functools.reduce(ops.logical_and, masks) if masks else None
 
     def may_leave_empty(self, rows: Span, keys: Any) -> bool:

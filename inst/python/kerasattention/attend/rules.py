@@ -5,14 +5,11 @@ is given to `AttentionMask(further_rules=...)`, and no kernel has to know it.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from keras import ops
 
 from kerasattention.attend.tensors import Span, Tensor, slice_axis
-
-if TYPE_CHECKING:
-    from kerasattention.attend.mask import AttentionMask
 
 
 class Reach(NamedTuple):
@@ -45,6 +42,18 @@ class Reach(NamedTuple):
         return query + self.offset + self.after + 1
 
 
+class Positions(Protocol):
+    """The positions of queries and keys, which an `AttentionMask` knows."""
+
+    def block_positions(self, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
+        """Positions of queries (B|1, 1, t, 1) and of keys (B|1, 1, 1, s)."""
+        ...
+
+    def distances(self, rows: Span, columns: Span) -> Tensor:
+        """Key position less query position, (B|1, 1, t, s)."""
+        ...
+
+
 class MaskRule:
     """A condition under which a query may attend a key.
 
@@ -71,11 +80,11 @@ class MaskRule:
     is_per_token: bool = False
     num_heads: int = 1
 
-    def block_mask(self, mask: "AttentionMask", rows: Span, columns: Span) -> Tensor:
+    def block_mask(self, positions: Positions, rows: Span, columns: Span) -> Tensor:
         """Booleans that broadcast to (B, N, t, s): whether a query sees a key.
 
         Args:
-            mask: Whose rule it is; it knows the positions of queries and keys.
+            positions: Of queries and keys.
             rows: The queries of the block.
             columns: The keys of the block.
         """
@@ -90,8 +99,8 @@ class CausalRule(MaskRule):
     after = 0
     is_band = True
 
-    def block_mask(self, mask: "AttentionMask", rows: Span, columns: Span) -> Tensor:
-        queries, keys = mask.block_positions(rows, columns)
+    def block_mask(self, positions: Positions, rows: Span, columns: Span) -> Tensor:
+        queries, keys = positions.block_positions(rows, columns)
         return keys <= queries  # (B|1, 1, t, s)
 
 
@@ -112,8 +121,8 @@ class WindowRule(MaskRule):
     def after(self) -> int:
         return self.size - 1
 
-    def block_mask(self, mask: "AttentionMask", rows: Span, columns: Span) -> Tensor:
-        return ops.abs(mask.distances(rows, columns)) < self.size  # (B|1, 1, t, s)
+    def block_mask(self, positions: Positions, rows: Span, columns: Span) -> Tensor:
+        return ops.abs(positions.distances(rows, columns)) < self.size  # (B|1, 1, t, s)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,7 +140,7 @@ class PaddingRule(MaskRule):
     differs_by_query = False
     is_per_token = True
 
-    def block_mask(self, mask: "AttentionMask", rows: Span, columns: Span) -> Tensor:
+    def block_mask(self, positions: Positions, rows: Span, columns: Span) -> Tensor:
         return slice_axis(self.real, 1, columns)[:, None, None, :]  # (B, 1, 1, s)
 
 
@@ -151,7 +160,7 @@ class SegmentRule(MaskRule):
     compares_positions = False
     is_per_token = True
 
-    def block_mask(self, mask: "AttentionMask", rows: Span, columns: Span) -> Tensor:
+    def block_mask(self, positions: Positions, rows: Span, columns: Span) -> Tensor:
         queries = slice_axis(self.queries, 1, rows)[:, None, :, None]  # (B, 1, t, 1)
         keys = slice_axis(self.keys, 1, columns)[:, None, None, :]  # (B, 1, 1, s)
         return ops.logical_and(ops.equal(queries, keys), ops.not_equal(keys, 0))  # (B, 1, t, s)
@@ -178,5 +187,5 @@ class ExplicitRule(MaskRule):
     def num_heads(self) -> int:
         return self.visible.shape[1]
 
-    def block_mask(self, mask: "AttentionMask", rows: Span, columns: Span) -> Tensor:
+    def block_mask(self, positions: Positions, rows: Span, columns: Span) -> Tensor:
         return slice_axis(slice_axis(self.visible, 2, rows), 3, columns)  # (B|1, N|1, t|1, s|1)

@@ -14,7 +14,7 @@ _MASKED_OUT = float("-inf")
 
 
 class SoftmaxParts(NamedTuple):
-    """exp(logits - peak), the sum of each row, and the peak that was taken off."""
+    """exp(logits - row_max), the sum of each row, and row_max, which was subtracted."""
 
     numerator: Tensor
     denominator: Tensor
@@ -38,8 +38,8 @@ def cap_gradient(capped: Tensor, soft_cap: float | None) -> Tensor | float:
 def mask_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
     """Sets logits to minus infinity where the mask (or its broadcast) is False.
 
-    Adds zeros and minus infinities of the mask's own, smaller shape: an addition
-    broadcasts faster than a selection.
+    Adds zeros and minus infinities of the mask's smaller shape: an addition broadcasts faster
+    than a selection.
     """
     if mask is None:
         return logits
@@ -60,7 +60,7 @@ def exponentiate(logits: Tensor, sink: Tensor | None, may_be_empty: bool) -> Sof
         # Not a maximum of Keras, which on torch gives float32 for doubles.
         row_max = ops.where(row_max > sink, row_max, sink)
     if may_be_empty:
-        # An infinite peak would make -inf - -inf = nan of a row without keys.
+        # An infinite maximum would make -inf - -inf = NaN of a row without keys.
         row_max = ops.where(row_max == _MASKED_OUT, 0.0, row_max)
     numerator = ops.exp(logits - row_max)
     denominator = ops.sum(numerator, axis=-1, keepdims=True)

@@ -6,6 +6,8 @@ key/value head, H head size, Hv value head size; t and s are the lengths of a
 block of queries and of keys.
 """
 
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -47,6 +49,19 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
         # On torch Keras computes a product of doubles in float32.
         return a @ ops.cast(b, dtype)
     return ops.matmul(a, b)
+
+
+def are_finite(tensors: Sequence[Tensor]) -> Tensor:
+    """A boolean: whether the tensors hold finite numbers only.
+
+    Finite numbers whose sum overflows count as non-finite, which costs time and changes nothing.
+    """
+    sums = []
+    for x in tensors:
+        x = ops.cast(x, accumulator_of(x.dtype))
+        # First over all axes but the last: XLA computes such sums with vectors.
+        sums.append(ops.sum(ops.sum(x, axis=tuple(range(len(x.shape) - 1)))))
+    return ops.isfinite(functools.reduce(ops.add, sums))
 
 
 def tanh(x: Tensor) -> Tensor:

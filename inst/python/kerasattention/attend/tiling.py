@@ -1,9 +1,9 @@
-"""How a problem is cut into pieces for a kernel that takes a mask or a triangle.
+"""Divides a call into blocks for kernels with a mask argument and a causal rule.
 
 A kernel's own causal rule aligns both axes at the start of what it is given, and a
-mask costs memory. So a problem is one piece where the kernel's rule and a mask that is
-the same for all queries describe it, and else blocks of queries with their keys.
-Blocks of one shape and spacing, as a window leaves them, are one run of pieces.
+mask costs memory. So one call does all where the kernel's rule and a mask that is
+the same for all queries describe the mask. Otherwise there are blocks of queries with their keys.
+Blocks of one shape and spacing, as a window leaves them, are strided: one call for each sample.
 """
 
 import functools
@@ -24,7 +24,10 @@ WINDOW_SHARE = 4
 
 
 class StridedBlocks(NamedTuple):
-    """A run of queries against a run of keys, `count` times, each `rows.size` further on."""
+    """A block of queries with its keys, `count` times, each `rows.size` further on.
+
+    `causal` asks for the kernel's causal rule, aligned at the start of both.
+    """
 
     rows: Span
     columns: Span
@@ -43,10 +46,10 @@ class StridedBlocks(NamedTuple):
 def plan_kernel_calls(
     inputs: AttentionInputs, broadcasts: bool, block_size: int | None = None
 ) -> list[StridedBlocks]:
-    """Pieces that cover every query once; a piece may have no keys.
+    """Strided blocks that cover every query once; some may have no keys.
 
     Args:
-        problem: What is to be cut; T and S must be known.
+        inputs: T and S must be known.
         broadcasts: Whether the kernel takes a mask of one row for all queries of any
             number of heads, and beside its causal rule.
     """
@@ -65,19 +68,19 @@ def plan_kernel_calls(
     for start in range(0, rows.size, size):
         block = Span(start, min(size, rows.size - start))
         blocks.append(StridedBlocks(block, mask.key_range(block, columns.size)))
-    # A run is computed sample by sample, blocks one by one: whichever is fewer calls.
+    # Strided blocks take a call for each sample, others one for each block: the fewer calls.
     if not _may_stride(inputs) or len(blocks) <= inputs.query.shape[0]:
         return blocks
     return _join_strided(blocks)
 
 
 def additive_mask(inputs: AttentionInputs, blocks: StridedBlocks) -> Tensor | None:
-    """What a kernel adds to the logits of a piece.
+    """The mask and bias that a kernel adds to the logits of strided blocks.
 
     Returns:
         Zeros and minus infinities, plus the bias, in the accumulator's dtype, which the
         kernel of the CPU reads whatever it is given. They broadcast to (B, N, t, s), or to
-        (B, count, 1, t, s) for a run; None where all is visible.
+        (B, count, 1, t, s) where `count` > 1; None where all is visible.
     """
     mask, bias = inputs.mask, inputs.bias
     if blocks.causal:
@@ -97,7 +100,7 @@ def _in_accumulator(inputs: AttentionInputs, mask: Tensor | None) -> Tensor | No
 
 
 def strided_columns(x: Tensor, blocks: StridedBlocks) -> Tensor:
-    """(B, S) to (B, count, s): the columns of each piece of a run."""
+    """(B, S) to (B, count, s): the columns of each of the strided blocks."""
     starts = ops.arange(blocks.count, dtype="int32") * blocks.rows.size + blocks.columns.start
     within = ops.arange(blocks.columns.size, dtype="int32")
     return ops.take(x, starts[:, None] + within[None, :], axis=1)
@@ -137,7 +140,7 @@ def _block_size(mask: AttentionMask, length: int) -> int:
 
 
 def _join_strided(blocks: list[StridedBlocks]) -> list[StridedBlocks]:
-    """Joins neighbours of one shape into runs."""
+    """Joins neighbours of one shape into strided blocks."""
     joined: list[StridedBlocks] = []
     for block in blocks:
         last = joined[-1] if joined else None

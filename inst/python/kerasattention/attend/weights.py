@@ -1,4 +1,4 @@
-"""Attention weights to look at: (B, N, T, S), or chosen query rows of it."""
+"""Attention weights (B, N, T, S) to look at, or those of chosen queries."""
 
 from keras import ops
 
@@ -13,7 +13,7 @@ def attention_weights(inputs: AttentionInputs, rows: Span | None = None) -> Tens
     """The softmax of some query rows, before dropout.
 
     Args:
-        problem: The attention problem.
+        inputs: Of the attention call.
         rows: Which queries; None for all.
 
     Returns:

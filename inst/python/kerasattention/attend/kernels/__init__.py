@@ -1,1 +1,1 @@
-"""Ways to compute attention: one kernel per module, those of one backend in its folder."""
+"""The kernels: one per module, those of one backend in its folder."""

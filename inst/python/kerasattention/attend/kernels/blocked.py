@@ -69,7 +69,7 @@ def _backward_blocks(
     upstream: Tensor,
 ) -> dict[str, Tensor]:
     upstream = ops.cast(upstream, inputs.accumulator)
-    # The softmax's own gradient: row sums of weight * d weight = output * d output.
+    # The softmax's own gradient: delta, the row sums of dO * O.
     delta = ops.sum(upstream * output, axis=-1, keepdims=True)  # (B, K, G, T, 1)
     queries = []
     totals: dict[str, Tensor] = {}

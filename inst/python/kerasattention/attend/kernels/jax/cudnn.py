@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.tensors import join_query_heads, split_query_heads
 
-LARGEST_HEAD = 128  # on every GPU that has the kernel; Hopper's alone take 256
+LARGEST_HEAD = 128  # on every GPU that has the kernel; only Hopper's take 256
 
 
 def unsupported(inputs: AttentionInputs, device: Any = None) -> str | None:

@@ -12,7 +12,7 @@ from kerasattention.attend.tensors import Span, Tensor, slice_axis
 class SpanSum:
     """Sums gradients of spans of keys, whose places overlap, into (B, K, S, X).
 
-    What no later span reaches is set aside, so that each addition takes a span alone.
+    The part that no later span reaches is set aside, so that each addition takes only a span.
     """
 
     def __init__(self, like: Tensor) -> None:
@@ -28,7 +28,7 @@ class SpanSum:
         """Adds a part; later ones end before or at `still_to_come`."""
         start, stop = columns.start, columns.stop
         if self._sum is None:
-            # Nobody saw the keys behind the last span.
+            # No query sees the keys behind the last span.
             self._done.append(self._zeros(self._like.shape[2] - stop))
             self._sum, self._start = part, start
         else:
@@ -77,7 +77,7 @@ class SpanSum:
 class BiasSum:
     """Gradients of a bias over blocks of queries, given from the last block to the first.
 
-    Those of a bias held as a tensor are laid end to end where it has queries of its own.
+    Those of a bias held as a tensor with an axis of queries are concatenated.
     """
 
     def __init__(self, bias: BlockBias | None) -> None:
@@ -101,7 +101,7 @@ class BiasSum:
                 self._totals[name] = self._totals[name] + part if name in self._totals else part
 
     def skip(self, rows: Span) -> None:
-        """Takes note of queries without keys."""
+        """Adds zeros for queries without keys."""
         for part in self._parts:
             part.skip(rows)
         if self._has_rows():

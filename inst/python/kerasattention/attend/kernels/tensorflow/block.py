@@ -33,13 +33,13 @@ from kerasattention.attend.tensors import (
 
 
 class BlockWeights(NamedTuple):
-    """A block's softmax in two factors, and what the gradient of a cap needs.
+    """The softmax of a block in two factors, and the capped logits for the gradient of the cap.
 
     Attributes:
         weights: (B, K, G * t, s); each row sums to one.
-        share: None or (B, K, G * t, 1), what of the sum belongs to the keys: 0 in a row
+        share: None or (B, K, G * t, 1), the share of the sum that belongs to the keys: 0 in a row
             without keys, and less than 1 beside a sink.
-        of_sink: None or (B, K, G * t, 1), what of the sum belongs to a sink.
+        of_sink: None or (B, K, G * t, 1), the share that belongs to a sink.
         capped: (B, K, G * t, s), the logits before bias and mask.
     """
 
@@ -74,13 +74,13 @@ def block_output(inputs: AttentionInputs, block: Block) -> Tensor:
 def block_gradients(
     inputs: AttentionInputs, block: Block, output: Tensor, upstream: Tensor
 ) -> BlockGradients:
-    """From what a block gave and the gradient of that, both (B, K, G, t, Hv)."""
+    """From the output of a block and the gradient of that, both (B, K, G, t, Hv)."""
     query = stack_groups(slice_axis(inputs.query, 3, block.rows))
     key = _keys_of(inputs.key, block.columns)
     value = _keys_of(inputs.value, block.columns)
     weights, share, of_sink, capped = _weights(inputs, block)
     output, upstream = stack_groups(output), stack_groups(upstream)
-    # The softmax's own gradient: row sums of weight * d weight = output * d output.
+    # The softmax's own gradient: delta, the row sums of dO * O.
     delta = tf.reduce_sum(output * upstream, axis=-1, keepdims=True)
     d_sink = None if inputs.sink is None else _sink_gradient(inputs, of_sink, delta)
     if share is not None:
@@ -133,7 +133,7 @@ def _weights(inputs: AttentionInputs, block: Block) -> BlockWeights:
     weights = tf.nn.softmax(logits)
     if inputs.sink is None:
         return BlockWeights(weights, tf.cast(tf.logical_not(empty), row_max.dtype), None, capped)
-    # The largest weight is exp(peak - log_sum).
+    # The largest weight is exp(row_max - lse).
     lse = row_max - tf.math.log(tf.reduce_max(weights, axis=-1, keepdims=True))
     above = stack_groups(unstack_groups(lse, inputs.groups) - sink_logits(inputs))
     return BlockWeights(weights, tf.sigmoid(above), tf.sigmoid(-above), capped)
@@ -153,7 +153,7 @@ def _keep(inputs: AttentionInputs, block: Block) -> Tensor | None:
 
 
 def _sink_gradient(inputs: AttentionInputs, of_sink: Tensor, delta: Tensor) -> Tensor:
-    """(K, G): a sink's weight in a row takes part in the row's sum alone."""
+    """(K, G): the weight of a sink is only a term of the row's sum."""
     of_rows = unstack_groups(of_sink * delta, inputs.groups)
     return -tf.reduce_sum(of_rows, axis=(0, 3, 4))
 

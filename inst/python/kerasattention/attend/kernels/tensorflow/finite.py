@@ -9,10 +9,9 @@ from collections.abc import Callable
 import tensorflow as tf
 from keras import ops
 
-from kerasattention.attend.finite import are_finite
 from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.poisoned_rows import poisoned_rows
-from kerasattention.attend.tensors import Span, Tensor
+from kerasattention.attend.tensors import Span, Tensor, are_finite
 
 
 def with_finite_inputs(

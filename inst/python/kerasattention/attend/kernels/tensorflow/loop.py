@@ -1,8 +1,8 @@
 """A loop over blocks of queries, on TensorFlow for lengths that a graph does not know.
 
-`fit()` on batches of varying length traces with T and S unknown. The loop walks over
-blocks of a fixed number of queries, the last one filled up. Its backward pass is a loop of
-its own, never one that TensorFlow derives, which would keep every block's weights.
+`fit()` on batches of varying length traces with T and S unknown. The loop has blocks
+of a fixed number of queries, the last one padded. Its backward pass is a second loop. One that
+TensorFlow derives would keep every block's weights.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ from kerasattention.attend.kernels.tensorflow.masking import is_compiled_by_xla
 from kerasattention.attend.rules import Reach
 from kerasattention.attend.tensors import Span, Tensor, is_static, slice_axis
 
-# Queries of a block: a loop's steps cost more to start than blocks laid out one by one.
+# Queries of a block: the steps of a loop cost more to start than blocks laid out one by one.
 BLOCK_SIZE = 256
-# Logits of a head that are computed as one block: the most that the plain way is chosen for.
+# Logits of a head that are computed as one block: the most that the plain kernel is selected for.
 MAX_BLOCK_LOGITS = 512 * 512
 
 
@@ -43,8 +43,8 @@ def looped_attention(
     count = (length + size - 1) // size
     missing = count * size - length
     loop = BlockLoop(size, count, is_compiled_by_xla())
-    # Not within the function with a gradient of its own: TensorFlow drops the gradient of
-    # what is filled in.
+    # Outside of the function with a custom gradient: TensorFlow drops the gradient of a padded
+    # input within it.
     inputs = _pad_queries(inputs, missing)
     whole = Block(Span(0, length), Span(0, keys))
 
@@ -83,15 +83,15 @@ def _if_short(
     as_one: Callable[[], Any],
     looped: Callable[[], Any],
 ) -> Any:
-    """One of them, where the graph is run: one block is faster where it stays in cache.
+    """Chooses when the graph runs: one block is faster where it stays in cache.
 
-    `empty` is for no queries or no keys, of which there is no softmax. Not a choice of two
-    functions with gradients: XLA compiles no gradient of such a choice.
+    `empty` is for no queries or no keys, of which there is no softmax. The choice is within a
+    function with a custom gradient: XLA compiles no gradient of a choice.
     """
     length, keys = whole.rows.size, whole.columns.size
     if is_static(length, keys):
         return as_one() if length * keys <= max_logits else looped()
-    # In 64 bits: lengths whose product passes 2**31 are those that must not be one block.
+    # In 64 bits: lengths whose product exceeds 2**31 must not become one block.
     logits = tf.cast(length, tf.int64) * tf.cast(keys, tf.int64)
     return tf.cond(logits <= max_logits, lambda: tf.cond(logits > 0, as_one, empty), looped)
 
@@ -101,12 +101,12 @@ def _if_short(
 
 @dataclasses.dataclass(frozen=True)
 class BlockLoop:
-    """The blocks of a loop.
+    """The blocks of the loop.
 
     Attributes:
         size: Queries of a block.
         count: How many blocks; may be a tensor.
-        compiled: Whether by XLA, for which no size may depend on the block.
+        compiled: Whether XLA compiles it: then no size may depend on the block.
     """
 
     size: int
@@ -145,7 +145,10 @@ def _visible_columns(reach: Reach, rows: Span, keys: Tensor | int) -> Span:
 
 
 def _pad_queries(inputs: AttentionInputs, count: Tensor | int) -> AttentionInputs:
-    """The problem with so many more queries, which see nothing or nobody asks for."""
+    """Pads the queries by `count` rows, so that T is a multiple of the block size.
+
+    The padded rows are dropped from the result.
+    """
 
     def pad(x: Tensor, axis: int) -> Tensor:
         return x if x.shape[axis] == 1 else _pad(x, axis, count)
@@ -164,7 +167,7 @@ def _pad_queries(inputs: AttentionInputs, count: Tensor | int) -> AttentionInput
 
 
 def _pad(x: Tensor, axis: int, count: Tensor | int) -> Tensor:
-    """So many zeros behind an axis."""
+    """Adds `count` zeros behind an axis."""
     paddings = [(0, 0)] * len(x.shape)
     paddings[axis] = (0, count)
     return tf.pad(x, paddings)

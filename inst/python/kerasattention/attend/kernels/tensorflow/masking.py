@@ -1,8 +1,8 @@
-"""How a block's masks reach its logits on TensorFlow, where a pass over them is dear.
+"""Applies masks on TensorFlow without an extra pass over the logits.
 
 To add a mask takes nearly as long as a softmax. Where positions are indices, the causal rule
-and the window hide whole diagonals: those are set in place, and cost what is hidden.
-Padding is one more feature of the keys, which the product adds up by itself.
+and the window mask whole diagonals out: those are set in place, which costs only what is set.
+Padding is one more feature of the keys, which the product adds to the logits.
 """
 
 from typing import NamedTuple
@@ -31,13 +31,13 @@ Diagonals = tuple[int, int]
 
 
 class BlockMasking(NamedTuple):
-    """What keeps the keys of a block from its queries.
+    """How the masks and the bias of a block are applied.
 
     Attributes:
         feature: None or (B, 1, s, 1), added to all logits of a key within the product.
         addend: None or what is added to the logits, broadcast to (B, K, G, t, s).
         diagonals: First and last diagonals to be set, 0 being that of the first query and key.
-        value: What hides: minus infinity where a bias may be lower than anything finite.
+        value: Logit of what is masked out: minus infinity where a bias may be as low as any number.
     """
 
     feature: Tensor | None
@@ -51,7 +51,7 @@ class BlockMasking(NamedTuple):
 
 
 def masking_of(inputs: AttentionInputs, rows: Span, columns: Span) -> BlockMasking:
-    """How the masks and the bias of a block are to be applied."""
+    """Chooses how the masks and the bias of a block are applied."""
     mask = inputs.mask
     value = float("-inf") if has_infinities(inputs) else MASKED_OUT
     diagonals: list[Diagonals] = []
@@ -77,7 +77,7 @@ def masking_of(inputs: AttentionInputs, rows: Span, columns: Span) -> BlockMaski
 
 
 def product(query: Tensor, key: Tensor, masking: BlockMasking) -> Tensor:
-    """(B, K, G * t, s) of (B, K, G * t, H) and (B, K, s, H), with what hides whole keys."""
+    """(B, K, G * t, s) of (B, K, G * t, H) and (B, K, s, H), with the logits of padding added."""
     if masking.feature is None:
         return tf.matmul(query, key, transpose_b=True)
     column = tf.broadcast_to(masking.feature, tf.shape(key[..., :1]))
@@ -86,7 +86,7 @@ def product(query: Tensor, key: Tensor, masking: BlockMasking) -> Tensor:
 
 
 def apply_masking(logits: Tensor, masking: BlockMasking, groups: int) -> Tensor:
-    """(B, K, G * t, s): applies the rest."""
+    """(B, K, G * t, s): applies all but the padding that `product()` has applied."""
     if masking.addend is None and not masking.diagonals:
         return logits
     logits = unstack_groups(logits, groups)
@@ -100,7 +100,7 @@ def share_of_visible(
 ) -> Tensor:
     """(B, K, G * t, 1) of a problem without bias: 0 for a query without keys, else 1.
 
-    From the masks alone, mostly one for all heads. A maximum of the logits would be another
+    From the masks, which are mostly one for all heads. A maximum of the logits would be another
     pass over them, and hold them beside the weights.
     """
     if masking.addend is None and is_static(*rows, *columns):
@@ -114,7 +114,7 @@ def share_of_visible(
 
 
 def _whole_addend(masking: BlockMasking, rows: Span, columns: Span) -> Tensor:
-    """All that hides, as one addend (B|1, K|1, G|1, t|1, s)."""
+    """All of the masking as one addend (B|1, K|1, G|1, t|1, s)."""
     parts = [] if masking.addend is None else [masking.addend]
     if masking.feature is not None:
         parts.append(tf.transpose(masking.feature, (0, 1, 3, 2))[:, :, None])
@@ -126,7 +126,7 @@ def _whole_addend(masking: BlockMasking, rows: Span, columns: Span) -> Tensor:
 
 
 def has_infinities(inputs: AttentionInputs) -> bool:
-    """Whether a bias may hide keys by minus infinity."""
+    """Whether a bias may mask keys out by minus infinity."""
     return inputs.bias is not None and _may_hold_infinity(inputs.bias)
 
 
@@ -141,7 +141,7 @@ def is_compiled_by_xla() -> bool:
 
 
 def masked_diagonals(mask: AttentionMask, rows: Span, columns: Span) -> list[Diagonals]:
-    """Of a block whose positions are indices: what the causal rule and the window hide."""
+    """The diagonals that the rules of positions mask out, where positions are indices."""
     if not mask.masks_positions(rows, columns):
         return []
     lowest, highest = 1 - rows.size, columns.size - 1
@@ -167,7 +167,7 @@ def _are_diagonals(mask: AttentionMask, rows: Span, columns: Span) -> bool:
 
 
 def _set_diagonals(logits: Tensor, diagonals: list[Diagonals], value: float) -> Tensor:
-    """Puts a value on diagonals of (..., t, s), in place where nobody else reads the logits."""
+    """Puts a value on diagonals of (..., t, s): in place where no other operation reads them."""
     length, keys = logits.shape[-2:]
     for low, high in diagonals:
         longest = min(length + min(high, 0), keys - max(low, 0))
@@ -184,13 +184,13 @@ def _set_diagonals(logits: Tensor, diagonals: list[Diagonals], value: float) -> 
 
 
 def _takes_features(inputs: AttentionInputs) -> bool:
-    """Whether a product may hide keys: its sum with a bias of minus infinity is none of a
-    number, and a cap comes after the product but before the mask."""
+    """Whether a product may mask keys out: its sum with a bias of minus infinity is not finite,
+    and a cap comes after the product but before the mask."""
     return inputs.soft_cap is None and inputs.bias is None and not is_compiled_by_xla()
 
 
 def _count_keys(inputs: AttentionInputs, rows: Span, columns: Span) -> Tensor:
-    """(B|1, 1, 1, t, 1): how many keys each query sees by position and padding alone."""
+    """(B|1, 1, 1, t, 1): how many keys each query sees by position and padding."""
     mask, reach = inputs.mask, inputs.mask.reach
     query = np.arange(rows.size) + rows.start
     first, last = np.zeros(rows.size, int), np.full(rows.size, columns.size)
@@ -209,12 +209,12 @@ def _count_keys(inputs: AttentionInputs, rows: Span, columns: Span) -> Tensor:
 
 
 def _as_addend(inputs: AttentionInputs, visible: Tensor, value: float) -> Tensor:
-    # A bias may be as low as a float32 can be, and is not to be taken for a mask.
+    # A bias may be as low as float32 allows, and must not pass for a mask.
     return tf.cast(tf.where(visible, 0.0, value), inputs.accumulator)
 
 
 def _may_hold_infinity(bias: BlockBias) -> bool:
-    """Whether a bias may hide keys by minus infinity; those of positions never do."""
+    """Whether a bias may mask keys out by minus infinity; those of positions never do."""
     if isinstance(bias, SumOfBiases):
         return any(_may_hold_infinity(part) for part in bias.biases)
     return isinstance(bias, TensorBias)

@@ -37,7 +37,7 @@ WINDOW_SHARE = 4
 MAX_UNROLLED_BLOCKS = 48
 # Logits of all heads and samples that one run of blocks of a window may have.
 STRIDED_LOGITS = 2**21
-# Beyond so many queries two walks begin with copies that are too large for what they save.
+# With more queries two head groups begin with copies that are too large for what they save.
 MAX_QUERIES_OF_HEAD_GROUPS = 8192
 
 
@@ -52,7 +52,7 @@ def unrolled_attention(
     def forward(named: Named) -> tuple[Tensor, Tensor]:
         given = inputs.with_tensors(named)
         outputs = [_forward(_of_head_group(given, heads), steps) for heads in head_groups]
-        # Heads before rows: what is joined is given up piece by piece.
+        # Heads before rows: the parts of a step are freed as soon as they are joined.
         rows = [_join_heads(parts) for parts in zip(*outputs, strict=True)]
         return tf.concat(rows, axis=3), tf.zeros(())
 
@@ -77,14 +77,14 @@ def unrolled_attention(
 
 
 def plan_head_groups(inputs: AttentionInputs) -> list[Span]:
-    """Key heads that walk over the pieces by themselves.
+    """The key heads of each head group, which are computed apart from one another.
 
-    Two walks at once: while one's small operations leave a core idle, the other's product
-    has it. Each holds half of the logits that one walk of all heads would.
+    With two groups a graph runs the product of one while the small operations of the other leave
+    a core idle. Each group holds half of the logits of all heads.
     """
     kv_heads = inputs.kv_heads
     by_head = inputs.bias is not None or inputs.mask.num_heads != 1
-    # Dropout counts heads from the first; without a graph nothing runs at once.
+    # The dropout mask counts heads from the first; without a graph nothing runs in parallel.
     one_walk = tf.executing_eagerly() or is_compiled_by_xla()
     one_walk = one_walk or inputs.query.shape[3] > MAX_QUERIES_OF_HEAD_GROUPS
     if kv_heads == 1 or by_head or inputs.rate > 0.0 or one_walk:
@@ -109,7 +109,7 @@ def _join_heads(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
 
 
-# Which pieces -----------------------------------------------------------------------------
+# Which blocks -----------------------------------------------------------------------------
 
 
 def is_preferred(inputs: AttentionInputs, block_size: int | None) -> bool:
@@ -137,7 +137,7 @@ def plan_steps(
 def plan_strided_blocks(
     inputs: AttentionInputs, size: int, strided_logits: int = STRIDED_LOGITS
 ) -> list[StridedBlocks]:
-    """Pieces that cover every query once; a piece may have no keys."""
+    """Strided blocks that cover every query once; one may have no keys."""
     length, keys = inputs.query.shape[3], inputs.key.shape[2]
     steps = []
     start = 0
@@ -154,7 +154,7 @@ def plan_strided_blocks(
 def _strided(
     inputs: AttentionInputs, start: int, size: int, strided_logits: int
 ) -> StridedBlocks | None:
-    """As many blocks from `start` on as one run can take, all with keys on both sides."""
+    """As many strided blocks from `start` on as have all of their keys within the sequence."""
     reach = inputs.mask.reach
     if not may_fold(inputs):
         return None
@@ -188,10 +188,10 @@ def may_fold(inputs: AttentionInputs) -> bool:
 
 
 def _forward(inputs: AttentionInputs, steps: list[StridedBlocks]) -> list[Tensor]:
-    """Each piece's rows (B, K, G, t, Hv)."""
+    """The output of each of the strided blocks, (B, K, G, t, Hv)."""
     outputs: list[Tensor] = []
     for blocks in steps:
-        # One block after the other: a graph would start them all, and hold them all.
+        # One block after the other: otherwise a graph starts and holds all of them.
         with tf.control_dependencies(outputs[-1:]):
             outputs.append(_blocks_output(inputs, blocks))
     return outputs
@@ -206,7 +206,7 @@ def _blocks_output(inputs: AttentionInputs, blocks: StridedBlocks) -> Tensor:
 
 
 def _block(inputs: AttentionInputs, blocks: StridedBlocks) -> tuple[AttentionInputs, Block]:
-    """The piece as one block of a problem: this one, or one with more samples."""
+    """Strided blocks as one block: of these inputs, or of inputs with more samples."""
     if blocks.count == 1:
         return inputs, Block(blocks.rows, blocks.columns)
     folded = fold(inputs, blocks)
@@ -220,7 +220,7 @@ def _backward(
     keys, values = SpanSum(inputs.key), SpanSum(inputs.value)
     bias = BiasSum(inputs.bias)
     sinks: list[Tensor] = []
-    # From the last to the first: the keys that are left behind have their whole sum.
+    # From the last to the first: then keys behind the current block have their whole sum.
     for index, blocks in reversed(list(enumerate(steps))):
         part = [slice_axis(x, 3, blocks.all_rows) for x in (output, upstream)]
         if blocks.columns.size == 0:

@@ -44,11 +44,11 @@ def cpu_flash_attention(inputs: AttentionInputs, block_size: int | None = None) 
 
 
 def _forward_calls(inputs: AttentionInputs, calls: list[StridedBlocks]) -> tuple[Tensor, Tensor]:
-    """Output (B, K, G, T, H) and log of the softmax's denominator (B, K, G, T, 1)."""
+    """Output (B, K, G, T, H) and lse (B, K, G, T, 1)."""
     if is_one_call(inputs, calls):
         output, lse = _forward_part(inputs, calls[0], None)
     else:
-        # Laid out as (B, T, N, H), which the output projection reads.
+        # In the memory order of (B, T, N, H), which the output projection reads.
         batch, kv_heads, groups, length, size = inputs.query.shape
         output = inputs.query.new_zeros(batch, length, kv_heads, groups, size)
         lse = torch.zeros(batch, length, kv_heads, groups, 1, dtype=output.dtype)
@@ -135,7 +135,7 @@ def _backward_part(
 def _parts(
     inputs: AttentionInputs, calls: list[StridedBlocks]
 ) -> Iterable[tuple[StridedBlocks, int | None]]:
-    """The calls of the kernel: a run takes one for each sample, a piece one for all."""
+    """The calls of the kernel: strided blocks take one for each sample, a block one for all."""
     for blocks in calls:
         if blocks.columns.size == 0:
             continue
@@ -144,7 +144,7 @@ def _parts(
 
 
 def _add_columns(total: Tensor, blocks: StridedBlocks, sample: int | None, part: Tensor) -> None:
-    """Adds to the columns of a part; those of a run in steps that do not overlap."""
+    """Adds to the columns of a part; those of strided blocks in steps that do not overlap."""
     target = columns_of(total, blocks, sample)
     if sample is None:
         target += part

@@ -82,8 +82,8 @@ def _masked_call(
     """Stacks the queries that share a key: few kernels take both a mask and K < N heads."""
     mask = mask.to(query.dtype)
     if inputs.may_be_empty:
-        # A row without keys sees all of them, and what it gets is set to zero: neither the
-        # kernels nor their gradients agree on what an empty row gives.
+        # Fully masked rows are undefined in the kernels: all keys are made visible to them, and
+        # their output is set to zero.
         visible = (mask > float("-inf")).any(-1, keepdim=True)
         mask = torch.where(visible, mask, 0.0)
     output = F.scaled_dot_product_attention(

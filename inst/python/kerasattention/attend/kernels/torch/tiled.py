@@ -38,7 +38,7 @@ _MASKED_OUT = float("-inf")
 
 @dataclasses.dataclass(frozen=True)
 class QueryBlock:
-    """A block of queries and the runs of keys that it sees, one after the other."""
+    """A block of queries and the tiles of keys that it sees, in order."""
 
     rows: Span
     columns: tuple[Span, ...]
@@ -114,7 +114,7 @@ def _stacked(x: Tensor, rows: Span) -> Tensor:
 
 
 def _forward_block(inputs: AttentionInputs, block: QueryBlock) -> tuple[Tensor, Tensor]:
-    """Output (B, K, G, t, Hv) and log of the softmax's denominator (B, K, G, t, 1)."""
+    """Output (B, K, G, t, Hv) and lse (B, K, G, t, 1)."""
     rows, query = block.rows, _stacked(inputs.query, block.rows)
     shape = (*inputs.query.shape[:3], rows.size)
     new = {"dtype": getattr(torch, inputs.accumulator), "device": query.device}
@@ -144,7 +144,7 @@ def _forward_block(inputs: AttentionInputs, block: QueryBlock) -> tuple[Tensor, 
 
 
 def _finite(row_max: Tensor) -> Tensor:
-    """0 for a row that has seen no key: -inf - -inf would be nan."""
+    """0 for a row without keys so far: -inf - -inf is NaN."""
     return torch.where(row_max == _MASKED_OUT, 0.0, row_max)
 
 
@@ -156,7 +156,7 @@ def _backward(
 ) -> Named:
     accumulator = getattr(torch, inputs.accumulator)
     upstream = upstream.to(accumulator)
-    # The softmax's own gradient: row sums of weight * d weight = output * d output.
+    # The softmax's own gradient: delta, the row sums of dO * O.
     delta = (upstream * output).sum(-1, keepdim=True)
     tensors = inputs.tensors()
     totals = {
