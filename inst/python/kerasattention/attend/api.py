@@ -16,6 +16,7 @@ from kerasattention.attend.tensors import (
     Tensor,
     accumulator_of,
     join_query_heads,
+    shape_of,
     split_key_heads,
     split_query_heads,
 )
@@ -171,7 +172,7 @@ def make_inputs(
 ) -> AttentionInputs:
     """Brings everything into the engine's layout."""
     kv_heads = key.shape[2]
-    sizes = (query.shape[2], ops.shape(query)[1], ops.shape(key)[1])
+    sizes = (query.shape[2], shape_of(query)[1], shape_of(key)[1])
     given = [_with_known_axes(bias, sizes) for bias in biases or [] if bias is not None]
     if mask.mask is not None:
         mask = dataclasses.replace(mask, mask=broadcast_unknown_axes(mask.mask, sizes))
@@ -234,7 +235,7 @@ def broadcast_unknown_axes(x: Tensor, sizes: tuple[Any, Any, Any]) -> Tensor:
     if None not in tuple(x.shape)[1:]:
         return x
     known = [1 if size == 1 else whole for size, whole in zip(x.shape[1:], sizes, strict=True)]
-    return ops.broadcast_to(x, (ops.shape(x)[0], *known))
+    return ops.broadcast_to(x, (shape_of(x)[0], *known))
 
 
 def _with_known_axes(bias: BlockBias, sizes: tuple[Any, Any, Any]) -> BlockBias:

@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import Span, Tensor, accumulator_of, slice_axis
+from kerasattention.attend.tensors import Span, Tensor, accumulator_of, shape_of, slice_axis
 
 
 class BlockBias(Protocol):
@@ -19,20 +19,25 @@ class BlockBias(Protocol):
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors with a gradient, by name."""
+        ...
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> "BlockBias":
         """The same bias of other tensors."""
+        ...
 
     def in_precision(self, dtype: str) -> "BlockBias":
         """The same bias, computed in float32 or float64."""
+        ...
 
     def block(self, mask: AttentionMask, rows: Span, columns: Span) -> Tensor:
         """The bias of a block: float32 or float64 that broadcasts to (B, N, t, s)."""
+        ...
 
     def block_gradient(
         self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Span
     ) -> dict[str, Tensor]:
         """The gradient of each tensor for a block's gradient (B, N, t, s), in its dtype."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +63,7 @@ class TensorBias:
         self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Span
     ) -> dict[str, Tensor]:
         gradient = self._sum_to_axes(gradient)
-        sizes = ops.shape(self.bias)
+        sizes = shape_of(self.bias)
         padding = [(0, 0), (0, 0)]
         for axis, span in ((2, rows), (3, columns)):
             whole = self.bias.shape[axis] == 1
@@ -83,7 +88,7 @@ class TensorBias:
         gradient = self._sum_to_axes(gradient)
         if self.bias.shape[3] == 1:
             return gradient
-        around = (columns.start, ops.shape(self.bias)[3] - columns.stop)
+        around = (columns.start, shape_of(self.bias)[3] - columns.stop)
         return ops.pad(gradient, [(0, 0), (0, 0), (0, 0), around])
 
     def _sum_to_axes(self, gradient: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from kerasattention.attend.tensors import (
     Tensor,
     group_heads,
     matmul,
+    shape_of,
     slice_axis,
     stack_groups,
     transpose_last,
@@ -71,7 +72,7 @@ def keep_factor(inputs: AttentionInputs, rows: Span, columns: Span) -> Tensor | 
     """(B, K, G, t, s): 0 where a weight is dropped, 1 / (1 - rate) elsewhere."""
     if inputs.rate == 0.0:
         return None
-    batch, kv_heads, groups = ops.shape(inputs.query)[:3]
+    batch, kv_heads, groups = shape_of(inputs.query)[:3]
     keep = keep_block(
         inputs.seed,
         Span(inputs.first_sample, batch),

@@ -24,57 +24,57 @@ from kerasattention.attend.poisoned_rows import (
     poisoned_rows,
     sees_from_some_key_on,
 )
-from kerasattention.attend.tensors import Span, Tensor, accumulator_of, are_finite
+from kerasattention.attend.tensors import Span, Tensor, accumulator_of, are_finite, shape_of
 
 Kernel = Callable[[AttentionInputs], Tensor]
 
 
 def with_finite_inputs(
-    problem: AttentionInputs, kernel: Kernel, rows: Span | None = None, of_values: bool = True
+    inputs: AttentionInputs, kernel: Kernel, rows: Span | None = None, of_values: bool = True
 ) -> Tensor:
     """Calls a kernel so that masked-out non-finite numbers have no effect.
 
     Args:
-        problem: The attention problem.
-        kernel: Computes (B, K, G, t, X) of a problem whose inputs are finite.
+        inputs: Of the attention call.
+        kernel: Computes (B, K, G, t, X) of inputs that are finite.
         rows: The queries that the kernel computes; None for all.
         of_values: Whether its result depends on the values.
     """
-    if not may_mask_out(problem):
-        return kernel(problem)
-    finite = known_to_be_finite(_inputs(problem))
+    if not may_mask_out(inputs):
+        return kernel(inputs)
+    finite = known_to_be_finite(_inputs(inputs))
     if finite is True:
-        return kernel(problem)
-    rows = problem.rows() if rows is None else rows
+        return kernel(inputs)
+    rows = inputs.rows() if rows is None else rows
     if finite is None and decides_at_run_time():
         from kerasattention.attend.kernels.tensorflow import finite as finite_tensorflow
 
-        return finite_tensorflow.with_finite_inputs(problem, kernel, rows, of_values)
-    output = kernel(cleaned(problem))
-    return poison(output, _rows_of(problem, rows, of_values, finite))
+        return finite_tensorflow.with_finite_inputs(inputs, kernel, rows, of_values)
+    output = kernel(cleaned(inputs))
+    return poison(output, _rows_of(inputs, rows, of_values, finite))
 
 
-def may_mask_out(problem: AttentionInputs) -> bool:
+def may_mask_out(inputs: AttentionInputs) -> bool:
     """Whether a key or a query may be masked out that may hold a non-finite number."""
-    mask = problem.mask
+    mask = inputs.mask
     if mask.masked_out_is_finite:
         return False
     return (
         mask.masks_tokens
         or mask.query_mask is not None
-        or mask.masks_positions(problem.rows(), problem.columns())
-        or may_hold_infinity(problem.bias)
+        or mask.masks_positions(inputs.rows(), inputs.columns())
+        or may_hold_infinity(inputs.bias)
     )
 
 
-def cleaned(problem: AttentionInputs) -> AttentionInputs:
-    """The problem with zeros in place of non-finite queries, keys and values."""
-    query, key, value = (clean(x) for x in _inputs(problem))
-    return dataclasses.replace(problem, query=query, key=key, value=value)
+def cleaned(inputs: AttentionInputs) -> AttentionInputs:
+    """The inputs with zeros in place of non-finite queries, keys and values."""
+    query, key, value = (clean(x) for x in _inputs(inputs))
+    return dataclasses.replace(inputs, query=query, key=key, value=value)
 
 
-def _inputs(problem: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
-    return problem.query, problem.key, problem.value
+def _inputs(inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
+    return inputs.query, inputs.key, inputs.value
 
 
 def poison(output: Tensor, rows: Tensor) -> Tensor:
@@ -101,17 +101,17 @@ def poison(output: Tensor, rows: Tensor) -> Tensor:
     return ops.where(rows, float("nan"), output)
 
 
-def _rows_of(problem: AttentionInputs, rows: Span, of_values: bool, finite: bool | None) -> Tensor:
+def _rows_of(inputs: AttentionInputs, rows: Span, of_values: bool, finite: bool | None) -> Tensor:
     """The poisoned rows, looked for only where something is not finite, if that may be asked."""
 
     def find() -> Tensor:
-        return poisoned_rows(problem, rows, of_values)
+        return poisoned_rows(inputs, rows, of_values)
 
-    at_once = finite is False or sees_from_some_key_on(problem)
+    at_once = finite is False or sees_from_some_key_on(inputs)
     if at_once or keras.backend.backend() not in ("jax", "tensorflow"):
         return find()
-    shape = (*ops.shape(problem.query)[:3], rows.size)
-    return ops.cond(are_finite(_inputs(problem)), lambda: ops.zeros(shape, dtype="bool"), find)
+    shape = (*shape_of(inputs.query)[:3], rows.size)
+    return ops.cond(are_finite(_inputs(inputs)), lambda: ops.zeros(shape, dtype="bool"), find)
 
 
 # What is known, and what replaces numbers, on each backend ------------------------------
@@ -152,15 +152,15 @@ def _known_on_torch(tensors: Sequence[Tensor]) -> bool | None:
         if tensors[0].device.type == "cpu":
             # Half the time of adding them up first; elsewhere each would be waited for.
             return all(math.isfinite(x.item()) for x in sums)
-        return math.isfinite(sum(sums).item())
+        return math.isfinite(sum(sums[1:], sums[0]).item())
     except RuntimeError:  # no number: a fake or meta tensor, or torch.func.vmap()
         return None
 
 
 def _known_on_jax(tensors: Sequence[Tensor]) -> bool | None:
-    import jax
+    from jax.core import Tracer
 
-    if any(isinstance(x, jax.core.Tracer) or not x.is_fully_addressable for x in tensors):
+    if any(isinstance(x, Tracer) or not x.is_fully_addressable for x in tensors):
         return None
     return bool(_jax_functions()[0](*tensors))
 

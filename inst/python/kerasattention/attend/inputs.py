@@ -7,7 +7,13 @@ from keras import ops
 
 from kerasattention.attend.bias import BlockBias
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import Span, Tensor, accumulator_of, wants_float32_inputs
+from kerasattention.attend.tensors import (
+    Span,
+    Tensor,
+    accumulator_of,
+    shape_of,
+    wants_float32_inputs,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +85,10 @@ class AttentionInputs:
         return dataclasses.replace(wide, query=query, scale=1.0)
 
     def rows(self) -> Span:
-        return Span(0, ops.shape(self.query)[3])
+        return Span(0, shape_of(self.query)[3])
 
     def columns(self) -> Span:
-        return Span(0, ops.shape(self.key)[2])
+        return Span(0, shape_of(self.key)[2])
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by name, with and without a gradient."""

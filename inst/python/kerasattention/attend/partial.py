@@ -16,7 +16,7 @@ from kerasattention.attend.block import block_logits, combine
 from kerasattention.attend.finite import with_finite_inputs
 from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import Tensor, join_query_heads
+from kerasattention.attend.tensors import Tensor, join_query_heads, shape_of
 
 _EMPTY = float("-inf")
 
@@ -91,7 +91,7 @@ def merge(first: PartialAttention, second: PartialAttention) -> PartialAttention
 def sink_part(sink: Tensor, like: PartialAttention) -> PartialAttention:
     """The part of a sink (N): it has no value and takes its share of the softmax's denominator."""
     logits = ops.cast(sink, like.lse.dtype)[None, None, :, None]
-    lse = ops.broadcast_to(logits, ops.shape(like.lse))
+    lse = ops.broadcast_to(logits, shape_of(like.lse))
     return PartialAttention(ops.zeros_like(like.output), lse)
 
 

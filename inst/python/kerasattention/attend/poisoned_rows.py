@@ -8,7 +8,7 @@ from keras import ops
 
 from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias
 from kerasattention.attend.inputs import AttentionInputs
-from kerasattention.attend.tensors import Span, Tensor, group_heads, is_static
+from kerasattention.attend.tensors import Span, Tensor, group_heads, is_static, shape_of
 
 # Queries of a block when the queries that see non-finite numbers are looked for.
 BLOCK = 128
@@ -16,38 +16,38 @@ BLOCK = 128
 WHOLE = 512 * 512
 
 
-def poisoned_rows(problem: AttentionInputs, rows: Span, of_values: bool) -> Tensor:
+def poisoned_rows(inputs: AttentionInputs, rows: Span, of_values: bool) -> Tensor:
     """(B, K, G, t): queries that see a non-finite key or value, or hold one and see any key."""
-    query, key = _has_non_finite(problem.query), _has_non_finite(problem.key)
+    query, key = _has_non_finite(inputs.query), _has_non_finite(inputs.key)
     if of_values:
-        key = ops.logical_or(key, _has_non_finite(problem.value))
-    if sees_from_some_key_on(problem):
-        return _poisoned_by_first_key(problem, query, key, rows)
+        key = ops.logical_or(key, _has_non_finite(inputs.value))
+    if sees_from_some_key_on(inputs):
+        return _poisoned_by_first_key(inputs, query, key, rows)
     if not is_static(*rows) and keras.backend.backend() != "tensorflow":
-        return _poisoned_block(problem, query, key, rows)
-    keys = problem.key.shape[2]
+        return _poisoned_block(inputs, query, key, rows)
+    keys = inputs.key.shape[2]
     if is_static(*rows, keys) and (rows.size <= BLOCK or rows.size * keys <= WHOLE):
-        return _poisoned_block(problem, query, key, rows)
-    return _poisoned_in_blocks(problem, query, key, rows)
+        return _poisoned_block(inputs, query, key, rows)
+    return _poisoned_in_blocks(inputs, query, key, rows)
 
 
-def sees_from_some_key_on(problem: AttentionInputs) -> bool:
+def sees_from_some_key_on(inputs: AttentionInputs) -> bool:
     """Whether a query sees a key if it is not padding and, where causal, not behind the query."""
-    mask = problem.mask
+    mask = inputs.mask
     return (
         mask.reach.before is None
         and mask.is_band
         and mask.is_per_token
         and not mask.differs_by_query
-        and not may_hold_infinity(problem.bias)
+        and not may_hold_infinity(inputs.bias)
     )
 
 
 def _poisoned_by_first_key(
-    problem: AttentionInputs, query: Tensor, key: Tensor, rows: Span
+    inputs: AttentionInputs, query: Tensor, key: Tensor, rows: Span
 ) -> Tensor:
     """Compares each query with the first key that is not finite: no (t, S) and no loop."""
-    mask, columns = problem.mask, problem.columns()
+    mask, columns = inputs.mask, inputs.columns()
     query = _slice_rows(query, rows)  # (B, K, G, t)
     real = mask.real_keys(columns)  # (B, S)
     if mask.reach.after is None:
@@ -74,15 +74,15 @@ def _poisoned_by_first_key(
     return ops.logical_or(sees_poison, ops.logical_and(query, sees_key))
 
 
-def _poisoned_in_blocks(problem: AttentionInputs, query: Tensor, key: Tensor, rows: Span) -> Tensor:
+def _poisoned_in_blocks(inputs: AttentionInputs, query: Tensor, key: Tensor, rows: Span) -> Tensor:
     """Block by block: memory grows with T + S, not with T * S."""
     size = min(BLOCK, rows.size) if is_static(rows.size) else ops.minimum(BLOCK, rows.size)
-    batch, kv_heads, groups = ops.shape(query)[:3]
+    batch, kv_heads, groups = shape_of(query)[:3]
 
     def step(index: Tensor, found: Tensor) -> Tensor:
         start, last = index * size, rows.size - size
         start = min(start, last) if is_static(start, last) else ops.minimum(start, last)
-        block = _poisoned_block(problem, query, key, Span(rows.start + start, size))
+        block = _poisoned_block(inputs, query, key, Span(rows.start + start, size))
         return ops.slice_update(found, (0, 0, 0, start), ops.cast(block, "int8"))
 
     found = ops.zeros((batch, kv_heads, groups, rows.size), dtype="int8")
@@ -90,10 +90,10 @@ def _poisoned_in_blocks(problem: AttentionInputs, query: Tensor, key: Tensor, ro
     return ops.cast(ops.fori_loop(0, count, step, found), "bool")
 
 
-def _poisoned_block(problem: AttentionInputs, query: Tensor, key: Tensor, rows: Span) -> Tensor:
+def _poisoned_block(inputs: AttentionInputs, query: Tensor, key: Tensor, rows: Span) -> Tensor:
     query = _slice_rows(query, rows)  # (B, K, G, t)
     key = key[:, :, None, None, :]  # (B, K, 1, 1, S)
-    visible = _visible(problem, rows)  # (B|1, K|1, G|1, t|1, S|1)
+    visible = _visible(inputs, rows)  # (B|1, K|1, G|1, t|1, S|1)
     if visible is None:
         return ops.logical_or(ops.any(key, axis=-1), query)
     sees_key = ops.any(visible, axis=-1)
@@ -101,14 +101,14 @@ def _poisoned_block(problem: AttentionInputs, query: Tensor, key: Tensor, rows: 
     return ops.logical_or(sees_poison, ops.logical_and(query, sees_key))
 
 
-def _visible(problem: AttentionInputs, rows: Span) -> Tensor | None:
-    columns, kv_heads = problem.columns(), problem.kv_heads
+def _visible(inputs: AttentionInputs, rows: Span) -> Tensor | None:
+    columns, kv_heads = inputs.columns(), inputs.kv_heads
     masks = []
-    mask = problem.mask.block_mask(rows, columns)
+    mask = inputs.mask.block_mask(rows, columns)
     if mask is not None:
         masks.append(group_heads(mask, kv_heads))
-    if may_hold_infinity(problem.bias):
-        bias = problem.bias.block(problem.mask, rows, columns)
+    if may_hold_infinity(inputs.bias):
+        bias = inputs.bias.block(inputs.mask, rows, columns)
         masks.append(group_heads(ops.not_equal(bias, float("-inf")), kv_heads))
     return functools.reduce(ops.logical_and, masks) if masks else None
 
@@ -116,7 +116,7 @@ def _visible(problem: AttentionInputs, rows: Span) -> Tensor | None:
 def _slice_rows(x: Tensor, rows: Span) -> Tensor:
     if is_static(rows.start):
         return x[:, :, :, rows.start : rows.stop]
-    return ops.slice(x, (0, 0, 0, rows.start), (*ops.shape(x)[:3], rows.size))
+    return ops.slice(x, (0, 0, 0, rows.start), (*shape_of(x)[:3], rows.size))
 
 
 def _has_non_finite(x: Tensor) -> Tensor:

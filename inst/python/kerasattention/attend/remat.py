@@ -75,6 +75,7 @@ def _unknown() -> RuntimeError:
 def _draw_torch(owner: Any, draw: Callable[[], Tensor]) -> Tensor:
     """Torch gives its own generator the same state in both runs: a number from it is the key."""
     import torch
+    import torch.utils.checkpoint
 
     if torch.compiler.is_compiling():
         return draw()
@@ -158,12 +159,13 @@ def _inner_codes(code: types.CodeType) -> set[types.CodeType]:
 def _draw_jax(owner: Any, draw: Callable[[], Tensor]) -> Tensor:
     """A generator outside of `fit()` must not keep a number of a trace that is over."""
     import jax
+    from jax.core import Tracer
 
     if not isinstance(owner, keras.random.SeedGenerator):  # Keras's own generator says it
         return draw()
     file = inspect.getsourcefile(inspect.unwrap(jax.checkpoint))
     traced = any(f.f_code.co_filename == file for f in _frames())
-    if not traced or isinstance(owner.state.value, jax.core.Tracer):
+    if not traced or isinstance(owner.state.value, Tracer):
         return draw()
     warnings.warn(
         "JAX traces a function under `keras.remat()` once: every later call of that function "

@@ -29,9 +29,11 @@ class Reach(NamedTuple):
         return None if self.before is None else self.before + 1
 
     @property
-    def is_limited(self) -> bool:
-        """Whether it is limited on both sides."""
-        return self.before is not None and self.after is not None
+    def width(self) -> int | None:
+        """Number of positions that a query may see, if both sides are limited."""
+        if self.before is None or self.after is None:
+            return None
+        return self.before + 1 + self.after
 
     def first_key(self, query: Any) -> Any:
         """The first key that a query may see, where `before` is limited."""

@@ -32,7 +32,8 @@ def cap_gradient(capped: Tensor, soft_cap: float | None) -> Tensor | float:
     """The derivative of `cap`, from its result."""
     if soft_cap is None:
         return 1.0
-    return 1.0 - ops.square(capped * (1.0 / soft_cap))
+    tanh_of_logits = capped * (1.0 / soft_cap)
+    return 1.0 - tanh_of_logits * tanh_of_logits
 
 
 def mask_logits(logits: Tensor, mask: Tensor | None) -> Tensor:

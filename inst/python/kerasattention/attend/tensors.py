@@ -16,6 +16,11 @@ from keras import ops
 Tensor = Any
 
 
+def shape_of(x: Tensor) -> tuple[Any, ...]:
+    """The shape, with a tensor for each size that a graph does not know."""
+    return ops.shape(x)  # pyright: ignore[reportReturnType]
+
+
 def is_static(*sizes: Any) -> bool:
     return all(isinstance(size, int) for size in sizes)
 
@@ -104,7 +109,7 @@ def transpose_last(x: Tensor) -> Tensor:
 
 def split_query_heads(x: Tensor, num_key_value_heads: int) -> Tensor:
     """(B, T, N, H) to (B, K, G, T, H): queries grouped by the head they share."""
-    batch, length, _, size = ops.shape(x)
+    batch, length, _, size = shape_of(x)
     groups = x.shape[2] // num_key_value_heads
     x = ops.reshape(x, (batch, length, num_key_value_heads, groups, size))
     return ops.transpose(x, (0, 2, 3, 1, 4))
@@ -112,7 +117,7 @@ def split_query_heads(x: Tensor, num_key_value_heads: int) -> Tensor:
 
 def join_query_heads(x: Tensor) -> Tensor:
     """(B, K, G, T, H) to (B, T, N, H), the inverse of `split_query_heads`."""
-    batch, _, _, length, size = ops.shape(x)
+    batch, _, _, length, size = shape_of(x)
     x = ops.transpose(x, (0, 3, 1, 2, 4))
     return ops.reshape(x, (batch, length, x.shape[2] * x.shape[3], size))
 
@@ -124,7 +129,7 @@ def split_key_heads(x: Tensor) -> Tensor:
 
 def stack_groups(x: Tensor) -> Tensor:
     """(B, K, G, t, X) to (B, K, G * t, X): one product serves all queries of a key head."""
-    batch, kv_heads, groups, length, size = ops.shape(x)
+    batch, kv_heads, groups, length, size = shape_of(x)
     if not is_static(length):
         return ops.reshape(x, (batch, kv_heads, -1, size))
     return ops.reshape(x, (batch, kv_heads, groups * length, size))
@@ -132,14 +137,14 @@ def stack_groups(x: Tensor) -> Tensor:
 
 def unstack_groups(x: Tensor, groups: int) -> Tensor:
     """(B, K, G * t, X) to (B, K, G, t, X)."""
-    batch, kv_heads, rows, size = ops.shape(x)
+    batch, kv_heads, rows, size = shape_of(x)
     length = rows // groups if is_static(rows) else -1
     return ops.reshape(x, (batch, kv_heads, groups, length, size))
 
 
 def group_heads(x: Tensor, kv_heads: int) -> Tensor:
     """(B|1, N|1, t, s) to (B|1, K|1, G|1, t, s), for masks and biases."""
-    batch, _, rows, columns = ops.shape(x)
+    batch, _, rows, columns = shape_of(x)
     if x.shape[1] == 1:
         return ops.expand_dims(x, 1)
     groups = x.shape[1] // kv_heads
@@ -168,6 +173,6 @@ def slice_axis(x: Tensor, axis: int, span: Span) -> Tensor:
         return x[tuple(index)]
     starts = [0] * len(x.shape)
     starts[axis] = span.start
-    sizes = list(ops.shape(x))
+    sizes = list(shape_of(x))
     sizes[axis] = span.size
     return ops.slice(x, starts, sizes)

@@ -6,7 +6,7 @@ from kerasattention.attend import softmax
 from kerasattention.attend.block import block_logits, sink_logits
 from kerasattention.attend.finite import with_finite_inputs
 from kerasattention.attend.inputs import AttentionInputs
-from kerasattention.attend.tensors import Span, Tensor
+from kerasattention.attend.tensors import Span, Tensor, shape_of
 
 
 def attention_weights(inputs: AttentionInputs, rows: Span | None = None) -> Tensor:
@@ -24,7 +24,7 @@ def attention_weights(inputs: AttentionInputs, rows: Span | None = None) -> Tens
     weights = with_finite_inputs(
         inputs, lambda given: _weights(given.scaled(), rows), rows, of_values=False
     )  # (B, K, G, t, S)
-    batch, kv_heads, groups, length, keys = ops.shape(weights)
+    batch, kv_heads, groups, length, keys = shape_of(weights)
     weights = ops.reshape(weights, (batch, kv_heads * groups, length, keys))
     mask = inputs.mask.query_mask
     if mask is None:

@@ -21,6 +21,7 @@ from kerasattention.attend.tensors import (
     Span,
     Tensor,
     matmul,
+    shape_of,
     slice_axis,
     stack_groups,
     transpose_last,
@@ -39,7 +40,8 @@ def blocked_attention(inputs: AttentionInputs, block_size: int | None = None) ->
     def forward(named: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         given = inputs.with_tensors(named)
         parts = [_forward_block(given, block) for block in blocks]
-        return tuple(ops.concatenate(part, axis=3) for part in zip(*parts, strict=True))
+        outputs, lses = zip(*parts, strict=True)
+        return ops.concatenate(outputs, axis=3), ops.concatenate(lses, axis=3)
 
     def backward(
         named: dict[str, Tensor], output: Tensor, lse: Tensor, upstream: Tensor
@@ -53,7 +55,7 @@ def blocked_attention(inputs: AttentionInputs, block_size: int | None = None) ->
 def _forward_block(inputs: AttentionInputs, block: Block) -> tuple[Tensor, Tensor]:
     if block.columns.size > 0:
         return forward_block(inputs, block.rows, block.columns)
-    batch, kv_heads, groups = ops.shape(inputs.query)[:3]
+    batch, kv_heads, groups = shape_of(inputs.query)[:3]
     shape = (batch, kv_heads, groups, block.rows.size)
     return (
         ops.zeros((*shape, inputs.value.shape[-1]), dtype=inputs.accumulator),
@@ -73,8 +75,8 @@ def _backward_blocks(
     delta = ops.sum(upstream * output, axis=-1, keepdims=True)  # (B, K, G, T, 1)
     queries = []
     totals: dict[str, Tensor] = {}
-    keys = ops.zeros(ops.shape(inputs.key), dtype=inputs.accumulator)
-    values = ops.zeros(ops.shape(inputs.value), dtype=inputs.accumulator)
+    keys = ops.zeros(shape_of(inputs.key), dtype=inputs.accumulator)
+    values = ops.zeros(shape_of(inputs.value), dtype=inputs.accumulator)
     for block in blocks:
         part = [slice_axis(x, 3, block.rows) for x in (lse, delta, upstream)]
         if block.columns.size == 0:
@@ -114,7 +116,7 @@ def _backward_block(
 def _bias_gradient(inputs: AttentionInputs, block: Block, d_logits: Tensor) -> dict[str, Tensor]:
     if inputs.bias is None or not inputs.bias.tensors():
         return {}
-    batch, kv_heads, groups, length, keys = ops.shape(d_logits)
+    batch, kv_heads, groups, length, keys = shape_of(d_logits)
     gradient = ops.reshape(d_logits, (batch, kv_heads * groups, length, keys))
     named = inputs.bias.block_gradient(gradient, inputs.mask, block.rows, block.columns)
     return {f"bias/{name}": tensor for name, tensor in named.items()}

@@ -4,7 +4,7 @@ It takes K < N heads, a causal rule and with it a window. It wants masks and bia
 (B, N, T, S) tensors, so the registry gives those to other kernels.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,9 @@ def unsupported(inputs: AttentionInputs, device: Any = None) -> str | None:
 
 
 def cudnn_attention(
-    inputs: AttentionInputs, block_size: int | None = None, implementation: str = "cudnn"
+    inputs: AttentionInputs,
+    block_size: int | None = None,
+    implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> Any:
     """(B, K, G, T, Hv)."""
     reach = inputs.mask.reach
@@ -53,7 +55,7 @@ def _device_reason(device: Any) -> str | None:
     return f"the device ({device.device_kind} has no kernel on JAX)"
 
 
-def _has_cudnn(device: jax.Device) -> bool:
+def _has_cudnn(device: Any) -> bool:
     """Whether cuDNN has its kernel of attention there: CUDA, from Ampere (8.0) on."""
     if device.platform != "gpu" or "cuda" not in device.client.platform_version.lower():
         return False

@@ -124,10 +124,10 @@ def put_sum(x: Tensor, part: Tensor, axis: int, span: Span) -> Tensor:
 
 def widest_range(inputs: AttentionInputs, rows: int) -> int | None:
     """How many keys a block of queries may see, if a window limits them."""
-    reach = inputs.mask.reach
-    if not reach.is_limited or not inputs.mask.positions_are_indices:
+    width = inputs.mask.reach.width
+    if width is None or not inputs.mask.positions_are_indices:
         return None
-    return rows + reach.before + reach.after
+    return rows - 1 + width
 
 
 def mask_repeated(logits: Tensor, columns: Span, wanted: Any) -> Tensor:

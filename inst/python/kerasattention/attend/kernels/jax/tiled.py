@@ -117,7 +117,7 @@ def _forward(inputs: AttentionInputs, tile: TileSize) -> tuple[Tensor, Tensor]:
         parts = _forward_block(inputs, rows, tile.columns)
         if length == rows.size:
             return parts
-        return tuple(put(x, part, 3, rows.start) for x, part in zip(carry, parts, strict=True))
+        return put(carry[0], parts[0], 3, rows.start), put(carry[1], parts[1], 3, rows.start)
 
     widths = (inputs.value.shape[-1], 1)
     empty = tuple(jnp.zeros((*shape, width), inputs.accumulator) for width in widths)

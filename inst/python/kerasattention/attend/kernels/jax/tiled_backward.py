@@ -60,7 +60,7 @@ def _backward_tiles(
         whole = carry.query
         of_rows = jnp.zeros((*whole.shape[:3], rows.size, whole.shape[4]), whole.dtype)
         carry = carry._replace(query=of_rows)
-        transposed = tuple(_stack_transposed(x, rows) for x in (query_t, upstream_t))
+        transposed = _stack_transposed(query_t, rows), _stack_transposed(upstream_t, rows)
 
         def add_tile(
             inputs: AttentionInputs, columns: Span, wanted: Any, carry: GradientSums
@@ -95,9 +95,10 @@ class GradientSums(NamedTuple):
 def _no_gradients(inputs: AttentionInputs) -> GradientSums:
     key, value = (jnp.swapaxes(x, 2, 3) for x in (inputs.key, inputs.value))
     bias = {} if inputs.bias is None else inputs.bias.tensors()
-    shapes = (inputs.query.shape, key.shape, value.shape)
     return GradientSums(
-        *(jnp.zeros(shape, inputs.accumulator) for shape in shapes),
+        jnp.zeros(inputs.query.shape, inputs.accumulator),
+        jnp.zeros(key.shape, inputs.accumulator),
+        jnp.zeros(value.shape, inputs.accumulator),
         {name: jnp.zeros(x.shape, inputs.accumulator) for name, x in bias.items()},
     )
 

@@ -1,12 +1,11 @@
 """Sums of gradients over blocks laid out one by one, without additions of whole tensors."""
 
 import tensorflow as tf
-from keras import ops
 
 from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias
 from kerasattention.attend.gradient import Named
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import Span, Tensor, slice_axis
+from kerasattention.attend.tensors import Span, Tensor, shape_of, slice_axis
 
 
 class SpanSum:
@@ -70,7 +69,7 @@ class SpanSum:
             self._sum = self._sum[:, :, :size]
 
     def _zeros(self, size: int) -> Tensor:
-        batch, kv_heads, _, width = ops.shape(self._like)
+        batch, kv_heads, _, width = shape_of(self._like)
         return tf.zeros((batch, kv_heads, size, width), self._like.dtype)
 
 
@@ -85,6 +84,9 @@ class BiasSum:
         self._parts: list[BiasSum] = []
         self._rows: list[Tensor] = []
         self._totals: Named = {}
+        # A bias held as a tensor with an axis of queries, or None.
+        has_rows = isinstance(bias, TensorBias) and bias.bias.shape[2] != 1
+        self._tensor_bias: TensorBias | None = bias if has_rows else None
         if isinstance(bias, SumOfBiases):
             self._parts = [BiasSum(part) for part in bias.biases]
 
@@ -92,10 +94,10 @@ class BiasSum:
         """Adds the gradient of a block's logits, (B, N, t, s)."""
         for part in self._parts:
             part.add(gradient, mask, rows, columns)
-        if self._has_rows():
-            part = self._bias.rows_gradient(gradient, columns)
-            self._rows.append(tf.cast(part, self._bias.bias.dtype))
-        elif not self._parts:
+        if self._tensor_bias is not None:
+            part = self._tensor_bias.rows_gradient(gradient, columns)
+            self._rows.append(tf.cast(part, self._tensor_bias.bias.dtype))
+        elif self._bias is not None and not self._parts:
             found = self._bias.block_gradient(gradient, mask, rows, columns)
             for name, part in found.items():
                 self._totals[name] = self._totals[name] + part if name in self._totals else part
@@ -104,8 +106,8 @@ class BiasSum:
         """Adds zeros for queries without keys."""
         for part in self._parts:
             part.skip(rows)
-        if self._has_rows():
-            self._rows.append(tf.zeros_like(slice_axis(self._bias.bias, 2, rows)))
+        if self._tensor_bias is not None:
+            self._rows.append(tf.zeros_like(slice_axis(self._tensor_bias.bias, 2, rows)))
 
     def totals(self) -> Named:
         if self._parts:
@@ -114,9 +116,6 @@ class BiasSum:
                 for index, part in enumerate(self._parts)
                 for name, total in part.totals().items()
             }
-        if self._has_rows():
+        if self._tensor_bias is not None:
             return {"attention_bias": tf.concat(self._rows[::-1], axis=2)}
         return self._totals
-
-    def _has_rows(self) -> bool:
-        return isinstance(self._bias, TensorBias) and self._bias.bias.shape[2] != 1

@@ -8,7 +8,6 @@ log of a denominator.
 
 from typing import NamedTuple
 
-import keras
 import tensorflow as tf
 
 from kerasattention.attend import softmax
@@ -26,6 +25,7 @@ from kerasattention.attend.tensors import (
     Span,
     Tensor,
     is_static,
+    shape_of,
     slice_axis,
     stack_groups,
     unstack_groups,
@@ -165,5 +165,5 @@ def _has_trained_bias(inputs: AttentionInputs) -> bool:
 def _by_head(inputs: AttentionInputs, x: Tensor) -> Tensor:
     """(B, K, G * t, s) to (B, N, t, s)."""
     x = unstack_groups(x, inputs.groups)
-    batch, kv_heads, groups, length, keys = keras.ops.shape(x)
+    batch, kv_heads, groups, length, keys = shape_of(x)
     return tf.reshape(x, (batch, kv_heads * groups, length, keys))

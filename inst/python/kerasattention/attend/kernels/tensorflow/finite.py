@@ -7,31 +7,30 @@ functions with gradients of their own: XLA compiles no gradient of a choice.
 from collections.abc import Callable
 
 import tensorflow as tf
-from keras import ops
 
 from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.poisoned_rows import poisoned_rows
-from kerasattention.attend.tensors import Span, Tensor, are_finite
+from kerasattention.attend.tensors import Span, Tensor, are_finite, shape_of
 
 
 def with_finite_inputs(
-    problem: AttentionInputs,
+    inputs: AttentionInputs,
     kernel: Callable[[AttentionInputs], Tensor],
     rows: Span,
     of_values: bool,
 ) -> Tensor:
     """`finite.with_finite_inputs()`, decided when the graph runs."""
-    finite = tf.stop_gradient(are_finite((problem.query, problem.key, problem.value)))
-    shape = (*ops.shape(problem.query)[:3], rows.size)
+    finite = tf.stop_gradient(are_finite((inputs.query, inputs.key, inputs.value)))
+    shape = (*shape_of(inputs.query)[:3], rows.size)
     poisoned = tf.cond(
         finite,
         lambda: tf.zeros(shape, tf.bool),
-        lambda: poisoned_rows(problem, rows, of_values),
+        lambda: poisoned_rows(inputs, rows, of_values),
     )
-    named = problem.tensors()
-    inputs = ("query", "key", "value")
-    clean_inputs = clean_unless(finite, *(named[name] for name in inputs))
-    given = problem.with_tensors(named | dict(zip(inputs, clean_inputs, strict=True)))
+    named = inputs.tensors()
+    names = ("query", "key", "value")
+    cleaned = clean_unless(finite, *(named[name] for name in names))
+    given = inputs.with_tensors(named | dict(zip(names, cleaned, strict=True)))
     return poison_unless(finite, kernel(given), poisoned)
 
 

@@ -23,7 +23,7 @@ from kerasattention.attend.kernels.tensorflow.block import (
 )
 from kerasattention.attend.kernels.tensorflow.masking import is_compiled_by_xla
 from kerasattention.attend.rules import Reach
-from kerasattention.attend.tensors import Span, Tensor, is_static, slice_axis
+from kerasattention.attend.tensors import Span, Tensor, is_static, shape_of, slice_axis
 
 # Queries of a block: the steps of a loop cost more to start than blocks laid out one by one.
 BLOCK_SIZE = 256
@@ -39,7 +39,7 @@ def looped_attention(
     """(B, K, G, T, Hv), whatever is known of the lengths."""
     size = block_size or BLOCK_SIZE
     inputs = inputs.scaled()
-    length, keys = ops.shape(inputs.query)[3], ops.shape(inputs.key)[2]
+    length, keys = shape_of(inputs.query)[3], shape_of(inputs.key)[2]
     count = (length + size - 1) // size
     missing = count * size - length
     loop = BlockLoop(size, count, is_compiled_by_xla())
@@ -117,7 +117,7 @@ class BlockLoop:
         """The block of an index that is a tensor."""
         reach = inputs.mask.reach
         rows = Span(index * self.size, self.size)
-        keys = ops.shape(inputs.key)[2]
+        keys = shape_of(inputs.key)[2]
         if inputs.mask.has_explicit_positions:
             return Block(rows, Span(0, keys))
         if self.compiled:
@@ -125,9 +125,9 @@ class BlockLoop:
         return Block(rows, _visible_columns(reach, rows, keys))
 
     def _columns_of_one_size(self, reach: Reach, rows: Span, keys: Tensor | int) -> Span:
-        if not reach.is_limited:
+        if reach.width is None:
             return Span(0, keys)
-        width = reach.before + self.size + reach.after
+        width = reach.width - 1 + self.size
         width = min(width, keys) if is_static(keys) else tf.minimum(width, keys)
         first = reach.first_key(rows.start)
         return Span(tf.clip_by_value(first, 0, keys - width), width)
@@ -153,7 +153,7 @@ def _pad_queries(inputs: AttentionInputs, count: Tensor | int) -> AttentionInput
     def pad(x: Tensor, axis: int) -> Tensor:
         return x if x.shape[axis] == 1 else _pad(x, axis, count)
 
-    def pad_bias(bias: BlockBias | None) -> BlockBias | None:
+    def pad_bias(bias: BlockBias) -> BlockBias:
         if isinstance(bias, SumOfBiases):
             return SumOfBiases(tuple(pad_bias(part) for part in bias.biases))
         return TensorBias(pad(bias.bias, 2)) if isinstance(bias, TensorBias) else bias
@@ -162,7 +162,7 @@ def _pad_queries(inputs: AttentionInputs, count: Tensor | int) -> AttentionInput
         inputs,
         query=_pad(inputs.query, 3, count),
         mask=inputs.mask.map_queries(pad),
-        bias=pad_bias(inputs.bias),
+        bias=None if inputs.bias is None else pad_bias(inputs.bias),
     )
 
 
@@ -178,7 +178,7 @@ def _pad(x: Tensor, axis: int, count: Tensor | int) -> Tensor:
 
 def _nothing(inputs: AttentionInputs) -> Tensor:
     """The output of queries without keys: zeros (B, K, G, T, Hv)."""
-    return tf.zeros((*ops.shape(inputs.query)[:4], inputs.value.shape[-1]), inputs.accumulator)
+    return tf.zeros((*shape_of(inputs.query)[:4], inputs.value.shape[-1]), inputs.accumulator)
 
 
 def _forward(inputs: AttentionInputs, loop: BlockLoop) -> Tensor:
@@ -211,7 +211,7 @@ def _backward_as_one(
 ) -> Named:
     part = [slice_axis(x, 3, whole.rows) for x in (output, upstream)]
     found = block_gradients(inputs, whole, *part)
-    query = _pad(found.query, 3, ops.shape(inputs.query)[3] - whole.rows.size)
+    query = _pad(found.query, 3, shape_of(inputs.query)[3] - whole.rows.size)
     return {"query": query, **_add(inputs, _no_gradients(inputs), found, whole)}
 
 
@@ -230,7 +230,7 @@ def _add(inputs: AttentionInputs, totals: Named, found: BlockGradients, block: B
     }
     if found.sink is not None:
         totals["sink"] = totals["sink"] + found.sink
-    if found.logits is None:
+    if inputs.bias is None or found.logits is None:
         return totals
     prefix = "bias/"
     of_bias = {
@@ -256,7 +256,7 @@ def _loop(loop: BlockLoop, step: Callable[..., tuple], *state: Any) -> tuple:
 def _join_rows(blocks: tf.TensorArray, query: Tensor, size: int) -> Tensor:
     """Blocks (B, K, G, t, X) as one (B, K, G, T, X)."""
     x = tf.transpose(blocks.stack(), (1, 2, 3, 0, 4, 5))
-    batch, kv_heads, groups, length = ops.shape(query)[:4]
+    batch, kv_heads, groups, length = shape_of(query)[:4]
     return tf.reshape(x, (batch, kv_heads, groups, length, size))
 
 

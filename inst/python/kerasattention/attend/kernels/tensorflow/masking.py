@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from keras import ops
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias
@@ -20,6 +19,7 @@ from kerasattention.attend.tensors import (
     Tensor,
     group_heads,
     is_static,
+    shape_of,
     stack_groups,
     unstack_groups,
 )
@@ -98,7 +98,7 @@ def apply_masking(logits: Tensor, masking: BlockMasking, groups: int) -> Tensor:
 def share_of_visible(
     inputs: AttentionInputs, rows: Span, columns: Span, masking: BlockMasking, query: Tensor
 ) -> Tensor:
-    """(B, K, G * t, 1) of a problem without bias: 0 for a query without keys, else 1.
+    """(B, K, G * t, 1) of inputs without bias: 0 for a query without keys, else 1.
 
     From the masks, which are mostly one for all heads. A maximum of the logits would be another
     pass over them, and hold them beside the weights.
@@ -174,7 +174,7 @@ def _set_diagonals(logits: Tensor, diagonals: list[Diagonals], value: float) -> 
         count = () if low == high else (high - low + 1,)
         # Without what orders the blocks: TensorFlow makes one constant of all that are alike.
         with tf.control_dependencies(None):
-            shape = (*ops.shape(logits)[:-2], *count, longest)
+            shape = (*shape_of(logits)[:-2], *count, longest)
             diagonal = tf.fill(shape, tf.constant(value, logits.dtype))
         logits = tf.raw_ops.MatrixSetDiagV3(input=logits, diagonal=diagonal, k=[low, high])
     return logits

@@ -175,7 +175,7 @@ def may_fold(inputs: AttentionInputs) -> bool:
     """Whether blocks of a window differ in nothing that a batch cannot hold."""
     mask = inputs.mask
     return (
-        mask.reach.is_limited
+        mask.reach.width is not None
         and mask.is_band
         and mask.positions_are_indices
         and mask.is_per_token

@@ -7,15 +7,14 @@ operations for any length.
 import dataclasses
 
 import tensorflow as tf
-from keras import ops
 
 from kerasattention.attend.inputs import AttentionInputs
-from kerasattention.attend.tensors import Span, Tensor, slice_axis
+from kerasattention.attend.tensors import Span, Tensor, shape_of, slice_axis
 from kerasattention.attend.tiling import StridedBlocks
 
 
 def fold(inputs: AttentionInputs, blocks: StridedBlocks) -> AttentionInputs:
-    """A problem of B * count samples with the queries and keys of one block each."""
+    """Inputs of B * count samples with the queries and keys of one block each."""
     columns = blocks.all_columns
 
     def of_keys(x: Tensor) -> Tensor:
@@ -36,7 +35,7 @@ def fold(inputs: AttentionInputs, blocks: StridedBlocks) -> AttentionInputs:
 
 def fold_rows(x: Tensor, blocks: StridedBlocks) -> Tensor:
     """(B, K, G, count * t, X) to (B * count, K, G, t, X)."""
-    batch, kv_heads, groups, _, size = ops.shape(x)
+    batch, kv_heads, groups, _, size = shape_of(x)
     count, length = blocks.count, blocks.rows.size
     x = tf.reshape(x, (batch, kv_heads, groups, count, length, size))
     x = tf.transpose(x, (0, 3, 1, 2, 4, 5))
@@ -45,7 +44,7 @@ def fold_rows(x: Tensor, blocks: StridedBlocks) -> Tensor:
 
 def unfold_rows(x: Tensor, blocks: StridedBlocks) -> Tensor:
     """The inverse of `_fold_rows`."""
-    batch, kv_heads, groups, length, size = ops.shape(x)
+    batch, kv_heads, groups, length, size = shape_of(x)
     count = blocks.count
     x = tf.reshape(x, (batch // count, count, kv_heads, groups, length, size))
     x = tf.transpose(x, (0, 2, 3, 1, 4, 5))
@@ -54,7 +53,7 @@ def unfold_rows(x: Tensor, blocks: StridedBlocks) -> Tensor:
 
 def fold_columns(x: Tensor, blocks: StridedBlocks) -> Tensor:
     """(B, K, all keys, X) to (B * count, K, s, X): each block's keys, which overlap."""
-    batch, kv_heads, _, size = ops.shape(x)
+    batch, kv_heads, _, size = shape_of(x)
     tiles = tf.reshape(x, (batch, kv_heads, -1, blocks.rows.size, size))
     tiles = tf.transpose(tiles, (0, 2, 1, 3, 4))  # (B, tiles, K, t, X)
     shifts = range(blocks.columns.size // blocks.rows.size)
@@ -64,7 +63,7 @@ def fold_columns(x: Tensor, blocks: StridedBlocks) -> Tensor:
 
 def unfold_columns(x: Tensor, blocks: StridedBlocks) -> Tensor:
     """Sums (B * count, K, s, X) where keys overlap, to (B, K, all keys, X)."""
-    batch, kv_heads, width, size = ops.shape(x)
+    batch, kv_heads, width, size = shape_of(x)
     length, count = blocks.rows.size, blocks.count
     batch = batch // count
     x = tf.reshape(x, (batch, count, kv_heads, width, size))
@@ -80,7 +79,7 @@ def unfold_columns(x: Tensor, blocks: StridedBlocks) -> Tensor:
 
 def fold_tokens(x: Tensor, span: Span, blocks: StridedBlocks) -> Tensor:
     """(B, all tokens) to (B * count, t or s)."""
-    batch = ops.shape(x)[0]
+    batch = shape_of(x)[0]
     tiles = tf.reshape(x, (batch, -1, blocks.rows.size))
     shifts = range(span.size // blocks.rows.size)
     x = tf.concat([tiles[:, shift : shift + blocks.count] for shift in shifts], axis=2)

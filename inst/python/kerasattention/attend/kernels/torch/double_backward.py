@@ -1,5 +1,7 @@
 """Second derivatives of torch's public function, whose kernels have first ones only."""
 
+from typing import Any
+
 import torch
 
 Tensor = torch.Tensor
@@ -31,7 +33,7 @@ def _differentiable_gradients(
     """The plain formula's gradients, where a graph of them is asked for."""
     if not torch.is_grad_enabled():
         return None
-    node = torch._C._current_autograd_node()
+    node: Any = torch._C._current_autograd_node()
     saved = (node._saved_query, node._saved_key, node._saved_value)
     # Views: one may be a function of another, or the same tensor.
     moving = [x.view_as(x) for x in saved]

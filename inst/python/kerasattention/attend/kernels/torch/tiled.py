@@ -54,7 +54,8 @@ def tiled_attention(
     def forward(named: Named) -> tuple[Tensor, Tensor]:
         given = inputs.with_tensors(named)
         parts = [_forward_block(given, block) for block in plan]
-        return tuple(torch.cat(part, dim=3) for part in zip(*parts, strict=True))
+        outputs, lses = zip(*parts, strict=True)
+        return torch.cat(outputs, dim=3), torch.cat(lses, dim=3)
 
     def backward(named: Named, output: Tensor, lse: Tensor, upstream: Tensor) -> Named:
         return _backward(inputs.with_tensors(named), plan, output, lse, upstream)
@@ -86,7 +87,7 @@ def plan_query_blocks(
 
 def _logits(
     inputs: AttentionInputs, query: Tensor, rows: Span, columns: Span
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Logits (B, K, G, t, s) of stacked queries, and tanh of those before, for a cap's gradient."""
     key = slice_axis(inputs.key, 2, columns)
     logits = unstack_groups(matmul(query, key.mT), inputs.groups)
