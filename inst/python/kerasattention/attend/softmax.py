@@ -63,6 +63,9 @@ def exponentiate(logits: Tensor, sink: Tensor | None, may_be_empty: bool) -> Sof
     if may_be_empty:
         # An infinite maximum would make -inf - -inf = NaN of a row without keys.
         row_max = ops.where(row_max == _MASKED_OUT, 0.0, row_max)
+    # The softmax is the same for any number here. Derivatives by it cancel, but for rounding:
+    # summed over all rows, that took two digits off the gradient of a sink.
+    row_max = ops.stop_gradient(row_max)
     numerator = ops.exp(logits - row_max)
     denominator = ops.sum(numerator, axis=-1, keepdims=True)
     if sink is not None:
