@@ -23,7 +23,8 @@ from yardstick import Yardstick, evaluate
 
 from tape import Tape
 
-# How many inputs share a configuration, and how often each way of running is drawn.
+# How many inputs share a configuration, which is compiled once (`--draws`), and how often each way
+# of running is drawn.
 GROUPS = {"torch": 2, "tensorflow": 8, "jax": 16}
 MODES = {
     "torch": {"eager": 1},
@@ -44,9 +45,9 @@ SECOND_TOLERANCE = {"float64": 1e-6, "float32": 1e-3}
 class Cases:
     """Cases of one seed, by number; keeps the layer that the last case used."""
 
-    def __init__(self, backend, seed, without):
+    def __init__(self, backend, seed, without, draws=None):
         self.backend, self.seed, self.without = backend, seed, without
-        self.size = GROUPS[backend]
+        self.size = draws or GROUPS[backend]
         self.group = None
 
     def config(self, index):
@@ -158,5 +159,5 @@ def wrong_seconds(yardstick, seconds, directions):
 
 
 if __name__ == "__main__":
-    cases = Cases(ARGUMENTS.backend, ARGUMENTS.seed, ARGUMENTS.without)
+    cases = Cases(ARGUMENTS.backend, ARGUMENTS.seed, ARGUMENTS.without, ARGUMENTS.draws)
     sys.exit(session.run("layers", cases, ARGUMENTS))

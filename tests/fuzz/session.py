@@ -43,6 +43,7 @@ def arguments(description, seed=1):
     parser.add_argument("--seed", type=int, default=seed, help="of all cases")
     parser.add_argument("--seconds", type=float, help="for how long at most; 60 without --cases")
     parser.add_argument("--cases", type=int, help="how many at most")
+    parser.add_argument("--draws", type=int, help="layers only: inputs of each configuration")
     parser.add_argument("--first", type=int, default=0, help="the number of the first case")
     parser.add_argument("--case", help="SEED:INDEX: this case only, with everything about it")
     parser.add_argument("--findings", type=int, default=20, help="stop after so many")
@@ -121,9 +122,10 @@ def run(name, cases, arguments):
 def report(name, arguments, index, what, config):
     """Prints a finding: one line that runs it again, then what it is."""
     without = f" --without {','.join(arguments.without)}" if arguments.without else ""
+    draws = f" --draws {arguments.draws}" if arguments.draws else ""
     line = (
         f"python tests/fuzz/{name}.py --backend {arguments.backend} "
-        f"--case {arguments.seed}:{index}{without}"
+        f"--case {arguments.seed}:{index}{draws}{without}"
     )
     print(f"FOUND {line}\n  {what}\n  {config}", flush=True)
     return line, what
