@@ -38,9 +38,9 @@ pytest_on() {
 # A fixed number of cases, so that a faster machine does not reach others than the last one did.
 fuzz() {
   case $1 in
-    torch) cases=(600 40) ;;
-    tensorflow) cases=(120 15) ;;
-    *) cases=(96 5) ;;
+    torch) cases=(400 20) ;;
+    tensorflow) cases=(64 8) ;;
+    *) cases=(32 1) ;;
   esac
   LAYERS=${cases[0]} MODELS=${cases[1]} REPORT=$2 tools/fuzz.sh "$1" "${FUZZ_SECONDS:-60}"
 }
