@@ -45,11 +45,11 @@ def test_padding_joins_a_tensors_own_mask_and_the_masks_given():
     own = np.arange(T)[None] > np.array([[0], [1]])
     call = LayerCall(query, query_mask=tensor(own))
     call.check(PLAIN, heads=2, causal=True)
-    visibility = call.visibility(PLAIN, window=None)
+    mask = call.folded_mask(PLAIN, window=None)
     np.testing.assert_array_equal(to_numpy(call.query_padding), LENGTHS & own)
     # Keys carry the tensor's mask; the query's argument does not concern them.
     np.testing.assert_array_equal(to_numpy(call.key_padding), LENGTHS)
-    assert visibility.causal
+    assert mask.causal
 
 
 def test_one_mask_serves_queries_and_keys_where_nothing_else_is_given():
@@ -58,7 +58,7 @@ def test_one_mask_serves_queries_and_keys_where_nothing_else_is_given():
     set_keras_mask(query, mask)
     call = LayerCall(query, query_mask=mask, value_mask=mask)  # as Keras hands masks over
     call.check(PLAIN, heads=2, causal=False)
-    call.visibility(PLAIN, window=None)
+    call.folded_mask(PLAIN, window=None)
     assert call.key_padding is call.query_padding
 
 

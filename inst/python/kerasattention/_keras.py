@@ -129,6 +129,11 @@ def is_recomputed(layer: keras.layers.Layer) -> bool:
     return bool(_attribute(layer, "_remat_mode"))
 
 
+def lambda_output_shape(layer: keras.layers.Lambda) -> Any:
+    """The `output_shape` that a `Lambda` layer was made with."""
+    return _attribute(layer, "_output_shape")
+
+
 # Overrides of products ----------------------------------------------------------------------
 
 Override = Callable[..., Any]

@@ -14,7 +14,7 @@ from keras import ops
 from kerasattention import checks
 from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
 from kerasattention.attend.api import attend
-from kerasattention.attend.bias import TensorBias
+from kerasattention.attend.bias import BlockBias, TensorBias
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span, Tensor
 from kerasattention.layers import shapes
@@ -33,6 +33,7 @@ from kerasattention.layers.options import OPTIONS
 from kerasattention.layers.projections import ProjectingLayer, in_one_dtype
 from kerasattention.layers.recompute import rematerialize, seed_of_call, sublayers_scope
 from kerasattention.layers.shapes import Shape
+from kerasattention.positions.base import Position
 
 
 class AttentionLayer(ProjectingLayer):
@@ -122,12 +123,12 @@ class AttentionLayer(ProjectingLayer):
             *(attention_bias, segment_ids, positions),
         )
         fold = self._check_call(call)
-        visibility = call.visibility(fold, self.sliding_window)
+        mask = call.folded_mask(fold, self.sliding_window)
         bias = fold.fold_scores(attention_bias, query, call.key)  # (B'|1, N|1, T|1, S|1)
         projector = choose_projector(
-            call.tensors, visibility, bias, fold.length(query), fold.length(call.key)
+            call.tensors, mask, bias, fold.length(query), fold.length(call.key)
         )
-        heads, weights = self._attend(call, projector, visibility, bias)
+        heads, weights = self._attend(call, projector, mask, bias)
         output = self._output(call, projector, heads)  # (B, ..., D)
         self.pass_mask_on(call.query_padding, query, output)
         if not return_attention_scores:
@@ -138,7 +139,7 @@ class AttentionLayer(ProjectingLayer):
         self,
         call: LayerCall,
         projector: Projector,
-        visibility: AttentionMask,
+        mask: AttentionMask,
         bias: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Heads (B', T, N, Hv), and their weights (B', N, T, S) where asked for."""
@@ -147,47 +148,37 @@ class AttentionLayer(ProjectingLayer):
         key, value = context.project(
             self, self_attention, lambda: self._key_value_heads(call, projector)
         )  # (B', S, K, H), (B', S, K, Hv)
-        visibility = context.set_positions(self, visibility, self_attention)
-        if self.position is not None:
-            query, key = self._rotated(query, key, visibility, self_attention)
-        causal = visibility.causal  # a cache may have put the rule into a mask
-        key, value, visibility = context.update_cache(self, key, value, visibility, self_attention)
-        biases = [TensorBias(bias)] if bias is not None else []
-        if self.position is not None:
-            biases.append(self.position.block_bias(self._heads.query, causal))
+        mask = context.set_positions(self, mask, self_attention)
+        position = self.position
+        if position is not None:
+            query, key = _rotated(position, query, key, mask, self_attention)
+        causal = mask.causal  # a cache may have put the rule into a mask
+        key, value, mask = context.update_cache(self, key, value, mask, self_attention)
+        biases: list[BlockBias | None] = [TensorBias(bias)] if bias is not None else []
+        if position is not None:
+            biases.append(position.block_bias(self._heads.query, causal))
         options = {
             "biases": biases,
             "soft_cap": self.logit_soft_cap,
             "sink": self.sink if self.attention_sink else None,
         }
         query, key, value = in_one_dtype(query, key, value)
-        context.observe(self, lazy_weights(self.name, query, key, value, visibility, options))
+        context.observe(self, lazy_weights(self.name, query, key, value, mask, options))
         if type(self)._compute_attention is not AttentionLayer._compute_attention:
-            result = attend_overridden(self, call, query, key, value, visibility, options)
+            result = attend_overridden(self, call, query, key, value, mask, options)
         else:
             result = self._run_kernel(
-                query, key, value, visibility, call.training, call.return_attention_scores, options
+                query, key, value, mask, call.training, call.return_attention_scores, options
             )
         heads, weights = result
         return context.scale_heads(self, heads), weights
-
-    def _rotated(
-        self, query: Tensor, key: Tensor, visibility: AttentionMask, self_attention: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Queries and the keys projected in this call, with their positions applied."""
-        queries = visibility.positions_of_queries(Span(0, ops.shape(query)[1]))
-        if self_attention:
-            keys = queries
-        else:
-            keys = visibility.positions_of_keys(Span(0, ops.shape(key)[1]))
-        return self.position.rotate(query, key, queries, keys)
 
     def _run_kernel(
         self,
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        visibility: AttentionMask,
+        mask: AttentionMask,
         training: bool | None,
         return_scores: bool,
         options: dict[str, Any],
@@ -198,7 +189,7 @@ class AttentionLayer(ProjectingLayer):
             query,
             key,
             value,
-            visibility,
+            mask,
             **options,
             rate=rate,
             seed=self._dropout_seed() if rate > 0.0 else None,
@@ -234,11 +225,9 @@ class AttentionLayer(ProjectingLayer):
         not call this method, since the kernels do not need that mask.
         """
         query, key, value = map(ops.convert_to_tensor, (query, key, value))
-        mask = self._fold.fold_scores(as_boolean(attention_mask), query, key)
-        visibility = AttentionMask(causal=use_causal_mask, mask=mask)
-        return self._run_kernel(
-            query, key, value, visibility, training, return_attention_scores, {}
-        )
+        given = self._fold.fold_scores(as_boolean(attention_mask), query, key)
+        mask = AttentionMask(causal=use_causal_mask, mask=given)
+        return self._run_kernel(query, key, value, mask, training, return_attention_scores, {})
 
     def pass_mask_on(self, query_mask: Tensor | None, query: Tensor, output: Tensor) -> None:
         """The output carries the query's folded mask."""
@@ -317,3 +306,16 @@ class AttentionLayer(ProjectingLayer):
     def head_config(self, query: int, key_value: int) -> dict[str, int]:
         """The entries of the config that count heads, for other numbers of heads."""
         raise NotImplementedError
+
+
+def _rotated(
+    position: Position,
+    query: Tensor,
+    key: Tensor,
+    mask: AttentionMask,
+    self_attention: bool,
+) -> tuple[Tensor, Tensor]:
+    """Queries and the keys projected in this call, with their positions applied."""
+    queries = mask.positions_of_queries(Span(0, ops.shape(query)[1]))  # (T) or (B', T)
+    keys = queries if self_attention else mask.positions_of_keys(Span(0, ops.shape(key)[1]))
+    return position.rotate(query, key, queries, keys)  # (B', T, N, H), (B', S, K, H)

@@ -124,13 +124,14 @@ class AxisFold:
         """A mask of the input's axes to (B', T)."""
         if mask is None:
             return None
-        mask = ops.cast(mask, "bool")
+        real: Tensor = ops.cast(mask, "bool")
         if self.is_trivial:
-            return mask
-        axes = self.axes_of_padding(len(mask.shape), attached)
+            return real  # (B, T)
+        axes = self.axes_of_padding(len(real.shape), attached)
         missing = [axis for axis in range(self.rank - 1) if axis not in axes]
-        mask = ops.expand_dims(mask, missing) if missing else mask
-        return self.fold(ops.broadcast_to(mask, ops.shape(like)[: self.rank - 1]))
+        real = ops.expand_dims(real, missing) if missing else real
+        real = ops.broadcast_to(real, ops.shape(like)[: self.rank - 1])  # (B, ...)
+        return self.fold(real)  # (B', T)
 
     def unfold_padding(self, mask: Tensor, like: Tensor) -> Tensor:
         """(B', T) back to the input's axes (B, ...)."""
@@ -151,7 +152,7 @@ class AxisFold:
         for _ in others:
             tokens = ops.expand_dims(tokens, 1)
         shape = (*self.batches(like), _product(self.lengths(like)))
-        tokens = ops.broadcast_to(tokens, shape)
+        tokens = ops.broadcast_to(tokens, shape)  # (B, ..., T)
         return ops.reshape(tokens, (_product(self.batches(like)), shape[-1]))
 
     def fold_scores(self, x: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
@@ -161,17 +162,20 @@ class AxisFold:
         """
         if x is None:
             return None
+        return self._fold_scores(x, query, key)
+
+    def _fold_scores(self, x: Tensor, query: Tensor, key: Tensor) -> Tensor:
         folded = len(self.axes)
         full_rank = len(self.batch_axes) + 1 + 2 * folded
         for _ in range(full_rank - len(x.shape)):
             x = ops.expand_dims(x, -2 * folded - 1)
         if self.is_trivial:
-            return x
+            return x  # (B|1, N|1, T|1, S|1)
         batches, lengths, keys = self.batches(query), self.lengths(query), self.lengths(key)
         shape = x.shape
         heads = ops.shape(x)[len(batches)]
         if not all(size == 1 for size in shape[: len(batches)]):
-            x = ops.broadcast_to(x, (*batches, *ops.shape(x)[len(batches) :]))
+            x = ops.broadcast_to(x, (*batches, *ops.shape(x)[len(batches) :]))  # (B, ..., N|1, ...)
             count = _product(batches)
         else:
             count = 1

@@ -41,21 +41,21 @@ class AttentionContext:
         return compute()
 
     def set_positions(
-        self, layer: "AttentionLayer", visibility: AttentionMask, self_attention: bool
+        self, layer: "AttentionLayer", mask: AttentionMask, self_attention: bool
     ) -> AttentionMask:
         """Sets positions of queries (in self-attention, of keys too) before they are applied."""
-        return visibility
+        return mask
 
     def update_cache(
         self,
         layer: "AttentionLayer",
         key: Tensor,
         value: Tensor,
-        visibility: AttentionMask,
+        mask: AttentionMask,
         self_attention: bool,
     ) -> tuple[Tensor, Tensor, AttentionMask]:
         """Stores new keys and values, positions applied; returns all that queries may attend."""
-        return key, value, visibility
+        return key, value, mask
 
     def observe(self, layer: "AttentionLayer", weights: Callable[[Span | None], Tensor]) -> None:
         """Reads weights: `weights(rows)` computes the (B, N, t, S) weights of query rows."""
@@ -95,13 +95,13 @@ def lazy_weights(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    visibility: AttentionMask,
+    mask: AttentionMask,
     options: dict[str, Any],
 ) -> Callable[[Span | None], Tensor]:
     """Computes the (B, N, t, S) weights of query rows, where a context asks for them."""
 
     def weights(rows: Span | None = None) -> Tensor:
         checks.rows(rows, query.shape[1], name)
-        return attention_weights(make_inputs(query, key, value, visibility, **options), rows)
+        return attention_weights(make_inputs(query, key, value, mask, **options), rows)
 
     return weights

@@ -98,7 +98,7 @@ class LayerCall:
                 f"key {tuple(self.key.shape)}"
             )
 
-    def visibility(self, fold: AxisFold, window: int | None) -> AttentionMask:
+    def folded_mask(self, fold: AxisFold, window: int | None) -> AttentionMask:
         """All masks of the call, their axes folded."""
         self.query_padding = padding_of(fold, self.query, self.query_mask)
         self.key_padding = self._padding_of_keys(fold)

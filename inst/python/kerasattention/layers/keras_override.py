@@ -19,20 +19,20 @@ def attend_overridden(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    visibility: AttentionMask,
+    mask: AttentionMask,
     options: dict[str, Any],
 ) -> tuple[Tensor, Tensor | None]:
     """Calls the override with one mask that holds all masks of the call."""
     _check_options(layer, options)
     rows, columns = Span(0, ops.shape(query)[1]), Span(0, ops.shape(key)[1])
-    mask = visibility.block_mask(rows, columns)  # (B|1, N|1, T, S)
-    if visibility.query_mask is not None:
-        seen = visibility.query_mask[:, None, :, None]  # (B, 1, T, 1)
-        mask = seen if mask is None else ops.logical_and(mask, seen)
+    block = mask.block_mask(rows, columns)  # (B|1, N|1, T, S)
+    if mask.query_mask is not None:
+        real = mask.query_mask[:, None, :, None]  # (B, 1, T, 1)
+        block = real if block is None else ops.logical_and(block, real)  # (B, N|1, T, S)
     # Keras's own signature has no such argument in every version: given only where asked for.
     extra = {"return_attention_scores": True} if call.return_attention_scores else {}
     return layer._compute_attention(
-        query, key, value, attention_mask=mask, training=call.training, **extra
+        query, key, value, attention_mask=block, training=call.training, **extra
     )
 
 

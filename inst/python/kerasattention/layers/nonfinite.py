@@ -19,27 +19,27 @@ from kerasattention.layers.context import current_context
 
 def choose_projector(
     inputs: tuple[Tensor, ...],
-    visibility: AttentionMask,
+    mask: AttentionMask,
     bias: Tensor | None,
     queries: Any,
     keys: Any,
 ) -> "Projector":
     """The projector of a call's inputs, by its masks and numbers of queries and keys."""
-    if not _may_mask_out(visibility, bias, queries, keys):
+    if not _may_mask_out(mask, bias, queries, keys):
         return Projector()
     if current_context().adds_one_token():
         # The token attends everything but padding, which must leave no NaN in a cache either.
-        return Projector(True if visibility.query_mask is None else None)
+        return Projector(True if mask.query_mask is None else None)
     return Projector.of(*inputs)
 
 
-def _may_mask_out(visibility: AttentionMask, bias: Tensor | None, queries: Any, keys: Any) -> bool:
+def _may_mask_out(mask: AttentionMask, bias: Tensor | None, queries: Any, keys: Any) -> bool:
     """Whether a token of the inputs may be masked out."""
     return (
-        visibility.masks_tokens
-        or visibility.query_mask is not None
+        mask.masks_tokens
+        or mask.query_mask is not None
         or bias is not None
-        or visibility.masks_positions(Span(0, queries), Span(0, keys))
+        or mask.masks_positions(Span(0, queries), Span(0, keys))
     )
 
 

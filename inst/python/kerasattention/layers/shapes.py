@@ -158,7 +158,8 @@ def _check_padding(name: str, shape: Shape, like: Shape, fold: AxisFold) -> None
 
 def _check_tokens(name: str, shape: Shape, query: Shape, fold: AxisFold) -> None:
     lengths = [query[axis] for axis in fold.axes]
-    length = None if None in lengths else math.prod(lengths)
+    known = [length for length in lengths if length is not None]
+    length = math.prod(known) if len(known) == len(lengths) else None
     if (
         len(shape) == 2
         and (shape[0] == 1 or not _differ(shape[0], query[0]))

@@ -92,7 +92,7 @@ def _input_projection(
 
 
 def _output_projection(layer: AttentionLayer, given: Any) -> list[tuple[Any, np.ndarray]]:
-    dense = layer.projection("output")
+    dense = layer.projections()["output"]
     matrix, bias = _pair(given)
     kernel = dense.kernel.shape
     columns, features = kernel[0] * kernel[1], int(np.prod(kernel[2:]))
@@ -155,8 +155,8 @@ def _array(x: Any) -> np.ndarray:
 
 def _check(name: str, array: np.ndarray, expected: tuple[int, ...], meaning: str) -> None:
     if tuple(array.shape) != expected:
-        turned = tuple(array.shape) == expected[::-1]
-        hint = " It looks transposed: torch stores (out, in)." if turned else ""
+        is_transposed = tuple(array.shape) == expected[::-1]
+        hint = " It looks transposed: torch stores (out, in)." if is_transposed else ""
         raise ValueError(
             f"`{name}` must have shape {expected}, {meaning}. "
             f"Received: shape {tuple(array.shape)}.{hint}"

@@ -3,14 +3,14 @@
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 
-from kerasattention._keras import ObjectSharingScope, flatten_layers
+from kerasattention._keras import ObjectSharingScope, flatten_layers, lambda_output_shape
 from kerasattention.models.alike import Arrays, freeze_alike, set_arrays
 
-Layer = keras.layers.Layer
+Layer: TypeAlias = keras.layers.Layer
 
 
 def replace_layers(
@@ -136,7 +136,7 @@ def _copy_of_lambda(layer: keras.layers.Lambda) -> Layer:
     """A layer of the same function, which needs no code from a config."""
     return type(layer)(
         layer.function,
-        output_shape=layer._output_shape,
+        output_shape=lambda_output_shape(layer),
         mask=layer.mask,
         arguments=dict(layer.arguments),
         name=layer.name,

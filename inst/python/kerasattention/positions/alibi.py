@@ -94,13 +94,13 @@ class AlibiBias:
     def in_precision(self, dtype: str) -> "AlibiBias":
         return dataclasses.replace(self, dtype=dtype)
 
-    def block(self, visibility: AttentionMask, rows: Span, columns: Span) -> Tensor:
+    def block(self, mask: AttentionMask, rows: Span, columns: Span) -> Tensor:
         """(B|1, N, t, s)."""
-        distances = ops.cast(ops.abs(visibility.distances(rows, columns)), self.dtype)
+        distances = ops.cast(ops.abs(mask.distances(rows, columns)), self.dtype)
         slopes = np.array(self.slopes, dtype=self.dtype)[None, :, None, None]
         return ops.multiply(distances, -slopes)
 
     def block_gradient(
-        self, gradient: Tensor, visibility: AttentionMask, rows: Span, columns: Span
+        self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Span
     ) -> dict[str, Tensor]:
         return {}

@@ -107,7 +107,7 @@ class RelativePosition(keras.layers.Layer, Position):
 
     def call(self, distances: Tensor) -> Tensor:
         """The bias of distances (key position less query position), both sides: (..., N)."""
-        bias = self.block_bias(self.num_heads, causal=False)
+        bias = self.block_bias(self.table.shape[1], causal=False)
         return ops.moveaxis(bias.of_distances(distances), 0, -1)
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
@@ -169,22 +169,22 @@ class BucketBias:
     def in_precision(self, dtype: str) -> BlockBias:
         return self
 
-    def block(self, visibility: AttentionMask, rows: Span, columns: Span) -> Tensor:
+    def block(self, mask: AttentionMask, rows: Span, columns: Span) -> Tensor:
         """(B|1, N, t, s)."""
-        if _is_consecutive(visibility, rows, columns):
-            values = self.of_distances(_diagonal_distances(visibility, rows, columns))
+        if _is_consecutive(mask, rows, columns):
+            values = self.of_distances(_diagonal_distances(mask, rows, columns))
             return spread_diagonals(values, rows.size, columns.size)[None]
-        distances = visibility.distances(rows, columns)[:, 0]
+        distances = mask.distances(rows, columns)[:, 0]
         return ops.moveaxis(self.of_distances(distances), 0, 1)
 
     def block_gradient(
-        self, gradient: Tensor, visibility: AttentionMask, rows: Span, columns: Span
+        self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Span
     ) -> dict[str, Tensor]:
-        if _is_consecutive(visibility, rows, columns):
-            distances = _diagonal_distances(visibility, rows, columns)
+        if _is_consecutive(mask, rows, columns):
+            distances = _diagonal_distances(mask, rows, columns)
             sums = sum_diagonals(ops.sum(gradient, axis=0))
         else:
-            distances = visibility.distances(rows, columns)[:, 0]  # (B|1, t, s)
+            distances = mask.distances(rows, columns)[:, 0]  # (B|1, t, s)
             if distances.shape[0] == 1:
                 gradient = ops.sum(gradient, axis=0, keepdims=True)
             heads = gradient.shape[1]
@@ -239,16 +239,16 @@ def sum_diagonals(x: Tensor) -> Tensor:
     return ops.sum(ops.reshape(flat, (heads, rows, length)), axis=1)
 
 
-def _is_consecutive(visibility: AttentionMask, rows: Span, columns: Span) -> bool:
+def _is_consecutive(mask: AttentionMask, rows: Span, columns: Span) -> bool:
     """Whether positions grow by one along both axes, so that diagonals share a distance."""
     return (
-        visibility.query_positions is None
-        and visibility.key_positions is None
+        mask.query_positions is None
+        and mask.key_positions is None
         and is_static(rows.size, columns.size)
     )
 
 
-def _diagonal_distances(visibility: AttentionMask, rows: Span, columns: Span) -> Tensor:
+def _diagonal_distances(mask: AttentionMask, rows: Span, columns: Span) -> Tensor:
     """Distances of a block's diagonals, from the lowest on: (t + s - 1)."""
-    first = columns.start - (rows.start + visibility.offset) - (rows.size - 1)
+    first = columns.start - (rows.start + mask.offset) - (rows.size - 1)
     return ops.arange(rows.size + columns.size - 1, dtype="int32") + first
