@@ -1,8 +1,8 @@
-"""Taking part in the attention layers of a model that is not to be changed.
+"""Contexts that take part in the attention layers of an unchanged model.
 
-While a context is active every attention layer reports to it: a decoder lends
-caches, the maps of a trained model are collected, heads are scaled. The layers
-know this interface only, and a context knows no private name of a layer.
+Every attention layer calls the active context: a decoder's keeps the KV cache, others
+collect attention maps or scale heads. The layers know this interface only, and a context
+knows no private name of a layer.
 """
 
 import contextlib

@@ -135,7 +135,7 @@ def padding_of(fold: AxisFold, x: Tensor, *masks: Tensor | None) -> Tensor | Non
     folded += [
         fold.fold_padding(mask, x, attached=False)
         for mask in masks
-        if mask is not attached  # Keras hands it over as an argument as well
+        if mask is not attached  # Keras passes it as an argument too
     ]
     return _joined(*folded)
 

@@ -1,4 +1,4 @@
-"""A layer's call whose results are computed again for the gradient, as `keras.RematScope` asks."""
+"""Calls that are computed again for the gradient, under `keras.RematScope`."""
 
 import contextlib
 import contextvars
@@ -22,7 +22,7 @@ _seed: contextvars.ContextVar[Tensor | None] = contextvars.ContextVar(
 
 
 def seed_of_call() -> Tensor | None:
-    """The seed drawn for the layer's call that is running; None where it is to draw its own."""
+    """The seed drawn for the running call of the layer; None where the call draws its own."""
     return _seed.get()
 
 
@@ -36,7 +36,7 @@ def _seeded(seed: Tensor | None) -> Iterator[None]:
 
 
 def sublayers_scope(layer: keras.layers.Layer) -> contextlib.AbstractContextManager[Any]:
-    """Where a layer's sublayers are made and called: they are computed again with it, not twice.
+    """The scope in which a layer's sublayers are made: computed again with it, not twice.
 
     In a graph of TensorFlow, Keras's projections cannot be computed again by themselves.
     """
@@ -44,10 +44,10 @@ def sublayers_scope(layer: keras.layers.Layer) -> contextlib.AbstractContextMana
 
 
 class RecomputedCall:
-    """A call with its arguments, of which a function of the tensors to differentiate by is made.
+    """A call as a function of its floating-point tensors, which gradients are taken by.
 
-    Everything else is bound: JAX would trace a switch such as `training`, and a mask
-    that a tensor carries is lost on the way into the function.
+    All other arguments are bound: JAX would trace a flag such as `training`. A mask that a
+    tensor carries does not pass into the function, and is set again within it.
     """
 
     seed: Tensor | None = None

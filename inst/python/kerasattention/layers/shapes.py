@@ -1,7 +1,7 @@
-"""Which shapes belong together: pure functions of shapes, each combination checked once.
+"""Checks that the shapes of inputs and masks fit each other.
 
-None stands for a size that is not known yet. Every layer call comes here, so what has
-passed is remembered; what fails is checked, and refused, again.
+Pure functions of shapes; None is an unknown size. Every layer call checks its shapes, so
+combinations that passed are cached.
 """
 
 import dataclasses

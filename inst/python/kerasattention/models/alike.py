@@ -1,4 +1,4 @@
-"""Making a copied layer like its source: quantisation, LoRA, weights, what is frozen."""
+"""Gives a copied layer its source's quantisation, LoRA, weights and frozen weights."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Bringing the projections of a published checkpoint into a layer."""
+"""Loads the projections of a published checkpoint into a layer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

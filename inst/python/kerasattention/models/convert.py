@@ -1,4 +1,4 @@
-"""Exchanging a model's attention layers for ours, and merging key/value heads."""
+"""Replaces a model's attention layers with ours, and merges key/value heads."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How much each head matters (Michel et al. 2019, https://arxiv.org/abs/1905.10650)."""
+"""The importance of each head (Michel et al. 2019, https://arxiv.org/abs/1905.10650)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,8 +26,8 @@ def head_importance(
 ) -> dict[str, np.ndarray]:
     """The mean size of the loss's gradient for a gate on each head.
 
-    A gate that multiplies a head's result stands at 1; how fast the loss of an
-    example changes with it, up or down, is what the head contributes.
+    A gate of 1 multiplies each head's result. The importance of a head is the mean
+    over examples of the absolute derivative of the loss by its gate.
 
     Args:
         model: A model with one output; ours or Keras's attention layers.

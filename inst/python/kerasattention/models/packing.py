@@ -1,4 +1,4 @@
-"""Several short sequences in one row, to be trained on without wasting padding."""
+"""Packs several short sequences into one row, which trains without padding."""
 
 import operator
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class PackedSequences(NamedTuple):
 def pack_sequences(sequences: Sequence[Sequence[int]], length: int) -> PackedSequences:
     """Packs sequences into as few rows as first-fit makes of them.
 
-    Each sequence in turn goes whole into the first row with room for it. Given
+    Each sequence goes whole into the first row with room for it, in the given order. Given
     `segment_ids` (and `positions`), attention trains on the rows exactly as on
     the sequences one by one (Krell et al. 2021, https://arxiv.org/abs/2107.02027).
 

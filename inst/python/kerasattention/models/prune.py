@@ -1,4 +1,4 @@
-"""Removing heads for good: smaller kernels, the rest of the model as it was."""
+"""Removes heads: smaller kernels, with the rest of the model unchanged."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -99,7 +99,7 @@ def least_important(
 def _removals(
     name: str, layer: AttentionLayer, importance: np.ndarray
 ) -> list[tuple[float, str, list[int]]]:
-    """Sets of heads whose removal keeps a layer's groups even, weakest first."""
+    """Sets of heads whose removal leaves groups of equal size, weakest first."""
     kv_heads = layer.heads.key_value
     if kv_heads == layer.heads.query:  # each head its own group: any may go
         order = np.argsort(importance, kind="stable")[:-1]

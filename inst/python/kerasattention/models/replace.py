@@ -1,4 +1,4 @@
-"""A copy of a model with some layers exchanged; weights and what is frozen are kept."""
+"""Copies a model with some layers replaced; keeps weights, and which are frozen."""
 
 import inspect
 import warnings
@@ -43,7 +43,7 @@ def replace_layers(
 
 
 class _Copier:
-    """Copies layer by layer and remembers what became of each.
+    """Copies layer by layer and records the copy of each.
 
     Attributes:
         pairs: Each layer and model with its copy, the parts of a model before it.
@@ -97,7 +97,7 @@ class _Copier:
                 )
 
     def finish(self) -> None:
-        """What needs the copies built: weights, what is frozen, compilation."""
+        """Sets weights, flags and compilation, which need the copies built."""
         # A model, or a `TimeDistributed`, has no weights but those of its parts.
         leaves = [pair for pair in self.pairs.values() if not _has_pairs(pair[0])]
         for source, copy in leaves:
@@ -187,7 +187,7 @@ def is_functional(model: Layer) -> bool:
 
 
 def attention_layers(model: keras.Model, kinds: tuple[type, ...]) -> Iterator[Any]:
-    """The attention layers of a model, wherever they stand in it."""
+    """The attention layers of a model, however deep."""
     for layer in flatten_layers(model):
         if isinstance(layer, kinds):
             yield layer

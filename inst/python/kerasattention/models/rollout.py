@@ -8,7 +8,7 @@ from kerasattention.models.scores import AttentionMap
 
 
 def attention_rollout(scores: Sequence[AttentionMap | np.ndarray]) -> np.ndarray:
-    """How much of each input token arrives at each position, layer after layer.
+    """The contribution of each input token to each position, after every layer.
 
     The mean over heads plus the residual connection's identity, each half, is a
     layer's flow; the rollout is the product of the flows up to a layer.

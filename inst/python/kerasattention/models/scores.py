@@ -1,4 +1,4 @@
-"""The attention maps of a trained model, collected while it runs unchanged."""
+"""Collects the attention maps of a trained model while it runs unchanged."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -43,9 +43,9 @@ def attention_scores(
 ) -> list[AttentionMap]:
     """The maps of attention layers for an input, in inference.
 
-    The output of the model is computed as ever; beside it each layer computes the
-    weights of the query rows asked for, so that a few rows of a long context cost
-    no (T, S) memory.
+    The model computes its output as usual. Beside it each layer computes the weights
+    of the requested query rows only, so that a few rows of a long context need no
+    (T, S) memory.
 
     Args:
         model: A model with our attention layers, or a Functional or Sequential one
@@ -72,7 +72,7 @@ def attention_scores(
 
 
 def with_our_layers(model: keras.Model) -> keras.Model:
-    """The model, or a copy of it where Keras's attention layers stand in it."""
+    """The model, or a copy of it if it has Keras's attention layers."""
     if any(True for _ in attention_layers(model, KERAS_LAYERS)):
         return convert_attention(model)
     return model

@@ -1,4 +1,4 @@
-"""Positions as a penalty on distance: attention with linear biases."""
+"""Linear biases: a penalty of the logits that grows with the distance."""
 
 import dataclasses
 import math
@@ -20,9 +20,9 @@ class AlibiPosition(Position):
     """Attention with linear biases (Press et al. 2022, https://arxiv.org/abs/2108.12409).
 
     The logit of a query and a key that are d positions apart is lowered by
-    slope * |d|, each head with a slope of its own: the geometric sequence of the
-    paper for N a power of two, and for any other N the authors' way of filling up.
-    Without a causal mask keys on both sides are penalised alike.
+    slope * |d|, with one slope per head: the geometric sequence of the paper for N
+    a power of two, completed for any other N as in the authors' code. Without a causal
+    mask keys on both sides are penalised equally.
 
     Args:
         slopes: One per query head; by default those of the paper. A layer some of
@@ -80,7 +80,7 @@ def _is_slope(x: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class AlibiBias:
-    """The bias of a block, from distances alone."""
+    """The bias of a block, a function of distances only."""
 
     slopes: tuple[float, ...]
     dtype: str = "float32"

@@ -1,4 +1,4 @@
-"""Frequencies of rotary positions, and how models stretch them beyond their training length.
+"""Frequencies of rotary positions, and their scalings beyond a model's training length.
 
 Each scaling takes the parameters of the published model configs, under their names.
 Everything is NumPy in float64: it happens once, when a layer is traced.
@@ -75,11 +75,11 @@ def _yarn(
 ) -> Frequencies:
     """YaRN (Peng et al. 2023): a ramp over the pairs, and an attention factor."""
 
-    def pair_that_turns(turns: float) -> float:
+    def pair_with_turns(turns: float) -> float:
         waves = original_max_position_embeddings / (turns * 2 * math.pi)
         return size * math.log(waves) / (2 * math.log(theta))
 
-    low, high = pair_that_turns(beta_fast), pair_that_turns(beta_slow)
+    low, high = pair_with_turns(beta_fast), pair_with_turns(beta_slow)
     if truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, size - 1)
@@ -103,7 +103,7 @@ def _attention_factor(factor: float, mscale: float | None, mscale_all_dim: float
 
 
 def _blend(frequencies: np.ndarray, factor: float, kept: np.ndarray) -> np.ndarray:
-    """`kept` of each frequency as it is, the rest divided by the factor."""
+    """A share `kept` of each frequency unchanged, the rest divided by the factor."""
     return frequencies * kept + frequencies / factor * (1.0 - kept)
 
 

@@ -12,7 +12,7 @@ from kerasattention.positions.base import Position
 
 
 def position_config(position: Position) -> dict[str, Any]:
-    """What `as_position` makes the position of again.
+    """The config from which `as_position` makes the position again.
 
     A position that several layers share has an id there, so that copies of the layers
     share one. While a file is saved it is Keras's id, which Keras itself would give an
@@ -41,11 +41,11 @@ def as_position(position: Any, owner: keras.layers.Layer) -> Position | None:
 
 
 class _Sharing:
-    """Knows which layers share a position, and has copies of those layers share its copy.
+    """Records which layers share a position, so that copies of those layers share its copy.
 
     `clone_model()` and `model_from_json()` copy layer by layer, without a scope in which
-    Keras would know an object again. What tells one copy of a model from the next: each
-    layer takes the latest copy of its position that has room for a layer of its name.
+    Keras would find a copied object again. To tell one copy of a model from the next, each
+    layer takes the latest copy of its position that has no layer of its name yet.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class _Sharing:
             self._owners.setdefault(position, weakref.WeakSet()).add(owner)
 
     def entries(self, position: Any) -> dict[str, Any]:
-        """What a config says of a position with more than one owner."""
+        """The entries in the config of a position with more than one owner."""
         with self._guard:
             names = sorted(layer.name for layer in self._owners.get(position, ()))
             if len(names) < 2:
