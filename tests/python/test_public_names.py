@@ -1,5 +1,7 @@
 """The package's public names: where classes say they are, which R and pickles rely on."""
 
+import ast
+import pathlib
 import pickle
 
 import keras
@@ -35,3 +37,25 @@ def test_the_names_in_saved_files_stay():
         "kerasattention>RelativePosition",
         "kerasattention>RotaryPosition",
     }
+
+
+def private_names_used(path):
+    """Private attributes that a module reads of anything but `self` and `cls`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+            owner = node.value.id if isinstance(node.value, ast.Name) else ""
+            if owner not in ("self", "cls"):
+                yield node.attr
+
+
+@pytest.mark.parametrize("folder", ["models", "decoding"])
+def test_models_and_decoding_use_no_private_name_of_our_layers(folder):
+    layer = kerasattention.GroupQueryAttention(4, 6, 2, use_gate=True, qk_norm=True)
+    layer.build((2, 5, 7))
+    plain = set(dir(keras.layers.Layer()))
+    private = {name for name in dir(layer) if name.startswith("_") and name not in plain}
+    assert {"_query_dense", "_fold", "_sliding_window"} <= private
+    files = list((pathlib.Path(kerasattention.__file__).parent / folder).rglob("*.py"))
+    assert len(files) > 8
+    used = {(path.name, name) for path in files for name in private_names_used(path)}
+    assert {(file, name) for file, name in used if name in private} == set()
