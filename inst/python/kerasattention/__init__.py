@@ -1,10 +1,12 @@
 """Attention layers for Keras 3: correct, linear in memory, the same on every backend."""
 
 from kerasattention import bridge
+from kerasattention._keras import override_int8_products
 from kerasattention.attend import scaled_dot_product_attention
 from kerasattention.decoding import IncrementalDecoder, generate
 from kerasattention.layers import GroupQueryAttention, MultiHeadAttention
 from kerasattention.layers.attention import AttentionLayer
+from kerasattention.layers.context import is_observed
 from kerasattention.layers.group_query_attention import GroupedQueryAttention
 from kerasattention.models.checkpoint import load_projections
 from kerasattention.models.convert import convert_attention
@@ -47,3 +49,5 @@ for _public in [*(globals()[_name] for _name in __all__), AttentionLayer, Groupe
     if isinstance(_public, type):
         _public.__module__ = __name__
 del _public
+
+override_int8_products(unless=is_observed)
