@@ -36,16 +36,21 @@ def attend_overridden(
     )
 
 
+# The layer's arguments for options of the kernels that have another name.
+_ARGUMENTS = {
+    "biases": "attention_bias` or a `position` with biases",
+    "soft_cap": "logit_soft_cap",
+    "sink": "attention_sink",
+}
+
+
 def _check_options(layer: "AttentionLayer", options: dict[str, Any]) -> None:
     """Refuses options that a `_compute_attention()` as in Keras has no argument for."""
-    for name, given in (
-        ("attention_bias` or a `position` with biases", join_biases(options["biases"])),
-        ("logit_soft_cap", options["soft_cap"]),
-        ("attention_sink", options["sink"]),
-    ):
+    for name, value in options.items():
+        given = join_biases(value) if name == "biases" else value
         if given is not None:
             raise ValueError(
                 f"`{type(layer).__name__}` overrides `_compute_attention()`, which as in "
-                f"Keras takes a mask only, so `{name}` would be lost. Leave it out, or do "
-                "not override the method."
+                f"Keras takes a mask only, so `{_ARGUMENTS.get(name, name)}` would be lost. "
+                "Leave it out, or do not override the method."
             )
