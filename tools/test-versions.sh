@@ -18,7 +18,8 @@ versions=(
 
 # What depends on Keras itself: its private names, its layers against ours, files, copies of
 # models, decoding. The kernels do not, and are left to `make test`.
-files=(keras_names defects convert weight_files decoding model_tools against_keras files)
+files=(keras_names defects convert weight_files decoding scores importance prune lora checkpoint \
+  against_keras files)
 
 backend=${BACKEND:-torch}
 folder=.setup/versions

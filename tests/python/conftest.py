@@ -34,3 +34,11 @@ def pytest_report_header():
 
     where = os.path.dirname(kerasattention.__file__)
     return f"keras: {keras.__version__} on {keras.backend.backend()}; kerasattention: {where}"
+
+
+@pytest.fixture
+def data():
+    """Inputs and classes for the small models of `classifiers`."""
+    from classifiers import tokens_and_classes
+
+    return tokens_and_classes()

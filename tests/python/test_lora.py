@@ -1,0 +1,41 @@
+"""LoRA of attention projections."""
+
+import keras
+import numpy as np
+import pytest
+
+import kerasattention
+from backends import to_numpy
+from classifiers import classifier, gqa, mha
+
+
+def test_lora_trains_its_factors_alone_and_reloads(data, tmp_path):
+    model = classifier(lambda name: gqa(name=name, attention_sink=True))
+    before = model.predict(data[0], verbose=0)
+    kerasattention.enable_lora(model, 2)
+    np.testing.assert_allclose(model.predict(data[0], verbose=0), before, atol=1e-6)
+    paths = {variable.path.split("/")[-1] for variable in model.trainable_variables}
+    assert paths == {"lora_kernel_a", "lora_kernel_b"}
+    assert len(model.trainable_variables) == 2 * 2 * 2
+    frozen = {v.path: to_numpy(v) for v in model.non_trainable_variables if "kernel" in v.path}
+    model.compile(keras.optimizers.SGD(1.0), model.loss)
+    model.fit(*data, epochs=2, verbose=0)
+    for variable in model.non_trainable_variables:
+        if variable.path in frozen:
+            np.testing.assert_array_equal(to_numpy(variable), frozen[variable.path])
+    after = model.predict(data[0], verbose=0)
+    assert np.abs(after - before).max() > 1e-4
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded.predict(data[0], verbose=0), after, atol=1e-5)
+
+
+def test_lora_refuses():
+    model = classifier(mha)
+    with pytest.raises(ValueError, match="rank=0"):
+        kerasattention.enable_lora(model, 0)
+    with pytest.raises(ValueError, match="queries"):
+        kerasattention.enable_lora(model, 2, projections=["queries"])
+    kerasattention.enable_lora(model, 2)
+    with pytest.raises(ValueError, match="already"):
+        kerasattention.enable_lora(model, 2)
