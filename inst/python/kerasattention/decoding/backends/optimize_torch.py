@@ -68,13 +68,20 @@ def take_part(parts: Any, index: int) -> torch.Tensor:
 
 def writes(node: Node) -> bool:
     """Whether it mutates a tensor, such as a cache: its result is not always used."""
-    is_operation = isinstance(node.target, torch._ops.OpOverload)
-    return is_operation and node.target._schema.is_mutable and node.target not in _NO_WRITES
+    schema = _schema_of(node)
+    return schema is not None and schema.is_mutable and node.target not in _NO_WRITES
+
+
+def _schema_of(node: Node) -> Any:
+    """The schema of an operation of torch; None for others."""
+    return node.target._schema if isinstance(node.target, torch._ops.OpOverload) else None
 
 
 def _written(module: GraphModule) -> set[Node]:
     """The nodes that some operation mutates, and the views through which it does."""
-    found, memories = set(), set()
+    found: set[Any] = set()
+    memories: set[int] = set()
+    source: Any
     for source in (x for node in module.graph.nodes for x in _targets(node)):
         found.add(source)
         while _shares_memory(source):
@@ -92,7 +99,7 @@ def _targets(node: Node) -> list[Node]:
     """The arguments that an operation mutates: the first, as a rule, or `out`."""
     if not writes(node):
         return []
-    arguments = enumerate(node.target._schema.arguments)
+    arguments = enumerate(_schema_of(node).arguments)
     given = [
         node.args[at] if at < len(node.args) else node.kwargs.get(x.name)
         for at, x in arguments
@@ -105,13 +112,12 @@ def _shares_memory(node: Node) -> bool:
     """Whether it is a view of its first argument, or that argument after a change."""
     if node.target in (take_part, _aten._unsafe_view.default):
         return True
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return False
-    return any(x.alias_info is not None for x in node.target._schema.returns)
+    schema = _schema_of(node)
+    return schema is not None and any(x.alias_info is not None for x in schema.returns)
 
 
 def _memory(module: GraphModule, node: Node) -> int:
-    return getattr(module, node.target).untyped_storage().data_ptr()
+    return getattr(module, str(node.target)).untyped_storage().data_ptr()
 
 
 def _is_pure(node: Node) -> bool:
@@ -179,7 +185,7 @@ def _merge_equal(module: GraphModule, written: set[Node]) -> None:
 def _key(module: GraphModule, node: Node) -> Any:
     """A key that equal operations have in common; None where that is not known."""
     if node.op == "get_attr":
-        value = getattr(module, node.target)
+        value = getattr(module, str(node.target))
         if node.meta.get("literal") and value.numel() <= _COMPARED and value.device.type == "cpu":
             return value.dtype, value.shape, value.contiguous().numpy().tobytes()
         return node.target

@@ -117,5 +117,5 @@ def multiply_in_int8(linear: Linear, matrix: torch.Tensor, rows: torch.Tensor) -
     layer = linear.layer
     scale = layer.embeddings_scale if linear.transposed else layer.kernel_scale
     numbers, row_scale = layer.inputs_quantizer(rows, axis=-1)  # (n, I), (n, 1)
-    sums = torch._int_mm(numbers, matrix)  # (n, O) int32
+    sums = torch.ops.aten._int_mm(numbers, matrix)  # (n, O) int32
     return sums.to(rows.dtype) / (row_scale * ops.reshape(scale, (1, -1)))  # (n, O)

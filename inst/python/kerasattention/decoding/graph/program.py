@@ -109,7 +109,7 @@ def flatten_graph(model: keras.Model) -> Program:
     )
 
 
-def as_graph(operation: Any) -> Functional | None:
+def as_graph(operation: Any) -> Any:
     """The graph of a model whose call only runs its graph; else None."""
     if isinstance(operation, keras.Sequential):
         plain = type(operation).call is keras.Sequential.call
@@ -131,7 +131,7 @@ class _Flattener:
         self.specs[slot.index] = spec
         return slot
 
-    def flatten(self, graph: Functional, inputs: list[Slot]) -> list[Slot]:
+    def flatten(self, graph: Any, inputs: list[Slot]) -> list[Slot]:
         slots = {
             id(x): self._converted(slot, x) for x, slot in zip(graph.inputs, inputs, strict=True)
         }
