@@ -183,7 +183,7 @@ class IncrementalDecoder:
                 self._length += count
             return logits
 
-    def loop(
+    def decode_loop(
         self, kind: Any, numbers: Any, last: Tensor, steps: int, finished: Tensor, stop: Tensor
     ) -> tuple[Tensor, Tensor, int]:
         """Feeds each chosen token back in, all in the backend.
@@ -213,7 +213,7 @@ class IncrementalDecoder:
             return made, finished, count
 
     def compare_rest(self) -> None:
-        """Compares the tokens that `loop()` has not compared yet with the model, at the end."""
+        """Compares, at the end, the tokens that `decode_loop()` has not compared with the model."""
         if isinstance(self._runner, ComparedRunner):
             with self._exclusive(), self._run():
                 self._runner.compare()

@@ -114,7 +114,9 @@ def continue_prompts(
     done, more = 1, reports.tell(parts[0], 1)
     while more and done < max_new_tokens and not (stop.size and _all(finished)):
         steps = min(reports.stride, max_new_tokens - done)
-        made, finished, count = decoder.loop(kind, numbers, last, steps, finished, stop_tokens)
+        made, finished, count = decoder.decode_loop(
+            kind, numbers, last, steps, finished, stop_tokens
+        )
         part = ops.convert_to_numpy(made)[:, :count]
         parts.append(part)
         last = ops.convert_to_tensor(part[:, -1])

@@ -47,6 +47,7 @@ class Structure:
         self._variables: list[keras.Variable] = []
         self._seen: dict[int, Any] = {id(model): None}
         self._own = _counted(vars(model), _ignored(model))
+        self._own_ids: list[int] = []
         self._add_parts(self._own, _ignored(model))
         self._noted = [_counted(x, ignored) for x, ignored in self._places]
         self._enclosed = [_enclosed(x) for x in self._functions]
@@ -60,9 +61,10 @@ class Structure:
         model = self._model()
         if model is None:  # nobody can change it
             return True
-        own = _counted(vars(model), _ignored(model))
+        if not self._is_own_unchanged(model):
+            return False
         enclosed = [_enclosed(x) for x in self._functions]
-        if not _same(own, self._own) or not all(map(_same, enclosed, self._enclosed)):
+        if not all(map(_same, enclosed, self._enclosed)):
             return False
         if _memory_of(self._variables) != self._memory:
             return False
@@ -72,6 +74,17 @@ class Structure:
         if not all(map(_same, found, self._noted)):
             return False
         self._note_views()
+        return True
+
+    def _is_own_unchanged(self, model: keras.Model) -> bool:
+        """Whether the model's own attributes that count are those noted."""
+        # Identities are enough: what was noted is alive, so no other object has one of these.
+        ids = list(map(id, vars(model).values()))
+        if ids == self._own_ids:
+            return True
+        if not _same(_counted(vars(model), _ignored(model)), self._own):
+            return False
+        self._own_ids = ids
         return True
 
     def _are_views_untouched(self) -> bool:

@@ -2,12 +2,14 @@
 
 **Columns.** With few rows a product takes as long as its weight takes to be read, and torch's
 library reads it well below the memory's rate. As a batch of products, one for each block of
-columns, several threads come closer.
+columns, several threads come closer: steps of a model of 6 layers, D = 576, B = 4, take 1.4
+times as long without (2 threads, AVX2). With one thread they take 0.9 of the time without, so
+that there are no blocks then.
 
 **int8.** Keras on a CPU casts both sides to int32, for which torch has no library, and the cast
 of a weight takes four times its memory. `torch._int_mm` gives the same whole numbers. It is used
-only on processors with instructions for it: without them it takes 3 to 5 times as long as the
-cast and the product of int32.
+only on processors with instructions for it. Without them (AVX2) a product with a (576, 1536)
+weight takes 2.0 times as long as the cast and the product of int32 for 1 row, 4.2 for 32 rows.
 """
 
 import functools
