@@ -157,7 +157,7 @@ def as_numpy(x: Any) -> np.ndarray:
         return np.asarray(x)
     if keras.backend.standardize_dtype(x.dtype) == "bfloat16":
         x = ops.cast(x, "float32")
-    return ops.convertas_numpy(x)
+    return ops.convert_to_numpy(x)
 
 
 def _some(x: np.ndarray) -> str:
