@@ -38,8 +38,6 @@ REFUSALS = (
 )
 # Second derivatives may be refused, never wrong.
 SECOND_REFUSALS = (r"second derivative|[Gg]radients? of gradients?|differentiat",)
-# Relative to the largest number of a tensor.
-SECOND_TOLERANCE = {"float64": 1e-6, "float32": 1e-3}
 
 
 class Cases:
@@ -90,16 +88,16 @@ class Cases:
         }
         names = [n for n in ("query", "value", "key", "attention_bias", "sink") if n in data]
         trained = names + [n for n in weights if n not in names]
-        yardstick = Yardstick(config, data, weights, upstreams, trained)
         given = poisoned(rng, config, data, seen, self.without) if config["poison"] else data
         directions = None
         if config["second"]:
             directions = {name: rng.normal(size=(data | weights)[name].shape) for name in trained}
+            if "attention_bias" in directions:  # its gradient has its dtype, and so has this
+                directions["attention_bias"] = draws.round_to(
+                    directions["attention_bias"], draws.bias_dtype(config)
+                )
         found = subject.results(given, weights, upstreams, directions)
-        seconds = {n: found.pop(n) for n in list(found) if n.startswith("second of ")}
-        wrong = yardstick.wrong(found)
-        if seconds and not wrong:
-            wrong = wrong_seconds(yardstick, seconds, directions)
+        wrong = Yardstick(config, data, weights, upstreams, trained, directions).wrong(found)
         if wrong:
             raise session.Finding(
                 "; ".join(f"{name}: {why}" for name, why in wrong.items()), config
@@ -139,23 +137,6 @@ def poisoned_layer(rng, config, data, seen):
     bad = draws.pick(rng, np.nan, np.inf, -np.inf)
     names = [name for name in ("key", "value") if name in data]
     return data | {n: np.where(unseen[..., None], bad, data[n]) for n in names}
-
-
-def wrong_seconds(yardstick, seconds, directions):
-    """Against the reference's gradients along the directions, by a complex step."""
-    along = yardstick.along(directions)
-    expected_of = {name: along[name.replace("second of", "gradient of")] for name in seconds}
-    overall = max(abs(x).max(initial=0.0) for x in expected_of.values())
-    wrong = {}
-    for name, found in seconds.items():
-        expected = expected_of[name]
-        largest = abs(expected).max(initial=0.0)
-        # What is zero but for cancellation has the errors of the others' terms.
-        allowed = SECOND_TOLERANCE[yardstick.dtype] * max(largest, 0.1 * overall, 1e-2)
-        error = abs(found - expected).max(initial=0.0)
-        if not error <= allowed:
-            wrong[name] = f"error {error:.3g}, allowed {allowed:.3g}, largest {largest:.3g}"
-    return wrong
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 A result may be three times as far from the reference as the plain formula in the same precision
 is, plus four roundings of its largest number: twice, and half as much again for the spread of the
 sample. The formula's error is sampled: each operation's result gets a random relative error of one
-rounding, in arithmetic of float32 (float64 for itself).
+rounding, in arithmetic of float32 (float64 for itself). Second derivatives may be eight times as
+far: backends differentiate a backward pass in reverse, which takes sums of more terms than the
+sampled formula has.
 """
 
 import numpy as np
@@ -15,37 +17,35 @@ from tape import Tape
 SAMPLES = (2, 16, 64)
 
 
-class Yardstick:
-    """Results by name: "output", "scores", "gradient of NAME"."""
+# Of the imaginary parts that give second derivatives: its square is lost in any precision, and
+# what it is multiplied by does not make it vanish in float32.
+STEP = 1e-15
 
-    def __init__(self, config, data, weights, upstreams, trained):
+
+class Yardstick:
+    """Results by name: "output", "scores", "gradient of NAME", "second of NAME".
+
+    With `directions`, the derivatives of the gradients along them are among the results. The
+    imaginary part of f(x + i step) is step f'(x), and no difference is taken (Squire and Trapp
+    1998). Central differences were wrong by the square of their step times third derivatives,
+    which are 1e6 where a norm divides by a small number.
+    """
+
+    def __init__(self, config, data, weights, upstreams, trained, directions=None):
         self.config, self.data, self.weights = config, data, weights
         self.upstreams, self.trained = upstreams, trained
+        self.directions = directions
         self.dtype = compute_dtype(config["dtype"])
-        self.expected = self.results(Tape())
+        self.expected = self.results(0.0, np.float64)
         self.errors = {}
         self.samples = 0
 
-    def along(self, directions, step=1e-30):
-        """Derivatives of all results along directions, exact but for rounding.
-
-        The imaginary part of f(x + i step) is step f'(x): no difference is taken, so the step may
-        be so small that its square vanishes (Squire and Trapp 1998). Differences of two results
-        were wrong by the square of their step, times third derivatives of 1e6 where a norm
-        divides by a small number.
-        """
-
-        def moved(arrays):
-            steps = {name: 1j * step * directions[name] for name in arrays if name in directions}
-            return arrays | {name: arrays[name] + by for name, by in steps.items()}
-
-        tape = Tape(dtype=np.complex128)
-        found = self.results(tape, moved(self.data), moved(self.weights))
-        return {name: x.imag / step for name, x in found.items()}
-
-    def results(self, tape, data=None, weights=None):
-        data = self.data if data is None else data
-        weights = self.weights if weights is None else weights
+    def results(self, rounding, wide, rng=None):
+        data, weights = self.data, self.weights
+        if self.directions is not None:
+            wide = np.result_type(wide, np.complex64)
+            data, weights = self.moved(data), self.moved(weights)
+        tape = Tape(rounding, SMALLEST[self.dtype], rng, wide)
         output, scores, leaves, _ = evaluate(tape, self.config, data, weights)
         found = {"output": output.value}
         upstreams = [(output, self.upstreams["output"])]
@@ -54,7 +54,18 @@ class Yardstick:
             if self.config["differentiate_scores"]:
                 upstreams.append((scores, self.upstreams["scores"]))
         tape.backward(*upstreams)
-        return found | {f"gradient of {name}": leaves[name].gradient for name in self.trained}
+        found |= {f"gradient of {name}": leaves[name].gradient for name in self.trained}
+        seconds = {}
+        if self.directions is not None:
+            seconds = {
+                f"second of {name}": np.imag(leaves[name].gradient).astype(float) / STEP
+                for name in self.trained
+            }
+        return {name: np.real(x) for name, x in found.items()} | seconds
+
+    def moved(self, arrays):
+        steps = {n: 1j * STEP * x for n, x in self.directions.items() if n in arrays}
+        return arrays | {name: arrays[name] + step for name, step in steps.items()}
 
     def wrong(self, found):
         """The names of results that are off, each with how far and how far they may be."""
@@ -71,14 +82,15 @@ class Yardstick:
         error = float(abs(found - expected).max())
         largest = float(abs(expected).max())
         epsilon = EPSILON[self.dtype]
-        if name == "gradient of attention_bias":  # it has the dtype of the bias
+        if name.endswith("of attention_bias"):  # it has the dtype of the bias
             epsilon = max(epsilon, EPSILON[bias_dtype(self.config)])
         floor = 4 * epsilon * largest + 4 * SMALLEST[self.dtype]
         if error <= floor:
             return None
         for count in SAMPLES:
             self.sample(count)
-            allowed = 3 * self.errors[name] + floor
+            factor = 8 if name.startswith("second of ") else 3
+            allowed = factor * self.errors[name] + floor
             if error <= allowed:
                 return None
         return f"error {error:.3g}, allowed {allowed:.3g}, largest {largest:.3g}"
@@ -90,8 +102,7 @@ class Yardstick:
             rng = np.random.default_rng(self.samples)
             # Sums are float32's in low precision too.
             wide = np.float64 if self.dtype == "float64" else np.float32
-            tape = Tape(EPSILON[self.dtype], SMALLEST[self.dtype], rng, wide)
-            for name, x in self.results(tape).items():
+            for name, x in self.results(EPSILON[self.dtype], wide, rng).items():
                 error = abs(x - self.expected[name]).max(initial=0.0)
                 self.errors[name] = max(self.errors.get(name, 0.0), float(error))
 

@@ -101,7 +101,7 @@ def rotary_angles(tape, positions, size, theta=10000.0, scaling=None, single=Tru
     angles = np.asarray(positions, float)[..., None] * frequencies
     if tape.rounding and single:
         # Twice: the frequency is rounded, and the product.
-        angles = tape.rounded(tape.rounded(angles, 2.0**-23), 2.0**-23).astype(float)
+        angles = tape.rounded(tape.rounded(angles, 2.0**-23), 2.0**-23).real.astype(float)
     return [factor * f(angles)[:, :, None] for f in (np.cos, np.sin)]
 
 
