@@ -190,6 +190,7 @@ def _traced(method: Any, **options: Any) -> Any:
     """A graph of a runner's own.
 
     TensorFlow counts how often a function is traced by its code, and would warn where several
-    runners trace a method once each; a partial function counts for itself.
+    runners trace a method once each; a partial function counts for itself. Like Keras's own
+    graphs these are traced without AutoGraph, which converts the source of all that is called.
     """
-    return tf.function(functools.partial(method), **options)
+    return tf.function(functools.partial(method), autograph=False, **options)
