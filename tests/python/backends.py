@@ -101,7 +101,8 @@ def compiled(function, jit_compile=False):
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, jit_compile=jit_compile)
+        # As Keras's trainer does, without AutoGraph, which takes longer than the rest.
+        return tf.function(function, jit_compile=jit_compile, autograph=False)
     if BACKEND == "jax":
         import jax
 

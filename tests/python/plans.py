@@ -39,7 +39,8 @@ def _in_graph(given, dtype, unknown_length):
         found.append(_describe(given, dtype, (query, key, value)))
         return query
 
-    tf.function(trace, input_signature=[unknown] * 3).get_concrete_function()
+    traced = tf.function(trace, input_signature=[unknown] * 3, autograph=False)
+    traced.get_concrete_function()
     return found[0]
 
 

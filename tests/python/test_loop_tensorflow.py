@@ -31,7 +31,7 @@ def run_with_unknown_sizes(given, way="blocked", jit_compile=False):
     names = list(inputs)
     signature = [tf.TensorSpec(unknown_shape(name, x.shape)) for name, x in inputs.items()]
 
-    @tf.function(input_signature=signature, jit_compile=jit_compile)
+    @tf.function(input_signature=signature, jit_compile=jit_compile, autograph=False)
     def run(*values):
         with tf.GradientTape() as tape:
             tape.watch(values)
@@ -107,7 +107,9 @@ def test_one_trace_computes_short_inputs_as_one_block(jit_compile, monkeypatch):
     def short_or_looped(*inputs):
         return api.attend(*inputs, AttentionMask(), implementation=looped(5 * 5))
 
-    attend = tf.function(short_or_looped, input_signature=signature, jit_compile=jit_compile)
+    attend = tf.function(
+        short_or_looped, input_signature=signature, jit_compile=jit_compile, autograph=False
+    )
     for length in (3, 5, 6):
         given = problem(T=length, S=length, Hv=7)
         output = attend(*(tensor(x) for x in (given.query, given.key, given.value)))

@@ -109,7 +109,7 @@ def differentiated(function, inputs, upstream, mode):
         return value_and_gradients(function, inputs, upstream)
     import tensorflow as tf
 
-    @tf.function(jit_compile=mode == "xla")
+    @tf.function(jit_compile=mode == "xla", autograph=False)
     def run(inputs):
         with tf.GradientTape() as tape:
             tape.watch(inputs)

@@ -25,7 +25,9 @@ def test_in_graphs_of_known_and_unknown_lengths(known, jit_compile):
             shapes[which][1] = None
         signature = [{which: tf.TensorSpec(x, tf.float64) for which, x in shapes.items()}]
     with block_size(SMALL_BLOCK):
-        run = tf.function(function, input_signature=signature, jit_compile=jit_compile)
+        run = tf.function(
+            function, input_signature=signature, jit_compile=jit_compile, autograph=False
+        )
         found = run(values)
     for which, direction in steps.items():
         derivative = np.sum(to_numpy(found[which]) * direction)

@@ -32,7 +32,7 @@ def test_lengths_that_turn_out_to_be_zero(name):
         tf.TensorSpec([None, 1, None, None], tf.bool),
     ]
 
-    @tf.function(input_signature=signature)
+    @tf.function(input_signature=signature, autograph=False)
     def run(query, key, value, mask):
         given = options | ({"attention_mask": mask} if name == "mask" else {})
         inputs = [query, key, value]

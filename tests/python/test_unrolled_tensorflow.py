@@ -78,7 +78,7 @@ def test_graphs_of_known_lengths(name):
     given = (PROBLEMS | WINDOWS)[name]
     inputs = {name: tensor(x) for name, x in given.trainable().items()}
 
-    @tf.function
+    @tf.function(autograph=False)
     def differentiated(inputs):
         with tf.GradientTape() as tape:
             tape.watch(inputs)
@@ -120,5 +120,5 @@ def test_blocks_of_twice_the_size_before_a_loop(length, name, size):
             found.append(unrolled.plan_steps(given, None)[0].rows.size)
         return tensors[0]
 
-    tf.function(trace, input_signature=inputs).get_concrete_function()
+    tf.function(trace, input_signature=inputs, autograph=False).get_concrete_function()
     assert found == [f"tensorflow.{name}", *([] if size is None else [size])]
