@@ -11,6 +11,7 @@ from kerasattention.layers.group_query_attention import GroupedQueryAttention
 from kerasattention.models.checkpoint import load_projections
 from kerasattention.models.convert import convert_attention
 from kerasattention.models.importance import head_importance
+from kerasattention.models.interrupts_jax import keep_variables as _keep_variables
 from kerasattention.models.lora import enable_lora
 from kerasattention.models.packing import PackedSequences, pack_sequences
 from kerasattention.models.prune import least_important, prune_heads
@@ -51,3 +52,4 @@ for _public in [*(globals()[_name] for _name in __all__), AttentionLayer, Groupe
 del _public
 
 override_int8_products(unless=is_observed)
+_keep_variables()

@@ -255,3 +255,44 @@ def _exact_product(left: Any, right: Any, axes: int) -> Any:
 
     total = functools.reduce(torch.add, map(block_product, range(0, depth, _EXACT_DEPTH)))
     return total.reshape(*left.shape[: left.ndim - axes], *right.shape[axes:])
+
+
+# Interrupts on JAX ---------------------------------------------------------------------------
+
+
+def change_jax_trainer(
+    make_function: Callable[[Any], Any], ending_in_sync: Callable[[Any], Any]
+) -> None:
+    """Replaces methods of JAX's trainer, of all models, once.
+
+    Args:
+        make_function: From the method that makes the step of an epoch to the one in its place.
+        ending_in_sync: The same of the methods that leave variables without values where an
+            exception ends them.
+    """
+    trainer = _find("JAXTrainer", "keras.src.backend.jax.trainer")
+    if hasattr(_attribute(trainer, "_make_function"), "__wrapped__"):
+        return
+    trainer._make_function = make_function(trainer._make_function)
+    for name in ("evaluate", "predict"):
+        setattr(trainer, name, ending_in_sync(getattr(trainer, name)))
+
+
+def attach_jax_state(model: Any, state: tuple[list[Any], ...]) -> None:
+    """Gives variables the values of a step's state, where the step did not consume them."""
+    groups = [model.trainable_variables, model.non_trainable_variables]
+    groups += [model.optimizer.variables] if len(state) == 4 else []
+    groups += [model.metrics_variables] if len(state) > 2 else []
+    for variables, values in zip(groups, state, strict=True):
+        for variable, value in zip(variables, values, strict=True):
+            if not value.is_deleted():
+                variable.assign(value)
+    model._jax_state_synced = True
+
+
+def store_jax_state(model: Any, state: tuple[list[Any], ...]) -> None:
+    """Notes a step's state, as the trainer does after it."""
+    names = ["trainable_variables", "non_trainable_variables"]
+    names += ["optimizer_variables"] if len(state) == 4 else []
+    names += ["metrics_variables"] if len(state) > 2 else []
+    model._jax_state = dict(zip(names, state, strict=True))
