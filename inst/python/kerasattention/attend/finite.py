@@ -143,7 +143,8 @@ def known_to_be_finite(tensors: Sequence[Tensor]) -> bool | None:
 def _known_on_torch(tensors: Sequence[Tensor]) -> bool | None:
     import torch
 
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    is_tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if torch.compiler.is_compiling() or is_tracing:
         return None
     if tensors[0].is_cuda and torch.cuda.is_current_stream_capturing():
         return None
@@ -152,7 +153,8 @@ def _known_on_torch(tensors: Sequence[Tensor]) -> bool | None:
         if tensors[0].device.type == "cpu":
             # Half the time of adding them up first; elsewhere each would be waited for.
             return all(math.isfinite(x.item()) for x in sums)
-        return math.isfinite(sum(sums[1:], sums[0]).item())
+        total: Any = sum(sums)
+        return math.isfinite(total.item())
     except RuntimeError:  # no number: a fake or meta tensor, or torch.func.vmap()
         return None
 

@@ -89,7 +89,7 @@ def _tensorflow(
             with tf.GradientTape() as inner:
                 inner.watch(wanted[:-1])
                 output = tf.cast(plain(inputs | moving), upstream.dtype)
-            found = inner.gradient(output, wanted[:-1], upstream, unconnected_gradients=zero)
+            found: Any = inner.gradient(output, wanted[:-1], upstream, unconnected_gradients=zero)
         return outer.gradient(found, wanted, list(directions), unconnected_gradients=zero)
 
     return function(*[tf.convert_to_tensor(named[name]) for name in names])

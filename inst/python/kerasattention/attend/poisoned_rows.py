@@ -61,7 +61,7 @@ def _poisoned_by_first_key(
     positions = mask.positions_of_keys(columns)  # (S) or (B, S)
     if real is not None:
         positions = ops.where(real, positions, never)
-    if len(positions.shape) == 2:
+    if len(positions.shape) == 2:  # pyright: ignore[reportArgumentType]
         positions = positions[:, None]  # (B, 1, S)
     first = ops.min(ops.where(key, positions, never), axis=-1)[:, :, None, None]
     # The last position that each query sees.
@@ -69,7 +69,7 @@ def _poisoned_by_first_key(
     if len(queries.shape) == 2:
         queries = queries[:, None, None]
     any_key = ops.min(positions, axis=-1)
-    any_key = ops.reshape(any_key, (-1, 1, 1, 1)) if len(positions.shape) == 3 else any_key
+    any_key = ops.reshape(any_key, (-1, 1, 1, 1)) if len(positions.shape) == 3 else any_key  # pyright: ignore[reportArgumentType]
     sees_poison, sees_key = queries >= first, queries >= any_key
     return ops.logical_or(sees_poison, ops.logical_and(query, sees_key))
 

@@ -63,9 +63,10 @@ def are_finite(tensors: Sequence[Tensor]) -> Tensor:
     """
     sums = []
     for x in tensors:
+        axes = tuple(range(len(x.shape) - 1))
         x = ops.cast(x, accumulator_of(x.dtype))
         # First over all axes but the last: XLA computes such sums with vectors.
-        sums.append(ops.sum(ops.sum(x, axis=tuple(range(len(x.shape) - 1)))))
+        sums.append(ops.sum(ops.sum(x, axis=axes)))
     return ops.isfinite(functools.reduce(ops.add, sums))
 
 

@@ -85,8 +85,9 @@ class BiasSum:
         self._rows: list[Tensor] = []
         self._totals: Named = {}
         # A bias held as a tensor with an axis of queries, or None.
-        has_rows = isinstance(bias, TensorBias) and bias.bias.shape[2] != 1
-        self._tensor_bias: TensorBias | None = bias if has_rows else None
+        self._tensor_bias: TensorBias | None = None
+        if isinstance(bias, TensorBias) and bias.bias.shape[2] != 1:
+            self._tensor_bias = bias
         if isinstance(bias, SumOfBiases):
             self._parts = [BiasSum(part) for part in bias.biases]
 
