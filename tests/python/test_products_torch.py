@@ -211,3 +211,14 @@ def test_an_override_holds_for_its_own_context_only(two_threads, monkeypatch):
     products = products_torch.TorchProducts({id(model.layers[0]): lambda call, y: call(y) + 1}, [])
     np.testing.assert_array_equal(called(model, x, products), own + 1)
     np.testing.assert_array_equal(numpy(model(x)), own)
+
+
+def test_a_layer_is_compiled_as_before_when_nothing_is_overridden():
+    layer = built("dense").layers[0]
+    with override_calls({}):
+        pass
+    torch._dynamo.utils.counters.clear()
+    compiled = torch.compile(lambda x: layer.call(x), backend="eager")
+    x = torch.ones(2, 24)
+    torch.testing.assert_close(compiled(x), layer.call(x))
+    assert not torch._dynamo.utils.counters["graph_break"]

@@ -11,6 +11,7 @@ import contextvars
 import functools
 import importlib
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -141,6 +142,7 @@ Override = Callable[..., Any]
 _overrides: contextvars.ContextVar[Mapping[int, Override]] = contextvars.ContextVar(
     "kerasattention_overrides", default=MappingProxyType({})
 )
+_active, _lock = 0, threading.Lock()  # the number of contexts that override calls, in any thread
 
 
 @contextlib.contextmanager
@@ -151,12 +153,17 @@ def override_calls(overrides: Mapping[int, Override]) -> Iterator[None]:
         overrides: By the identity of a `Dense`, `EinsumDense` or `ReversibleEmbedding`: a
             function of the layer's own call and of its arguments.
     """
+    global _active
     _make_overridable()
+    with _lock:
+        _active += 1
     token = _overrides.set(overrides)
     try:
         yield
     finally:
         _overrides.reset(token)
+        with _lock:
+            _active -= 1
 
 
 @functools.cache
@@ -172,7 +179,8 @@ def _make_overridable() -> None:
 def _overridable(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
     def overridable(self: Any, *args: Any, **kwargs: Any) -> Any:
-        override = _overrides.get().get(id(self))
+        # The count first: `torch.compile()` cannot trace a `ContextVar`.
+        override = _overrides.get().get(id(self)) if _active else None
         if override is None:
             return call(self, *args, **kwargs)
         return override(functools.partial(call, self), *args, **kwargs)
