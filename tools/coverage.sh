@@ -12,12 +12,7 @@ mkdir -p "$folder"
 rm -f "$folder"/.coverage*
 
 status=0
-for backend in "${backends[@]}"; do
-  printf '\n== Python on %s\n' "$backend"
-  COVERAGE_FILE=$folder/.coverage.$backend KERAS_BACKEND=$backend python -m pytest tests/python \
-    --quiet -n "${WORKERS:-2}" --dist loadfile --cov=kerasattention --cov-branch --cov-report= ||
-    status=1
-done
+COVERAGE_FOLDER=$folder tools/test.sh "${backends[@]/#/python-}" || status=1
 printf '\n== Python, %s together\n' "${backends[*]}"
 COVERAGE_FILE=$folder/.coverage python -m coverage combine --quiet "$folder"
 COVERAGE_FILE=$folder/.coverage python -m coverage html --quiet --directory "$folder/python"

@@ -25,6 +25,12 @@ if [ -n "${QUICK:-}" ]; then
   done
 fi
 
+# `make coverage` names a folder for the counts of lines and branches.
+coverage=()
+if [ -n "${COVERAGE_FOLDER:-}" ]; then
+  coverage=(--cov=kerasattention --cov-branch --cov-report=)
+fi
+
 # XLA compiles the small programs of the tests in half the time with fewer optimisations, and they
 # give the same numbers. The suites rpy2-jax and fuzz-jax keep XLA's defaults.
 python_jax_flags="--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
@@ -32,7 +38,8 @@ python_jax_flags="--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitte
 pytest_on() {
   local backend=$1 folder=$2 report=$3
   shift 3
-  KERAS_BACKEND=$backend python -m pytest "$folder" --quiet --junitxml="$report" "$@"
+  COVERAGE_FILE=${COVERAGE_FOLDER:-.}/.coverage.$backend KERAS_BACKEND=$backend \
+    python -m pytest "$folder" --quiet --junitxml="$report" "$@"
 }
 
 # A fixed number of cases, so that a faster machine does not reach others than the last one did.
@@ -53,9 +60,9 @@ run_suite() {
   case $suite in
     python-jax)
       XLA_FLAGS="${XLA_FLAGS-$python_jax_flags}" \
-        pytest_on jax tests/python "$report" "${workers[@]}" "${quick[@]}"
+        pytest_on jax tests/python "$report" "${workers[@]}" "${quick[@]}" "${coverage[@]}"
       ;;
-    python-*) pytest_on "${suite#python-}" tests/python "$report" "${workers[@]}" "${quick[@]}" ;;
+    python-*) pytest_on "${suite#python-}" tests/python "$report" "${workers[@]}" "${quick[@]}" "${coverage[@]}" ;;
     fuzz-*) fuzz "${suite#fuzz-}" "$report" ;;
     rpy2-*) pytest_on "${suite#rpy2-}" tests/rpy2 "$report" -p no:xdist ;;
     r-*) KERAS_BACKEND=${suite#r-} Rscript tools/test-r.R "$report" ;;
