@@ -9,7 +9,7 @@ positions are given, for queries plus `offset`.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras import ops
 
@@ -21,6 +21,19 @@ _TENSOR_FIELDS = (
     *("query_positions", "key_positions", "query_mask", "key_mask"),
     *("query_segments", "key_segments", "mask"),
 )
+
+
+class _BlockPositions(NamedTuple):
+    """The positions of one block, computed once for all rules."""
+
+    queries: Tensor
+    keys: Tensor
+
+    def block_positions(self, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
+        return self.queries, self.keys
+
+    def distances(self, rows: Span, columns: Span) -> Tensor:
+        return self.keys - self.queries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +119,11 @@ class AttentionMask:
         Returns:
             Booleans that broadcast to (B, N, t, s), or None where all is visible.
         """
-        given = self.token_rules
+        masks = []
         if self.masks_positions(rows, columns):
-            given = (*self.position_rules, *given)
-        masks = [rule.block_mask(self, rows, columns) for rule in given]
+            positions = _BlockPositions(*self.block_positions(rows, columns))
+            masks = [rule.block_mask(positions, rows, columns) for rule in self.position_rules]
+        masks += [rule.block_mask(self, rows, columns) for rule in self.token_rules]
         return functools.reduce(ops.logical_and, masks) if masks else None
 
     def may_leave_empty(self, rows: Span, keys: Any) -> bool:
