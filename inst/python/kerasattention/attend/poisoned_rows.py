@@ -1,6 +1,7 @@
 """Which queries see a non-finite number, or hold one and see any key."""
 
 import functools
+from typing import cast
 
 import keras
 import numpy as np
@@ -60,8 +61,8 @@ def _poisoned_by_first_key(
     never = np.iinfo("int32").max
     positions = mask.positions_of_keys(columns)  # (S) or (B, S)
     if real is not None:
-        positions = ops.where(real, positions, never)
-    if len(positions.shape) == 2:  # pyright: ignore[reportArgumentType]
+        positions = cast("Tensor", ops.where(real, positions, never))  # (B, S)
+    if len(positions.shape) == 2:
         positions = positions[:, None]  # (B, 1, S)
     first = ops.min(ops.where(key, positions, never), axis=-1)[:, :, None, None]
     # The last position that each query sees.
@@ -69,7 +70,7 @@ def _poisoned_by_first_key(
     if len(queries.shape) == 2:
         queries = queries[:, None, None]
     any_key = ops.min(positions, axis=-1)
-    any_key = ops.reshape(any_key, (-1, 1, 1, 1)) if len(positions.shape) == 3 else any_key  # pyright: ignore[reportArgumentType]
+    any_key = ops.reshape(any_key, (-1, 1, 1, 1)) if len(positions.shape) == 3 else any_key
     sees_poison, sees_key = queries >= first, queries >= any_key
     return ops.logical_or(sees_poison, ops.logical_and(query, sees_key))
 

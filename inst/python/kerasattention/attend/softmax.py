@@ -4,7 +4,7 @@ The only place where masks, biases, caps and sinks meet the logits. Everything
 here is float32 or better.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from keras import ops
 
@@ -85,4 +85,4 @@ def reciprocal(denominator: Tensor, may_be_empty: bool) -> Tensor:
     if not may_be_empty:
         return 1.0 / denominator
     empty = denominator == 0.0
-    return ops.where(empty, 0.0, 1.0 / ops.where(empty, 1.0, denominator))  # pyright: ignore[reportOperatorIssue]
+    return ops.where(empty, 0.0, 1.0 / cast("Tensor", ops.where(empty, 1.0, denominator)))

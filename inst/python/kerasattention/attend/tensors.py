@@ -8,9 +8,10 @@ block of queries and of keys.
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import keras
+import numpy as np
 from keras import ops
 
 Tensor = Any
@@ -18,7 +19,25 @@ Tensor = Any
 
 def shape_of(x: Tensor) -> tuple[Any, ...]:
     """The shape, with a tensor for each size that a graph does not know."""
-    return ops.shape(x)  # pyright: ignore[reportReturnType]
+    return cast("tuple[Any, ...]", ops.shape(x))
+
+
+def sizes_of(variable: Any) -> tuple[int, ...]:
+    """The shape of a variable, whose sizes are all known."""
+    return tuple(variable.shape)
+
+
+# Keras annotates neither of these two, and the types inferred from its backends are wrong.
+
+
+def numpy_of(x: Tensor) -> np.ndarray:
+    """The numbers of a tensor or variable."""
+    return cast("np.ndarray", ops.convert_to_numpy(x))
+
+
+def tensor_of(x: Any, dtype: Any = None) -> Tensor:
+    """The backend's tensor of an array or of numbers."""
+    return ops.convert_to_tensor(x, dtype=dtype)
 
 
 def is_static(*sizes: Any) -> bool:
