@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerasattention.attend.tensors import Tensor
+from kerasattention.attend.tensors import Tensor, numpy_of, tensor_of
 from kerasattention.decoding.decoder import CHUNK, IncrementalDecoder, check_positive
 from kerasattention.decoding.graph.run import as_logits
 from kerasattention.decoding.pool import borrowed_decoder
@@ -108,18 +108,18 @@ def continue_prompts(
     logits = as_logits(decoder.plan, decoder.prefill(prompts, inputs))
     check_usable(_any(are_unusable(logits)), 1)
     last = choose_tokens(logits, kind, numbers, decoder.length, decoder.padding)
-    stop_tokens = ops.convert_to_tensor(stop, dtype="int32")
+    stop_tokens = tensor_of(stop, "int32")
     finished = ops.any(ops.equal(last[:, None], stop_tokens[None]), axis=1)
-    parts = [ops.convert_to_numpy(last)[:, None]]
+    parts = [numpy_of(last)[:, None]]
     done, more = 1, reports.tell(parts[0], 1)
     while more and done < max_new_tokens and not (stop.size and _all(finished)):
         steps = min(reports.stride, max_new_tokens - done)
         made, finished, count = decoder.decode_loop(
             kind, numbers, last, steps, finished, stop_tokens
         )
-        part = ops.convert_to_numpy(made)[:, :count]
+        part = numpy_of(made)[:, :count]
         parts.append(part)
-        last = ops.convert_to_tensor(part[:, -1])
+        last = tensor_of(part[:, -1])
         done += count
         more = reports.tell(part, done)
     decoder.compare_rest()
@@ -167,8 +167,8 @@ def _repeat(inputs: Any, copies: int) -> Any:
 
 
 def _all(finished: Tensor) -> bool:
-    return bool(ops.convert_to_numpy(finished).all())
+    return bool(numpy_of(finished).all())
 
 
 def _any(unusable: Tensor) -> bool:
-    return bool(ops.convert_to_numpy(unusable).any())
+    return bool(numpy_of(unusable).any())

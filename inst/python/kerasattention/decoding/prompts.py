@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerasattention.attend.tensors import numpy_of
 from kerasattention.decoding.cache.storage import MOST_IDS
 
 Tokens = Any
@@ -157,7 +158,7 @@ def as_numpy(x: Any) -> np.ndarray:
         return np.asarray(x)
     if keras.backend.standardize_dtype(x.dtype) == "bfloat16":
         x = ops.cast(x, "float32")
-    return ops.convert_to_numpy(x)
+    return numpy_of(x)
 
 
 def _some(x: np.ndarray) -> str:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerasattention.attend.tensors import Tensor
+from kerasattention.attend.tensors import Tensor, numpy_of
 from kerasattention.decoding.backends.runner import LoopResult, LoopState, Runner, choose_next
 from kerasattention.decoding.graph.plan import Plan
 from kerasattention.decoding.graph.run import Values, take_times
@@ -106,7 +106,7 @@ class FirstTokens:
         self.plan, self.max_length = plan, max_length
         self.tolerance = LOW_TOLERANCE if _is_low(plan) else TOLERANCE
         self._others = {slot: x for slot, x in (inputs or {}).items() if slot != plan.tokens}
-        self._padding = None if padding is None else ops.convert_to_numpy(padding)  # (B)
+        self._padding = None if padding is None else numpy_of(padding)  # (B)
         self._tokens: list[np.ndarray] = []  # (B, t, ...) each
         self._noted: list[tuple[int, Tensor]] = []  # index of a token, (B, ...) after it
         self._steps, self._length = -1, 0  # the prompt is no step
@@ -119,7 +119,7 @@ class FirstTokens:
 
     def note(self, tokens: Tensor, logits: Tensor) -> None:
         """Notes tokens (B, t, ...), and the logits after the last of them."""
-        self._tokens.append(ops.convert_to_numpy(tokens))
+        self._tokens.append(numpy_of(tokens))
         self._steps += 1
         self._length += tokens.shape[1]
         self._noted.append((self._length - 1, logits))
@@ -182,7 +182,7 @@ def _named(names: tuple[str, ...]) -> str:
 
 
 def _holds_all(x: Tensor) -> bool:
-    return bool(ops.convert_to_numpy(x).all())
+    return bool(numpy_of(x).all())
 
 
 def _scales(x: np.ndarray) -> np.ndarray:
@@ -210,4 +210,4 @@ def _is_low(plan: Plan) -> bool:
 def _to_numpy(x: Tensor) -> np.ndarray:
     if keras.backend.standardize_dtype(x.dtype) != "float64":
         x = ops.cast(x, "float32")
-    return ops.convert_to_numpy(x)
+    return numpy_of(x)

@@ -6,13 +6,13 @@ whatever the number of tokens asked for and however long the other prompts are.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import keras
 from keras import ops
 
 from kerasattention.attend.dropout import mix_bits
-from kerasattention.attend.tensors import Tensor
+from kerasattention.attend.tensors import Tensor, numpy_of
 
 # Below this no two logits in float32 are near enough for the less likely one to be drawn, and
 # above the other no two are far enough apart. Neither bound is 0 or infinite in float32.
@@ -63,7 +63,7 @@ class Sampler:
         """What may change without compiling again: temperature, top_p, seed."""
         seed = self.seed
         if seed is None:
-            seed = int(ops.convert_to_numpy(keras.random.randint((), 0, 2**31 - 1)))
+            seed = int(numpy_of(keras.random.randint((), 0, 2**31 - 1)))
         top_p = 1.0 if self.top_p is None else self.top_p
         return float(min(self.temperature, HOTTEST)), float(top_p), int(seed) % (2**31)
 
@@ -123,7 +123,7 @@ def check_usable(unusable: bool, number: int) -> None:
 
 def _choose_among(logits: Tensor, top_k: int, top_p: Any, seed: Any, at: Any) -> Tensor:
     """Among the k likeliest, which come sorted."""
-    values, tokens = ops.top_k(logits, top_k)
+    values, tokens = cast("tuple[Tensor, Tensor]", ops.top_k(logits, top_k))
     if top_p is not None:
         values = ops.where(_within(values, top_p), values, float("-inf"))
     noise = gumbel_noise(seed, at, ops.shape(logits)[0], tokens)

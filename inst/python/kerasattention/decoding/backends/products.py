@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from kerasattention._keras import Override, flatten_layers
-from kerasattention.attend.tensors import Tensor
+from kerasattention.attend.tensors import Tensor, sizes_of
 
 # By the identity of a layer.
 Products = dict[int, Override]
@@ -94,12 +94,12 @@ def _is_plain(layer: Any) -> bool:
 
 def _as_linear(layer: Any) -> Linear | None:
     if type(layer) is keras.layers.Dense:
-        return Linear(layer, layer.kernel, 1, tuple(layer.kernel.shape[1:]))
+        return Linear(layer, layer.kernel, 1, sizes_of(layer.kernel)[1:])
     if type(layer) is keras.layers.EinsumDense:
         summed = summed_axes(layer.equation)
         if summed is None:
             return None
-        return Linear(layer, layer.kernel, summed, tuple(layer.kernel.shape[summed:]))
+        return Linear(layer, layer.kernel, summed, sizes_of(layer.kernel)[summed:])
     plain = layer.tie_weights and layer.reverse_dtype is None and layer.logit_soft_cap is None
     if not plain:
         return None

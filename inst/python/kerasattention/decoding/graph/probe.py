@@ -13,7 +13,7 @@ from keras import ops, tree
 
 from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import Tensor
+from kerasattention.attend.tensors import Tensor, numpy_of, tensor_of
 from kerasattention.decoding.cache.context import CacheContext, CrossKV, StepInfo
 from kerasattention.decoding.cache.spec import CacheSpec
 from kerasattention.decoding.cache.storage import ArrayStorage
@@ -36,14 +36,14 @@ _RUNS = (PROMPT, 1, 1, 17, 1, 1, 13, 1, 1)
 def without_changes(instruction: Instruction) -> Iterator[None]:
     """Refuses a layer that changes a variable when it is called; the variable is as it was."""
     variables = getattr(instruction.operation, "non_trainable_variables", [])
-    before = [np.array(ops.convert_to_numpy(x)) for x in variables]
+    before = [np.array(numpy_of(x)) for x in variables]
     refusal = None
     try:
         yield
     except ValueError as error:
         refusal = error
     for variable, value in zip(variables, before, strict=True):
-        if not np.array_equal(ops.convert_to_numpy(variable), value):
+        if not np.array_equal(numpy_of(variable), value):
             variable.assign(value)
             reason = f"a call changes its variable '{variable.name}'"
             refusal = layer_support.refusal(instruction.name, reason)
@@ -144,7 +144,7 @@ class Trial:
         return _near(result, [x[:, part] for x in whole])
 
     def _result(self, inputs: dict[int, np.ndarray]) -> list[np.ndarray]:
-        tensors = {slot: ops.convert_to_tensor(x) for slot, x in inputs.items()}
+        tensors = {slot: tensor_of(x) for slot, x in inputs.items()}
         for slot in self.masked:
             set_keras_mask(tensors[slot], ops.ones(tensors[slot].shape[:2], dtype="bool"))
         args, kwargs = self.instruction.fill_in(tensors)
@@ -266,7 +266,7 @@ def _cut(arrays: list[np.ndarray], at: int) -> list[np.ndarray]:
 def _to_numpy(x: Tensor) -> np.ndarray:
     if "float" in keras.backend.standardize_dtype(x.dtype):
         x = ops.cast(x, "float32")
-    return ops.convert_to_numpy(x)
+    return numpy_of(x)
 
 
 def _near(found: list[np.ndarray], expected: list[np.ndarray]) -> bool:

@@ -5,13 +5,16 @@ such as an encoder, once per prompt. Keras's call of the model would run all of 
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import keras
 from keras import ops, tree
 
 from kerasattention._keras import Functional, graph_of, nodes_in_order
 from kerasattention.attend.tensors import Tensor
+
+Arguments = TypeVar("Arguments", tuple[Any, ...], dict[str, Any])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Instruction:
         def value(x: Any) -> Any:
             return values[x.index] if isinstance(x, Slot) else x
 
-        return tree.map_structure(value, self.args), tree.map_structure(value, self.kwargs)
+        return _mapped(value, self.args), _mapped(value, self.kwargs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,8 +143,8 @@ class _Flattener:
             return slots[id(x)] if isinstance(x, keras.KerasTensor) else x
 
         for node in nodes_in_order(graph):
-            args = tree.map_structure(as_slot, node.arguments.args)
-            kwargs = tree.map_structure(as_slot, node.arguments.kwargs)
+            args = _mapped(as_slot, node.arguments.args)
+            kwargs = _mapped(as_slot, node.arguments.kwargs)
             inner = as_graph(node.operation)
             if inner is not None and len(args) == 1 and not _given(kwargs):
                 made = self.flatten(inner, tree.flatten(args[0]))
@@ -183,6 +186,11 @@ class CastTo:
 
     def __call__(self, x: Tensor) -> Tensor:
         return ops.cast(x, self.dtype)
+
+
+def _mapped(function: Callable[[Any], Any], arguments: Arguments) -> Arguments:
+    """Arguments of the same structure, with the function's value for each leaf."""
+    return cast("Arguments", tree.map_structure(function, arguments))
 
 
 def _given(kwargs: dict[str, Any]) -> bool:
