@@ -18,6 +18,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from kerasattention.attend.tensors import tensor_of
+
 _functions: dict[str, Callable[..., Any]] = {}
 
 
@@ -60,7 +62,7 @@ class RInitializer(RFunction, keras.initializers.Initializer):
         dtype = keras.backend.standardize_dtype(dtype)
         if self.function is None:
             return ops.full(shape, float("nan"), dtype=dtype)
-        value = ops.convert_to_tensor(self.function(list(shape), dtype), dtype=dtype)
+        value = tensor_of(self.function(list(shape), dtype), dtype)
         if tuple(value.shape) != tuple(shape):
             raise ValueError(
                 f"The R function given as `{self.argument}` must return an array of shape "
@@ -76,7 +78,7 @@ class RRegularizer(RFunction, keras.regularizers.Regularizer):
     def __call__(self, x: Any) -> Any:
         if self.function is None and self.argument == "activity_regularizer":
             return ops.convert_to_tensor(float("nan"), dtype=x.dtype)
-        penalty = ops.convert_to_tensor(self.required_function()(x), dtype=x.dtype)
+        penalty = tensor_of(self.required_function()(x), x.dtype)
         if any(size != 1 for size in penalty.shape):
             raise ValueError(
                 f"The R function given as `{self.argument}` must return one number. "

@@ -40,7 +40,12 @@ def sublayers_scope(layer: keras.layers.Layer) -> contextlib.AbstractContextMana
 
     In a graph of TensorFlow, Keras's projections cannot be computed again by themselves.
     """
-    return keras.RematScope(None) if is_recomputed(layer) else contextlib.nullcontext()
+    return _no_remat() if is_recomputed(layer) else contextlib.nullcontext()
+
+
+def _no_remat() -> keras.RematScope:
+    """A scope whose layers are not recomputed by themselves."""
+    return keras.RematScope(None)  # pyright: ignore[reportArgumentType] # its docs list None
 
 
 class RecomputedCall:
@@ -66,7 +71,7 @@ class RecomputedCall:
                 set_keras_mask(y, get_keras_mask(x))
         args = [new.get(id(x), x) for x in self._args]
         kwargs = {name: new.get(id(x), x) for name, x in self._kwargs.items()}
-        with _seeded(self.seed), keras.RematScope(None):
+        with _seeded(self.seed), _no_remat():
             return self._call(*args, **kwargs)
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from keras import ops
 
+from kerasattention.attend.tensors import numpy_of, sizes_of
 from kerasattention.layers.attention import AttentionLayer
 
 Matrix = Any
@@ -94,7 +94,7 @@ def _input_projection(
 def _output_projection(layer: AttentionLayer, given: Any) -> list[tuple[Any, np.ndarray]]:
     dense = layer.projections()["output"]
     matrix, bias = _pair(given)
-    kernel = dense.kernel.shape
+    kernel = sizes_of(dense.kernel)
     columns, features = kernel[0] * kernel[1], int(np.prod(kernel[2:]))
     expected = (features, columns)
     _check("output", matrix, expected, f"(features, {kernel[0]} heads * {kernel[1]})")
@@ -146,7 +146,7 @@ def _array(x: Any) -> np.ndarray:
     if hasattr(x, "detach"):  # a torch tensor, perhaps bfloat16 or with a gradient
         x = x.detach().cpu().float()
     elif not isinstance(x, np.ndarray):
-        x = ops.convert_to_numpy(x)
+        x = numpy_of(x)
     array = np.asarray(x, dtype="float32")
     if np.isnan(array).any():
         raise ValueError("A matrix of the checkpoint holds NaN.")

@@ -1,13 +1,13 @@
 """The importance of each head (Michel et al. 2019, https://arxiv.org/abs/1905.10650)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
 from keras import ops
 
-from kerasattention.attend.tensors import Tensor
+from kerasattention.attend.tensors import Tensor, numpy_of, tensor_of
 from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.context import AttentionContext, attention_context
 from kerasattention.models.scores import choose_layers, with_our_layers
@@ -82,7 +82,7 @@ def _loss_function(model: keras.Model, loss: Any) -> Callable[[Any, Tensor], Ten
             "`loss` must be one Keras loss, or the model compiled with one. "
             f"Received: loss={loss!r}"
         )
-    function = keras.losses.get(loss)
+    function = cast("Callable[..., Tensor]", keras.losses.get(loss))
 
     def total(y: Any, prediction: Tensor) -> Tensor:
         """The sum over examples, so that each gate's gradient is its own example's."""
@@ -107,7 +107,7 @@ def _gate_gradients(
 
     ones = [np.ones((len(x), layer.heads.query), "float32") for layer in layers]
     gradients = _GRADIENTS[keras.backend.backend()](total, ones)
-    return [ops.convert_to_numpy(gradient) for gradient in gradients]
+    return [numpy_of(gradient) for gradient in gradients]
 
 
 def _tensorflow(total: Callable[[Gates], Tensor], ones: list[np.ndarray]) -> Gates:
@@ -129,7 +129,7 @@ def _jax(total: Callable[[Gates], Tensor], ones: list[np.ndarray]) -> Gates:
 def _torch(total: Callable[[Gates], Tensor], ones: list[np.ndarray]) -> Gates:
     import torch
 
-    gates = [ops.convert_to_tensor(one).requires_grad_() for one in ones]
+    gates = [tensor_of(one).requires_grad_() for one in ones]
     return list(torch.autograd.grad(total(gates), gates))
 
 

@@ -7,6 +7,7 @@ import keras
 
 from kerasattention import checks
 from kerasattention._keras import flatten_layers, has_sublayers
+from kerasattention.attend.tensors import sizes_of
 from kerasattention.models.scores import choose_layers
 
 PROJECTIONS = ("query", "key", "value", "output", "gate")
@@ -52,7 +53,7 @@ def enable_lora(
         if (dense := layer.projection(name)) is not None
     ]
     largest = min(
-        max(dense.kernel.shape[0], math.prod(dense.kernel.shape[1:])) for dense in kernels
+        max(sizes[0], math.prod(sizes[1:])) for sizes in (sizes_of(x.kernel) for x in kernels)
     )
     if rank > largest:
         raise ValueError(

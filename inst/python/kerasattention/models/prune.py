@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerasattention.attend.tensors import numpy_of
 from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.heads import head_axis, layer_with_heads
 from kerasattention.models.replace import replace_layers
@@ -153,7 +154,7 @@ class _Kept:
         return smaller, arrays
 
     def _select(self, variable: Any, layer: AttentionLayer) -> np.ndarray:
-        array = keras.ops.convert_to_numpy(variable)
+        array = numpy_of(variable)
         axis, of_query = head_axis(layer, variable)
         if axis is None:
             return array

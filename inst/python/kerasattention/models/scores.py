@@ -6,10 +6,9 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from kerasattention._keras import flatten_layers
-from kerasattention.attend.tensors import Span, Tensor
+from kerasattention.attend.tensors import Span, Tensor, numpy_of
 from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.context import AttentionContext, attention_context
 from kerasattention.models.convert import KERAS_LAYERS, convert_attention
@@ -113,8 +112,7 @@ class _Collector(AttentionContext):
             return
         heads = _indices("heads", self.heads, layer.heads.query, layer.name)
         parts = [
-            ops.convert_to_numpy(weights(span)).astype("float32")[:, list(heads)]
-            for span in _spans(self.rows)
+            numpy_of(weights(span)).astype("float32")[:, list(heads)] for span in _spans(self.rows)
         ]
         array = np.concatenate(parts, axis=2)
         rows = tuple(range(array.shape[2])) if self.rows is None else tuple(self.rows)

@@ -3,7 +3,7 @@
 import secrets
 import threading
 import weakref
-from typing import Any
+from typing import Any, cast
 
 import keras
 
@@ -18,7 +18,7 @@ def position_config(position: Position) -> dict[str, Any]:
     share one. While a file is saved it is Keras's id, which Keras itself would give an
     object only from its second user on.
     """
-    config = keras.saving.serialize_keras_object(position)
+    config = cast("dict[str, Any]", keras.saving.serialize_keras_object(position))
     if shares_objects():
         config["shared_object_id"] = id(position)
     else:
