@@ -11,7 +11,8 @@ PYTHON ?=
 export PYTHON
 
 .PHONY: help setup setup-peers demo demo-llm test test-quick test-python test-r test-rpy2 test-versions \
-  fuzz fuzz-r fuzz-files coverage mutants setup-quality check document site lint format bench readme clean clean-all
+  fuzz fuzz-r fuzz-files coverage mutants setup-quality check document site lint typecheck format \
+  bench readme clean clean-all
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -78,8 +79,11 @@ document: setup ## write man/ and NAMESPACE with roxygen2
 site: setup ## build the pkgdown site into docs/
 	@$(IN) Rscript tools/site.R
 
-lint: setup ## formatters and linters of both languages, changing nothing
+lint: setup ## formatters, linters and type checks of both languages, changing nothing
 	@tools/lint.sh
+
+typecheck: setup ## pyright on the Python module; part of `make lint`
+	@$(IN) basedpyright
 
 format: setup ## format Python and R sources
 	@$(IN) ruff format . && ruff check --fix-only . && air format .

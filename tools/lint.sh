@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Formatters in checking mode, then linters. All run, then the worst result counts.
+# Formatters in checking mode, then linters and pyright. All run, then the worst result counts.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . ./activate
@@ -11,6 +11,7 @@ for file in "${r_files[@]}"; do [ -e "$file" ] && present+=("$file"); done
 status=0
 ruff format --check . || status=1
 ruff check . || status=1
+basedpyright || status=1 # as `make typecheck`, which would set up again
 air format --check "${present[@]}" || status=1
 Rscript --vanilla -e '
   found <- do.call(c, lapply(commandArgs(TRUE), function(path) {
