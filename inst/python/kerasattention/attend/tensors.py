@@ -8,13 +8,16 @@ block of queries and of keys.
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import keras
 import numpy as np
 from keras import ops
 
-Tensor = Any
+# A tensor of the backend. No type of ours describes it to pyright: Keras's functions return
+# unions of all backends' types and None, so that each call would need a cast. The kernels of
+# JAX and torch name their backend's type.
+Tensor: TypeAlias = Any
 
 
 def shape_of(x: Tensor) -> tuple[Any, ...]:
