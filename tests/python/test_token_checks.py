@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 import kerasattention as ka
-from decoding_models import FEATURES, VOCABULARY, attending, embedded, model_of
+from decoding_models import FEATURES, VOCABULARY, attending, embedded, model_of, numpy
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,46 @@ def test_ids_that_the_model_does_not_know_are_errors(model, name):
         decoder.step(np.array([bad]))
     assert decoder.length == 2
     assert ka.generate(model, [VOCABULARY - 1.0, 2.0], 1).shape == (3,)
+
+
+def test_prompts_that_are_tensors_give_the_tokens_of_the_array(model):
+    prompts = np.array([[1, 2, 3], [5, 7, 11]], "int32")
+    expected = ka.generate(model, prompts, 5)
+    tensor = ops.convert_to_tensor(prompts, dtype="int32")
+    # Whole numbers up to 256 are exact in bfloat16, which NumPy does not have.
+    short = ops.convert_to_tensor(prompts, dtype="bfloat16")
+    for given in (tensor, list(tensor), short, list(short)):
+        np.testing.assert_array_equal(ka.generate(model, given, 5), expected)
+    decoder = ka.IncrementalDecoder(model, 2, 8)
+    logits = [numpy(decoder.prefill(prompts)), numpy(decoder.step(expected[:, 3]))]
+    for given, dtype in ((tensor, "int32"), (list(tensor), "int32"), (list(short), "bfloat16")):
+        decoder.reset()
+        np.testing.assert_array_equal(numpy(decoder.prefill(given)), logits[0])
+        step = ops.convert_to_tensor(expected[:, 3], dtype=dtype)
+        np.testing.assert_array_equal(numpy(decoder.step(step)), logits[1])
+
+
+def test_features_may_be_a_list_of_tensors_of_one_length():
+    features = keras.Input((None, FEATURES))
+    attended = keras.Model(features, attending()(features))
+    decoder = ka.IncrementalDecoder(attended, 2, 8)
+    prompts = np.random.default_rng(1).normal(size=(2, 3, FEATURES)).astype("float32")
+    expected = numpy(decoder.prefill(prompts))
+    decoder.reset()
+    found = numpy(decoder.prefill([ops.convert_to_tensor(row) for row in prompts]))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_other_inputs_that_are_tensors_are_repeated():
+    tokens, x = embedded()
+    source = keras.Input((None, 5), name="source")
+    x = ka.GroupQueryAttention(6, 4, 2)(attending()(x), source)
+    crossed = keras.Model([source, tokens], layers.Dense(VOCABULARY)(x))
+    given = np.arange(15, dtype="float32").reshape(1, 3, 5)
+    expected = ka.generate(crossed, [[1, 2]], 3, inputs=[given], num_return_sequences=2)
+    for inputs in (ops.convert_to_tensor(given, dtype="bfloat16"), {"source": given}):
+        found = ka.generate(crossed, [[1, 2]], 3, inputs=inputs, num_return_sequences=2)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_an_input_of_floats_that_an_embedding_reads_is_checked_too():

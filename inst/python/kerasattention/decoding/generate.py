@@ -11,7 +11,7 @@ from kerasattention.attend.tensors import Tensor, numpy_of, tensor_of
 from kerasattention.decoding.decoder import CHUNK, IncrementalDecoder, check_positive
 from kerasattention.decoding.graph.run import as_logits
 from kerasattention.decoding.pool import borrowed_decoder
-from kerasattention.decoding.prompts import Prompts, as_stop
+from kerasattention.decoding.prompts import Prompts, as_numpy, as_stop
 from kerasattention.decoding.sampling import Sampler, are_unusable, check_usable, choose_tokens
 
 Tokens = Any
@@ -160,10 +160,10 @@ def _repeat(inputs: Any, copies: int) -> Any:
     if inputs is None or copies == 1:
         return inputs
     if isinstance(inputs, dict):
-        return {name: np.repeat(np.asarray(x), copies, axis=0) for name, x in inputs.items()}
+        return {name: np.repeat(as_numpy(x), copies, axis=0) for name, x in inputs.items()}
     if isinstance(inputs, (list, tuple)):
-        return [np.repeat(np.asarray(x), copies, axis=0) for x in inputs]
-    return np.repeat(np.asarray(inputs), copies, axis=0)
+        return [np.repeat(as_numpy(x), copies, axis=0) for x in inputs]
+    return np.repeat(as_numpy(inputs), copies, axis=0)
 
 
 def _all(finished: Tensor) -> bool:

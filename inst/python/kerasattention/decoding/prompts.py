@@ -50,9 +50,11 @@ def pad_left(tokens: Tokens) -> tuple[np.ndarray, np.ndarray | None]:
     Raises:
         ValueError: One of several prompts of different lengths has no token.
     """
-    if not _is_ragged(tokens):
-        return as_numpy(tokens), None
-    rows = [as_numpy(row).reshape(-1) for row in tokens]
+    is_list = isinstance(tokens, Sequence) and not isinstance(tokens, str)
+    rows = [as_numpy(row) for row in tokens] if is_list else []
+    if len({row.size for row in rows}) <= 1:
+        return as_numpy(rows if is_list else tokens), None
+    rows = [row.reshape(-1) for row in rows]
     if any(row.size == 0 for row in rows):
         raise ValueError("Each prompt must have at least one token.")
     length = max(row.size for row in rows)
@@ -93,7 +95,7 @@ class Prompts:
     @classmethod
     def of(cls, tokens: Tokens, copies: int) -> "Prompts":
         if isinstance(tokens, (list, tuple)) and tokens and np.ndim(tokens[0]) > 0:
-            rows = [check_token_ids("tokens", np.asarray(row).reshape(-1)) for row in tokens]
+            rows = [check_token_ids("tokens", as_numpy(row).reshape(-1)) for row in tokens]
             form = "list"
         else:
             tokens = as_numpy(tokens)
@@ -145,12 +147,6 @@ def as_stop(stop_token: int | Sequence[int] | None) -> np.ndarray:
 def _used(new: np.ndarray, stop: np.ndarray) -> int:
     ends = np.flatnonzero(np.isin(new, stop))
     return int(ends[0]) + 1 if ends.size else new.size
-
-
-def _is_ragged(tokens: Tokens) -> bool:
-    if not isinstance(tokens, Sequence) or isinstance(tokens, str):
-        return False
-    return len({np.size(row) for row in tokens}) > 1
 
 
 def as_numpy(x: Any) -> np.ndarray:
