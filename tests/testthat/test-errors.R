@@ -79,3 +79,46 @@ test_that("a KeyboardInterrupt is R's interrupt, also inside another exception",
   expect_equal(ends_as("wrap"), "interrupt")
   expect_equal(ends_as("leave"), "SystemExit")
 })
+
+test_that("SIGINT is an interrupt condition, and the model stays usable", {
+  skip_without_keras()
+  skip_on_os("windows")
+  code <- quote({
+    library(kerasattention)
+    keras <- reticulate::import("keras")
+    tokens <- matrix(0:11, 4)
+    inputs <- keras$Input(list(NULL), dtype = "int32")
+    hidden <- layer_group_query_attention(
+      keras$layers$Embedding(13L, 8L)(inputs),
+      head_dim = 4,
+      num_query_heads = 4,
+      num_key_value_heads = 2,
+      use_causal_mask = TRUE
+    )
+    model <- keras$Model(inputs, keras$layers$Dense(13L, "softmax")(hidden))
+    calls <- list(
+      generate = function() generate_tokens(model, tokens[1, ], 9),
+      scores = function() attention_scores(model, tokens)
+    )
+    for (name in names(calls)) {
+      calls[[name]]()
+      system(paste("(sleep 0.4; kill -INT", Sys.getpid(), ") &"))
+      end <- Sys.time() + 20
+      ended <- tryCatch(
+        while (Sys.time() < end) {
+          calls[[name]]()
+        },
+        interrupt = function(cnd) "interrupt",
+        error = function(cnd) class(cnd)[[1]]
+      )
+      probabilities <- as.array(model$predict(tokens, verbose = 0L))
+      usable <- all(abs(rowSums(probabilities, dims = 2) - 1) < 1e-4)
+      cat(name, ended, usable, "\n")
+    }
+  })
+  printed <- run_r(deparse(code))
+  expect_equal(
+    trimws(printed),
+    c("generate interrupt TRUE", "scores interrupt TRUE")
+  )
+})
