@@ -42,8 +42,8 @@ def draw_once(owner: Any, draw: Callable[[], Tensor]) -> Tensor:
     Raises:
         RuntimeError: In a second run whose first is not known.
     """
-    ways = {"torch": _draw_torch, "tensorflow": _draw_tensorflow, "jax": _draw_jax}
-    return ways[keras.backend.backend()](owner, draw)
+    draws = {"torch": _draw_torch, "tensorflow": _draw_tensorflow, "jax": _draw_jax}
+    return draws[keras.backend.backend()](owner, draw)
 
 
 def _frames() -> Iterator[types.FrameType]:
