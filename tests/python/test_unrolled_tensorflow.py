@@ -72,13 +72,11 @@ GRAPHS = [
 ]
 
 
-@pytest.mark.parametrize("name", [*GRAPHS, *WINDOWS])
-def test_graphs_of_known_lengths(name):
-    """Of three key heads one is computed beside the two others."""
+def check_graph(name, signature=None):
     given = (PROBLEMS | WINDOWS)[name]
     inputs = {name: tensor(x) for name, x in given.trainable().items()}
 
-    @tf.function(autograph=False)
+    @tf.function(autograph=False, input_signature=signature)
     def differentiated(inputs):
         with tf.GradientTape() as tape:
             tape.watch(inputs)
@@ -92,6 +90,21 @@ def test_graphs_of_known_lengths(name):
     for name, gradient in gradients.items():
         expected = given.expected_gradients[name]
         np.testing.assert_allclose(gradient, expected, **CLOSE, err_msg=f"d {name}")
+
+
+@pytest.mark.parametrize("name", [*GRAPHS, *WINDOWS])
+def test_graphs_of_known_lengths(name):
+    """Of three key heads one is computed beside the two others."""
+    check_graph(name)
+
+
+# Where diagonals are set, and where blocks are folded into the batch.
+@pytest.mark.parametrize("name", ["causal, more queries than keys", "causal", "padding"])
+def test_graphs_of_an_unknown_batch(name):
+    """As `fit()` has them once a last batch was smaller."""
+    given = (PROBLEMS | WINDOWS)[name]
+    signature = {n: tf.TensorSpec([None, *x.shape[1:]]) for n, x in given.trainable().items()}
+    check_graph(name, [signature])
 
 
 def test_heads_are_computed_in_two_groups():

@@ -176,6 +176,10 @@ def _set_diagonals(logits: Tensor, diagonals: list[Diagonals], value: float) -> 
         with tf.control_dependencies(None):
             shape = (*shape_of(logits)[:-2], *count, longest)
             diagonal = tf.fill(shape, tf.constant(value, logits.dtype))
+            if not logits.shape.is_fully_defined():
+                # Where sizes are unknown, TensorFlow's shape inference takes several diagonals
+                # for one, and refuses their rank. It checks none that it does not know.
+                diagonal = tf.raw_ops.PlaceholderWithDefault(input=diagonal, shape=None)
         logits = tf.raw_ops.MatrixSetDiagV3(input=logits, diagonal=diagonal, k=[low, high])
     return logits
 
