@@ -7,7 +7,11 @@ import pytest
 import tensorflow as tf
 
 from backends import tensor, to_numpy
-from kerasattention import scaled_dot_product_attention
+from kerasattention import (
+    GroupQueryAttention,
+    RelativePosition,
+    scaled_dot_product_attention,
+)
 from kerasattention.attend import api, registry
 from kerasattention.attend.kernels.tensorflow import loop
 from kerasattention.attend.mask import AttentionMask
@@ -140,3 +144,20 @@ def test_there_is_no_kernel():
     inputs = [tensor(x) for x in (given.query, given.key, given.value)]
     with pytest.raises(ValueError, match=r"none honours the backend \(tensorflow has no kernel"):
         scaled_dot_product_attention(*inputs, causal=True, implementation="fused")
+
+
+def test_positions_of_one_row_for_all_where_the_rows_are_unknown():
+    """A graph's gradient by a table of relative positions is that of eager calls."""
+    layer = GroupQueryAttention(3, 2, 1, flash_attention=True, position=RelativePosition(8, 16))
+    x = tensor(np.random.default_rng(3).normal(size=(2, 5, 7)))
+    layer.build(x.shape)
+
+    def gradient(x, positions):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(layer(x, positions=positions) ** 2)
+        return tape.gradient(loss, layer.position.table.value)
+
+    signature = [tf.TensorSpec((None, None, 7)), tf.TensorSpec((None, None), "int32")]
+    traced = tf.function(gradient, input_signature=signature, autograph=False)
+    positions = 2 * tf.range(5)[None]
+    np.testing.assert_allclose(traced(x, positions), gradient(x, positions), rtol=1e-4, atol=1e-7)

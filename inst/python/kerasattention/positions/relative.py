@@ -11,7 +11,14 @@ from keras import ops
 from kerasattention import checks
 from kerasattention.attend.bias import BlockBias
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import Span, Tensor, accumulator_of, is_static, segment_sum
+from kerasattention.attend.tensors import (
+    Span,
+    Tensor,
+    accumulator_of,
+    is_static,
+    segment_sum,
+    shape_of,
+)
 from kerasattention.positions.base import Position
 
 # Tables of these sizes are made from two numbers, which may come from a file.
@@ -187,8 +194,11 @@ class BucketBias:
             distances = mask.distances(rows, columns)[:, 0]  # (B|1, t, s)
             if distances.shape[0] == 1:
                 gradient = ops.sum(gradient, axis=0, keepdims=True)
-            heads = gradient.shape[1]
-            sums = ops.reshape(ops.moveaxis(gradient, 1, 0), (heads, -1))
+            samples, heads, length, keys = shape_of(gradient)
+            if distances.shape[0] is None:  # a graph does not know whether it is 1
+                distances = ops.broadcast_to(distances, (samples, length, keys))
+            count = samples * length * keys
+            sums = ops.reshape(ops.moveaxis(gradient, 1, 0), (heads, count))
         buckets = ops.reshape(self._buckets_of(distances), (-1,))
         table = segment_sum(ops.transpose(sums), buckets, self.table.shape[0])
         return {"table": table}
