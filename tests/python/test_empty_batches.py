@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
-from backends import BACKEND, tensor, value_and_gradients
-from kerasattention import MultiHeadAttention, scaled_dot_product_attention
+from backends import BACKEND, tensor, value_and_gradients, value_and_gradients_of_layer
+from kerasattention import (
+    GroupQueryAttention,
+    MultiHeadAttention,
+    RelativePosition,
+    scaled_dot_product_attention,
+)
+from problems import block_size
 
 OPTIONS = {
     "plain": {"flash_attention": False},
@@ -23,6 +29,28 @@ def test_a_batch_of_no_rows(name):
     assert tuple(output.shape) == (0, 5, 7)
     assert tuple(scores.shape) == (0, 2, 5, 5)
     assert tuple(layer(x, x).shape) == (0, 5, 7)
+
+
+# One query has a way of its own in torch's kernel.
+@pytest.mark.parametrize(("heads", "length"), [(2, 1), (6, 13)])
+@pytest.mark.parametrize("kind", ["mask of heads", "window", "positions"])
+def test_gradients_of_no_rows(kind, heads, length):
+    """Zeros, in blocks of 3 queries."""
+    options, given = {"flash_attention": True}, {}
+    if kind == "mask of heads":
+        given["attention_mask"] = np.ones((0, heads, length, length), bool)
+    elif kind == "window":
+        options |= {"sliding_window": 3, "use_causal_mask": True}
+    else:
+        options["position"] = RelativePosition(8, 16)
+        given["positions"] = 2 * np.arange(length)[None]
+    layer = GroupQueryAttention(3, heads, 2, **options)
+    x = np.zeros((0, length, 7), "float32")
+    layer.build(x.shape)
+    with block_size(3):
+        gradients = value_and_gradients_of_layer(layer, {"query": x}, tensor(x), **given)
+    assert gradients["query"].shape == x.shape
+    assert not any(gradient.any() for gradient in gradients.values())
 
 
 WAYS = ["plain", "blocked", None, *(["fused"] if BACKEND == "torch" else [])]

@@ -153,16 +153,13 @@ def split_key_heads(x: Tensor) -> Tensor:
 def stack_groups(x: Tensor) -> Tensor:
     """(B, K, G, t, X) to (B, K, G * t, X): one product serves all queries of a key head."""
     batch, kv_heads, groups, length, size = shape_of(x)
-    if not is_static(length):
-        return ops.reshape(x, (batch, kv_heads, -1, size))
     return ops.reshape(x, (batch, kv_heads, groups * length, size))
 
 
 def unstack_groups(x: Tensor, groups: int) -> Tensor:
     """(B, K, G * t, X) to (B, K, G, t, X)."""
     batch, kv_heads, rows, size = shape_of(x)
-    length = rows // groups if is_static(rows) else -1
-    return ops.reshape(x, (batch, kv_heads, groups, length, size))
+    return ops.reshape(x, (batch, kv_heads, groups, rows // groups, size))
 
 
 def group_heads(x: Tensor, kv_heads: int) -> Tensor:

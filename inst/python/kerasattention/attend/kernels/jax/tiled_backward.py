@@ -116,7 +116,8 @@ def _add_tile(
     key = slice_axis(inputs.key, 2, columns)
     bias = carry.bias
     if inputs.bias is not None:
-        gradient = jnp.reshape(found.logits, (batch, -1, rows.size, columns.size))
+        heads = inputs.kv_heads * inputs.groups
+        gradient = jnp.reshape(found.logits, (batch, heads, rows.size, columns.size))
         bias = add_block_gradient(inputs.bias, bias, gradient, inputs.mask, rows, columns)
     return GradientSums(
         carry.query + unstack_groups(matmul(found.products, key), inputs.groups),
@@ -138,4 +139,5 @@ def _heads_before_queries(x: Tensor) -> Tensor:
 def _stack_transposed(x: Tensor, rows: Span) -> Tensor:
     """The queries of a block, (B, K, X, G * t)."""
     part = slice_axis(x, 4, rows)
-    return jnp.reshape(part, (*part.shape[:3], -1))
+    batch, kv_heads, size, groups, length = part.shape
+    return jnp.reshape(part, (batch, kv_heads, size, groups * length))

@@ -53,8 +53,9 @@ def unfold_rows(x: Tensor, blocks: StridedBlocks) -> Tensor:
 
 def fold_columns(x: Tensor, blocks: StridedBlocks) -> Tensor:
     """(B, K, all keys, X) to (B * count, K, s, X): each block's keys, which overlap."""
-    batch, kv_heads, _, size = shape_of(x)
-    tiles = tf.reshape(x, (batch, kv_heads, -1, blocks.rows.size, size))
+    batch, kv_heads, keys, size = shape_of(x)
+    length = blocks.rows.size
+    tiles = tf.reshape(x, (batch, kv_heads, keys // length, length, size))
     tiles = tf.transpose(tiles, (0, 2, 1, 3, 4))  # (B, tiles, K, t, X)
     shifts = range(blocks.columns.size // blocks.rows.size)
     x = tf.concat([tiles[:, shift : shift + blocks.count] for shift in shifts], axis=3)
@@ -79,8 +80,8 @@ def unfold_columns(x: Tensor, blocks: StridedBlocks) -> Tensor:
 
 def fold_tokens(x: Tensor, span: Span, blocks: StridedBlocks) -> Tensor:
     """(B, all tokens) to (B * count, t or s)."""
-    batch = shape_of(x)[0]
-    tiles = tf.reshape(x, (batch, -1, blocks.rows.size))
+    batch, tokens = shape_of(x)
+    tiles = tf.reshape(x, (batch, tokens // blocks.rows.size, blocks.rows.size))
     shifts = range(span.size // blocks.rows.size)
     x = tf.concat([tiles[:, shift : shift + blocks.count] for shift in shifts], axis=2)
     return tf.reshape(x, (batch * blocks.count, span.size))

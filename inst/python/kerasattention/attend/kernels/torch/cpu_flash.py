@@ -168,5 +168,5 @@ def _flat_mask(inputs: AttentionInputs, blocks: StridedBlocks, sample: int | Non
     if mask is None:
         return None
     if blocks.rows.size == 1 and mask.shape[1] > 1:
-        return mask.view(mask.shape[0], inputs.kv_heads, inputs.groups, -1)
+        return mask.view(mask.shape[0], inputs.kv_heads, inputs.groups, mask.shape[3])
     return mask
