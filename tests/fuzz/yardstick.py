@@ -8,6 +8,7 @@ far: backends differentiate a backward pass in reverse, which takes sums of more
 sampled formula has.
 """
 
+import keras
 import numpy as np
 from draws import EPSILON, SMALLEST, bias_dtype, compute_dtype, resolved_axes
 
@@ -45,7 +46,9 @@ class Yardstick:
         if self.directions is not None:
             wide = np.result_type(wide, np.complex64)
             data, weights = self.moved(data), self.moved(weights)
-        tape = Tape(rounding, SMALLEST[self.dtype], rng, wide)
+        # TensorFlow adds up the gradient of a bias in bfloat16, token by token.
+        in_bfloat16 = self.dtype == "bfloat16" and keras.backend.backend() == "tensorflow"
+        tape = Tape(rounding, SMALLEST[self.dtype], rng, wide, in_bfloat16)
         output, scores, leaves, _ = evaluate(tape, self.config, data, weights)
         found = {"output": output.value}
         upstreams = [(output, self.upstreams["output"])]

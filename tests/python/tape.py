@@ -6,22 +6,33 @@ result a random relative error, which samples the error of the formula itself in
 Shape letters as in `reference`.
 """
 
+import ml_dtypes
 import numpy as np
 
 
 class Node:
-    """An array and, once `Tape.backward()` has run, the gradient by it."""
+    """An array and, once `Tape.backward()` has run, the gradient by it.
+
+    `output` is, of attention weights, the node of the output that they were combined to.
+    """
 
     def __init__(self, value):
         self.value = value
+        self.output = None
         self.gradient = np.zeros_like(value)
 
 
 class Tape:
-    """Operations in the order in which they were done."""
+    """Operations in the order in which they were done.
 
-    def __init__(self, rounding=0.0, smallest=0.0, rng=None, dtype=np.float64):
+    `narrow_bias_sums` says that the gradients of biases are added up in bfloat16.
+    """
+
+    def __init__(
+        self, rounding=0.0, smallest=0.0, rng=None, dtype=np.float64, narrow_bias_sums=False
+    ):
         self.rounding, self.smallest, self.rng, self.dtype = rounding, smallest, rng, dtype
+        self.narrow_bias_sums = narrow_bias_sums
         self.steps = []
 
     def leaf(self, x):
@@ -32,11 +43,17 @@ class Tape:
         size = self.rounding if rounding is None else rounding
         if not size:
             return x
-        relative = self.rng.random(np.shape(x), np.float32)
-        relative = 1.0 + size * (2.0 * relative.astype(self.dtype) - 1.0)
-        x = np.asarray(x * relative, dtype=self.dtype)
+        if np.iscomplexobj(x):  # a number and its derivative, each computed by itself
+            x = self.factors(x, size) * x.real + 1j * self.factors(x, size) * x.imag
+        else:
+            x = self.factors(x, size) * x
+        x = np.asarray(x, dtype=self.dtype)
         # The smallest numbers of a precision are the absolute error of others.
         return x if self.smallest < 1e-30 else x + self.smallest * self.rng.choice((-1, 1))
+
+    def factors(self, x, size):
+        relative = self.rng.random(np.shape(x), np.float32)
+        return 1.0 + size * (2.0 * relative.astype(self.dtype) - 1.0).real
 
     def done(self, value, *parents):
         """A node of this value; `parents` are pairs of a node and its share of the gradient."""
@@ -55,6 +72,20 @@ class Tape:
 
     def add(self, a, b):
         return self.done(a.value + b.value, (a, lambda g: g), (b, lambda g: g))
+
+    def add_bias(self, x, bias):
+        """The bias of a projection."""
+
+        def share(g):
+            # Of several heads it is another operation, which adds in float32.
+            if not self.narrow_bias_sums or bias.value.size > max(bias.value.shape):
+                return g
+            total = np.zeros(bias.value.shape, ml_dtypes.bfloat16)
+            for row in g.reshape(-1, *bias.value.shape).astype(total.dtype):
+                total = total + row
+            return total.astype(self.dtype)
+
+        return self.done(x.value + bias.value, (x, lambda g: g), (bias, share))
 
     def multiply(self, a, b):
         return self.done(a.value * b.value, (a, lambda g: g * b.value), (b, lambda g: g * a.value))
@@ -137,22 +168,25 @@ class Tape:
     def softmax(self, logits, seen, sink=None):
         """Weights (B, N, T, S), zero where not `seen`; `sink` (N) joins the denominator."""
         x = np.where(seen, logits.value, -np.inf)
-        top = x.max(axis=-1, keepdims=True, initial=-np.inf)
+        # Any number may be taken from all logits. Of a real one, the derivatives of the logits
+        # remain, and cancel with their rounding errors.
+        top = x.real.max(axis=-1, keepdims=True, initial=-np.inf)
         own = None if sink is None else sink.value[None, :, None, None]
-        top = top if own is None else np.maximum(top, own)
+        top = top if own is None else np.maximum(top, own.real)
         top = np.where(np.isfinite(top), top, 0.0)
         # Of minus infinities, no difference is rounded.
         away = np.where(seen, self.rounded(np.where(seen, x - top, 0.0)), -np.inf)
         numerator = self.rounded(np.exp(away))
         total = numerator.sum(axis=-1, keepdims=True)
         total = total if own is None else total + np.exp(own - top)
-        total = np.where(total == 0.0, 1.0, total)
+        total = self.rounded(np.where(total == 0.0, 1.0, total))
         weights = self.rounded(numerator / total)
         if self.rounding:
             weights = weights * self.restored(top + np.log(abs(total)))
 
         def mean(g):
-            return self.rounded((g * weights).sum(axis=-1, keepdims=True))
+            means = self.rounded((g * weights).sum(axis=-1, keepdims=True))
+            return means + self.error_of_delta(made.output)
 
         parents = [(logits, lambda g: weights * (g - mean(g)))]
         if sink is not None:
@@ -160,7 +194,22 @@ class Tape:
             # A row without keys gives zero whatever the sink is.
             of_sink = np.where(seen.any(axis=-1, keepdims=True), of_sink, 0.0)
             parents.append((sink, lambda g: (-of_sink * mean(g)).sum(axis=(0, 2, 3))))
-        return self.done(weights, *parents)
+        made = self.done(weights, *parents)
+        return made
+
+    def error_of_delta(self, output):
+        """(B, N, T, 1): kernels take the mean from the output (B, T, K, G, Hv) and its gradient.
+
+        The terms of that sum are others than those of the weights' gradient, from which it is
+        taken, so their rounding errors do not cancel.
+        """
+        if not self.rounding or output is None:
+            return 0.0
+        size = min(self.rounding, 2.0**-23)
+        o, g = output.value, output.gradient
+        error = (self.rounded(o, size) * self.rounded(g, size) - o * g).sum(axis=-1)
+        error = np.moveaxis(error, 1, 3)
+        return error.reshape(error.shape[0], -1, error.shape[3], 1) if error.size else 0.0
 
 
 def contract(equation, a, b):

@@ -33,7 +33,7 @@ def attention(
     weights = tape.softmax(logits, seen, sink)
     kept = weights if keep is None else tape.scale(weights, keep / (1.0 - rate))
     grouped = tape.reshape(kept, (B, K, N // K, T, S))
-    output = tape.einsum("bkgts,bskv->btkgv", grouped, value)
+    output = weights.output = tape.einsum("bkgts,bskv->btkgv", grouped, value)
     return tape.reshape(output, (B, T, N, Hv)), weights
 
 
@@ -262,7 +262,7 @@ class Layer:
         letters = "xyz"[: kernel.value.ndim - 2]
         output = tape.einsum(f"btnv,nv{letters}->bt{letters}", output, kernel)
         if "attention_output/bias" in leaves:
-            output = tape.add(output, leaves["attention_output/bias"])
+            output = tape.add_bias(output, leaves["attention_output/bias"])
         output = self.unfold(tape, output, query.value.shape)
         lengths = [[x.value.shape[axis] for axis in self.axes] for x in (query, key)]
         batches = [query.value.shape[axis] for axis in batch]
@@ -272,7 +272,7 @@ class Layer:
     def project(self, tape, leaves, name, x):
         heads = tape.einsum("btd,dnh->btnh", x, leaves[f"{name}/kernel"])
         bias = leaves.get(f"{name}/bias")
-        return heads if bias is None else tape.add(heads, bias)
+        return heads if bias is None else tape.add_bias(heads, bias)
 
     def fold(self, tape, x):
         moved = tape.transpose(x, [*self.order, len(self.order)])
