@@ -146,17 +146,25 @@ def test_an_interrupt_in_the_first_step(name):
     assert_usable(model)
 
 
-def endless(ends_after):
-    """Batches, and then an interrupt while the next one is waited for."""
+def endless(ends_after, ended):
+    """Batches, and then an interrupt while the next one is waited for.
+
+    On TensorFlow a thread of its own runs this, and must not outlive the test: later tests that
+    freed tensors waited for it without end.
+    """
     for _ in range(ends_after):
         yield X[:2], X[:2]
     os.kill(os.getpid(), signal.SIGINT)
-    while True:
+    while not ended.is_set():
         time.sleep(0.01)
 
 
 @pytest.mark.parametrize("batches", [0, 3])
 def test_an_interrupt_while_data_are_waited_for(model, batches):
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(endless(batches), steps_per_epoch=9, shuffle=False, verbose=0)
+    ended = threading.Event()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(endless(batches, ended), steps_per_epoch=9, shuffle=False, verbose=0)
+    finally:
+        ended.set()
     assert_usable(model)
