@@ -74,7 +74,9 @@ def scaled_dot_product_attention(
     Raises:
         ValueError: A shape, option or implementation that does not fit.
     """
-    query, key, value = (ops.convert_to_tensor(x) for x in (query, key, value))
+    query, key, value = (
+        ops.convert_to_tensor(x) for x in (query, key, value)
+    )  # (B, T, N, H), (B, S, K, H), (B, S, K, Hv)
     check_heads(query, key, value)
     query_segments, key_segments = (
         segment_ids if isinstance(segment_ids, tuple) else (segment_ids, segment_ids)
@@ -147,11 +149,13 @@ def attend(
             "`flash_attention=None`, or leave out `return_attention_scores`."
         )
     kernel = select_kernel(inputs, implementation, never_hold_scores, block_size)
-    output = with_finite_inputs(inputs, lambda given: kernel.run(given, block_size))
+    output = with_finite_inputs(
+        inputs, lambda given: kernel.run(given, block_size)
+    )  # (B, K, G, T, Hv)
     output = join_query_heads(ops.cast(output, query.dtype))  # (B, T, N, Hv)
     real = mask.query_mask
     if real is not None:
-        output = ops.where(real[:, :, None, None], output, ops.zeros_like(output))
+        output = ops.where(real[:, :, None, None], output, ops.zeros_like(output))  # (B, T, N, Hv)
     if not return_scores:
         return output
     return output, ops.cast(attention_weights(inputs), query.dtype)
@@ -178,7 +182,7 @@ def make_inputs(
         mask = dataclasses.replace(mask, mask=broadcast_unknown_axes(mask.mask, sizes))
     precision = accumulator_of(query.dtype)
     if sink is not None:
-        sink = ops.reshape(sink, (kv_heads, query.shape[2] // kv_heads))
+        sink = ops.reshape(sink, (kv_heads, query.shape[2] // kv_heads))  # (K, G)
     return AttentionInputs(
         query=split_query_heads(query, kv_heads),
         key=split_key_heads(key),
@@ -215,9 +219,9 @@ def expand_mask(mask: Tensor | None, name: str) -> Tensor | None:
         return None
     rank = len(mask.shape)
     if rank == 2:
-        return mask[None, None]
+        return mask[None, None]  # (1, 1, T, S)
     if rank == 3:
-        return mask[:, None]
+        return mask[:, None]  # (B, 1, T, S)
     if rank == 4:
         return mask
     raise ValueError(
@@ -235,7 +239,7 @@ def broadcast_unknown_axes(x: Tensor, sizes: tuple[Any, Any, Any]) -> Tensor:
     if None not in tuple(x.shape)[1:]:
         return x
     known = [1 if size == 1 else whole for size, whole in zip(x.shape[1:], sizes, strict=True)]
-    return ops.broadcast_to(x, (shape_of(x)[0], *known))
+    return ops.broadcast_to(x, (shape_of(x)[0], *known))  # (B|1, N|1, T|1, S|1)
 
 
 def _with_known_axes(bias: BlockBias, sizes: tuple[Any, Any, Any]) -> BlockBias:

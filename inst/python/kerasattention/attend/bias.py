@@ -56,44 +56,46 @@ class TensorBias:
         return self
 
     def block(self, mask: AttentionMask, rows: Span, columns: Span) -> Tensor:
-        bias = slice_axis(slice_axis(self.bias, 2, rows), 3, columns)
-        return ops.cast(bias, accumulator_of(bias.dtype))
+        bias = slice_axis(slice_axis(self.bias, 2, rows), 3, columns)  # (B|1, N|1, t|1, s|1)
+        return ops.cast(bias, accumulator_of(bias.dtype))  # (B|1, N|1, t|1, s|1)
 
     def block_gradient(
         self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Span
     ) -> dict[str, Tensor]:
-        gradient = self._sum_to_axes(gradient)
+        gradient = self._sum_to_axes(gradient)  # (B|1, N|1, t|1, s|1)
         sizes = shape_of(self.bias)
         padding = [(0, 0), (0, 0)]
         for axis, span in ((2, rows), (3, columns)):
             whole = self.bias.shape[axis] == 1
             padding.append((0, 0) if whole else (span.start, sizes[axis] - span.stop))
-        return {"attention_bias": ops.pad(gradient, padding)}
+        return {"attention_bias": ops.pad(gradient, padding)}  # (B|1, N|1, T|1, S|1)
 
     def add_gradient(self, total: Tensor, gradient: Tensor, rows: Span, columns: Span) -> Tensor:
         """Adds in place of the block, where that is not known before it runs."""
-        gradient = self._sum_to_axes(gradient)
+        gradient = self._sum_to_axes(gradient)  # (B|1, N|1, t|1, s|1)
         whole = [self.bias.shape[axis] == 1 for axis in (2, 3)]
         starts = [
             0 if one else span.start for one, span in zip(whole, (rows, columns), strict=True)
         ]
-        here = slice_axis(slice_axis(total, 2, rows), 3, columns)
+        here = slice_axis(slice_axis(total, 2, rows), 3, columns)  # (B|1, N|1, t|1, s|1)
         if keras.backend.backend() == "torch":
             here += gradient  # a view: an update would copy all of it for each block
             return total
-        return ops.slice_update(total, (0, 0, *starts), here + gradient)
+        return ops.slice_update(total, (0, 0, *starts), here + gradient)  # (B|1, N|1, T|1, S|1)
 
     def rows_gradient(self, gradient: Tensor, columns: Span) -> Tensor:
         """The gradient of a block's rows of the bias, (B|1, N|1, t, S|1)."""
-        gradient = self._sum_to_axes(gradient)
+        gradient = self._sum_to_axes(gradient)  # (B|1, N|1, t|1, s|1)
         if self.bias.shape[3] == 1:
             return gradient
         around = (columns.start, shape_of(self.bias)[3] - columns.stop)
-        return ops.pad(gradient, [(0, 0), (0, 0), (0, 0), around])
+        return ops.pad(gradient, [(0, 0), (0, 0), (0, 0), around])  # (B|1, N|1, t, S)
 
     def _sum_to_axes(self, gradient: Tensor) -> Tensor:
         broadcast = [axis for axis in range(4) if self.bias.shape[axis] == 1]
-        return ops.sum(gradient, axis=broadcast, keepdims=True) if broadcast else gradient
+        return (
+            ops.sum(gradient, axis=broadcast, keepdims=True) if broadcast else gradient
+        )  # (B|1, N|1, t|1, s|1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +124,7 @@ class SumOfBiases:
 
     def block(self, mask: AttentionMask, rows: Span, columns: Span) -> Tensor:
         blocks = [bias.block(mask, rows, columns) for bias in self.biases]
-        return sum(blocks[1:], start=blocks[0])
+        return sum(blocks[1:], start=blocks[0])  # (B|1, N|1, t|1, s|1)
 
     def block_gradient(
         self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Span

@@ -45,19 +45,19 @@ def plan_blocks(inputs: AttentionInputs, size: int) -> list[Block]:
 
 def block_logits(inputs: AttentionInputs, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
     """Logits (B, K, G, t, s) with and without bias and mask (the cap applied to both)."""
-    query = stack_groups(slice_axis(inputs.query, 3, rows))
-    key = slice_axis(inputs.key, 2, columns)
-    logits = matmul(query, transpose_last(key))
+    query = stack_groups(slice_axis(inputs.query, 3, rows))  # (B, K, G * t, H)
+    key = slice_axis(inputs.key, 2, columns)  # (B, K, s, H)
+    logits = matmul(query, transpose_last(key))  # (B, K, G * t, s)
     logits = unstack_groups(logits, inputs.groups)  # (B, K, G, t, s)
-    capped = softmax.cap(logits, inputs.soft_cap)
+    capped = softmax.cap(logits, inputs.soft_cap)  # (B, K, G, t, s)
     logits = capped
     if inputs.bias is not None:
-        bias = inputs.bias.block(inputs.mask, rows, columns)
-        bias = ops.cast(bias, inputs.accumulator)
-        logits = logits + group_heads(bias, inputs.kv_heads)
-    mask = inputs.mask.block_mask(rows, columns)
+        bias = inputs.bias.block(inputs.mask, rows, columns)  # (B|1, N|1, t|1, s|1)
+        bias = ops.cast(bias, inputs.accumulator)  # (B|1, N|1, t|1, s|1)
+        logits = logits + group_heads(bias, inputs.kv_heads)  # (B, K, G, t, s)
+    mask = inputs.mask.block_mask(rows, columns)  # (B|1, N|1, t|1, s|1)
     if mask is not None:
-        logits = softmax.mask_logits(logits, group_heads(mask, inputs.kv_heads))
+        logits = softmax.mask_logits(logits, group_heads(mask, inputs.kv_heads))  # (B, K, G, t, s)
     return logits, capped
 
 
@@ -65,7 +65,7 @@ def sink_logits(inputs: AttentionInputs) -> Tensor | None:
     """(1, K, G, 1, 1), to be joined to the logits of a block."""
     if inputs.sink is None:
         return None
-    return ops.cast(inputs.sink, inputs.accumulator)[None, :, :, None, None]
+    return ops.cast(inputs.sink, inputs.accumulator)[None, :, :, None, None]  # (1, K, G, 1, 1)
 
 
 def keep_factor(inputs: AttentionInputs, rows: Span, columns: Span) -> Tensor | None:
@@ -80,15 +80,15 @@ def keep_factor(inputs: AttentionInputs, rows: Span, columns: Span) -> Tensor | 
         rows,
         columns,
         inputs.rate,
-    )
-    keep = group_heads(keep, inputs.kv_heads)
-    return ops.cast(keep, inputs.accumulator) * (1.0 / (1.0 - inputs.rate))
+    )  # (B, N, t, s)
+    keep = group_heads(keep, inputs.kv_heads)  # (B, K, G, t, s)
+    return ops.cast(keep, inputs.accumulator) * (1.0 / (1.0 - inputs.rate))  # (B, K, G, t, s)
 
 
 def combine(weights: Tensor, value: Tensor, groups: int) -> Tensor:
     """(B, K, G, t, s) weights and (B, K, s, Hv) values to (B, K, G, t, Hv)."""
-    weights = ops.cast(weights, value.dtype)
-    return unstack_groups(matmul(stack_groups(weights), value), groups)
+    weights = ops.cast(weights, value.dtype)  # (B, K, G, t, s)
+    return unstack_groups(matmul(stack_groups(weights), value), groups)  # (B, K, G, t, Hv)
 
 
 def forward_block(inputs: AttentionInputs, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
@@ -98,19 +98,19 @@ def forward_block(inputs: AttentionInputs, rows: Span, columns: Span) -> tuple[T
         The output and the lse (B, K, G, t, 1), from which a backward pass restores the
         weights; 0 for a row without keys.
     """
-    logits, _ = block_logits(inputs, rows, columns)
+    logits, _ = block_logits(inputs, rows, columns)  # (B, K, G, t, s)
     numerator, denominator, row_max = softmax.exponentiate(
         logits, sink_logits(inputs), inputs.may_be_empty
-    )
-    keep = keep_factor(inputs, rows, columns)
+    )  # (B, K, G, t, s), (B, K, G, t, 1), (B, K, G, t, 1)
+    keep = keep_factor(inputs, rows, columns)  # (B, K, G, t, s)
     if keep is not None:
-        numerator = numerator * keep
-    value = slice_axis(inputs.value, 2, columns)
-    output = combine(numerator, value, inputs.groups)
+        numerator = numerator * keep  # (B, K, G, t, s)
+    value = slice_axis(inputs.value, 2, columns)  # (B, K, s, Hv)
+    output = combine(numerator, value, inputs.groups)  # (B, K, G, t, Hv)
     # Dividing the output is S / Hv times less work than dividing the weights.
-    output = output * softmax.reciprocal(denominator, inputs.may_be_empty)
-    empty = denominator == 0.0
-    lse = row_max + ops.log(ops.where(empty, 1.0, denominator))
+    output = output * softmax.reciprocal(denominator, inputs.may_be_empty)  # (B, K, G, t, Hv)
+    empty = denominator == 0.0  # (B, K, G, t, 1)
+    lse = row_max + ops.log(ops.where(empty, 1.0, denominator))  # (B, K, G, t, 1)
     return output, lse
 
 
@@ -137,27 +137,29 @@ def weight_gradients(
     upstream: Tensor,
 ) -> WeightGradients:
     """Restores a block's weights from the log of the denominator, and their gradients."""
-    value = slice_axis(inputs.value, 2, columns)
+    value = slice_axis(inputs.value, 2, columns)  # (B, K, s, Hv)
     weights = ops.exp(logits - lse)  # (B, K, G, t, s)
-    upstream = stack_groups(ops.cast(upstream, value.dtype))
-    d_weights = unstack_groups(matmul(upstream, transpose_last(value)), inputs.groups)
-    keep = keep_factor(inputs, rows, columns)
+    upstream = stack_groups(ops.cast(upstream, value.dtype))  # (B, K, G * t, Hv)
+    d_weights = unstack_groups(
+        matmul(upstream, transpose_last(value)), inputs.groups
+    )  # (B, K, G, t, s)
+    keep = keep_factor(inputs, rows, columns)  # (B, K, G, t, s)
     dropped = weights
     if keep is not None:
-        dropped, d_weights = weights * keep, d_weights * keep
-    d_logits = weights * (d_weights - delta)
-    d_products = d_logits * softmax.cap_gradient(capped, inputs.soft_cap)
+        dropped, d_weights = weights * keep, d_weights * keep  # (B, K, G, t, s)
+    d_logits = weights * (d_weights - delta)  # (B, K, G, t, s)
+    d_products = d_logits * softmax.cap_gradient(capped, inputs.soft_cap)  # (B, K, G, t, s)
     return WeightGradients(
-        stack_groups(ops.cast(dropped, value.dtype)),
+        stack_groups(ops.cast(dropped, value.dtype)),  # (B, K, G * t, s)
         d_logits,
-        stack_groups(ops.cast(d_products, inputs.key.dtype)),
+        stack_groups(ops.cast(d_products, inputs.key.dtype)),  # (B, K, G * t, s)
     )
 
 
 def sink_gradient(inputs: AttentionInputs, lse: Tensor, delta: Tensor) -> dict[str, Tensor]:
     """The gradient of a sink, whose weight is only a term of a row's sum."""
-    sink = sink_logits(inputs)
+    sink = sink_logits(inputs)  # (1, K, G, 1, 1)
     if sink is None:
         return {}
-    weight = ops.exp(sink - lse)
-    return {"sink": -ops.sum(weight * delta, axis=(0, 3, 4))}
+    weight = ops.exp(sink - lse)  # (B, K, G, T, 1)
+    return {"sink": -ops.sum(weight * delta, axis=(0, 3, 4))}  # (K, G)

@@ -20,11 +20,11 @@ _GLOBAL = type("GlobalGenerator", (), {})()  # Keras's own, which has no public 
 def draw_seed(seed: keras.random.SeedGenerator | int | Tensor | None) -> Tensor:
     """Two int32 numbers from whatever Keras accepts as a seed."""
     if seed is None:
-        seed = draw_once(_GLOBAL, lambda: keras.random.randint((2,), 0, 2**31 - 1))
+        seed = draw_once(_GLOBAL, lambda: keras.random.randint((2,), 0, 2**31 - 1))  # (2)
     elif isinstance(seed, int):
-        seed = ops.convert_to_tensor([seed % (2**31), 0], dtype="int32")
+        seed = ops.convert_to_tensor([seed % (2**31), 0], dtype="int32")  # (2)
     elif isinstance(seed, keras.random.SeedGenerator):
-        seed = draw_once(seed, seed.next)
+        seed = draw_once(seed, seed.next)  # (2)
     return _to_int32(seed)
 
 
@@ -32,14 +32,18 @@ def keep_block(
     seed: Tensor, samples: Span, heads: int, rows: Span, columns: Span, rate: float
 ) -> Tensor:
     """Booleans (B, N, t, s): which attention weights survive."""
-    sample = ops.reshape(ops.arange(samples.size, dtype="int32"), (-1, 1, 1, 1)) + samples.start
-    head = ops.reshape(ops.arange(heads, dtype="int32"), (1, -1, 1, 1))
-    row = ops.reshape(ops.arange(rows.size, dtype="int32"), (1, 1, -1, 1)) + rows.start
-    column = ops.arange(columns.size, dtype="int32") + columns.start
-    stream = mix_bits(seed[0] + mix_bits(seed[1] + mix_bits(sample * 65537 + head)))
-    state = mix_bits(stream + mix_bits(row)) ^ mix_bits(column + seed[0])
+    sample = (
+        ops.reshape(ops.arange(samples.size, dtype="int32"), (-1, 1, 1, 1)) + samples.start
+    )  # (B, 1, 1, 1)
+    head = ops.reshape(ops.arange(heads, dtype="int32"), (1, -1, 1, 1))  # (1, N, 1, 1)
+    row = (
+        ops.reshape(ops.arange(rows.size, dtype="int32"), (1, 1, -1, 1)) + rows.start
+    )  # (1, 1, t, 1)
+    column = ops.arange(columns.size, dtype="int32") + columns.start  # (s)
+    stream = mix_bits(seed[0] + mix_bits(seed[1] + mix_bits(sample * 65537 + head)))  # (B, N, 1, 1)
+    state = mix_bits(stream + mix_bits(row)) ^ mix_bits(column + seed[0])  # (B, N, t, s)
     threshold = math.floor(rate * 2**32) - 2**31
-    return mix_bits(state) >= threshold
+    return mix_bits(state) >= threshold  # (B, N, t, s)
 
 
 def mix_bits(x: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def with_finite_inputs(
         from kerasattention.attend.kernels.tensorflow import finite as finite_tensorflow
 
         return finite_tensorflow.with_finite_inputs(inputs, kernel, rows, of_values)
-    output = kernel(cleaned(inputs))
+    output = kernel(cleaned(inputs))  # (B, K, G, t, X)
     return poison(output, _rows_of(inputs, rows, of_values, finite))
 
 
@@ -84,12 +84,12 @@ def poison(output: Tensor, rows: Tensor) -> Tensor:
     no part in the gradients of others.
     """
     if keras.backend.standardize_dtype(output.dtype) in ("float16", "bfloat16"):
-        output = ops.cast(output, "float32")
+        output = ops.cast(output, "float32")  # (B, K, G, t, X)
     if keras.backend.backend() == "tensorflow":
         from kerasattention.attend.kernels.tensorflow import finite as finite_tensorflow
 
         return finite_tensorflow.poison(output, rows)
-    rows = rows[..., None]
+    rows = rows[..., None]  # (B, K, G, t, 1)
     if keras.backend.backend() == "jax":
         from kerasattention.attend import poison_jax
 
@@ -98,7 +98,7 @@ def poison(output: Tensor, rows: Tensor) -> Tensor:
         from kerasattention.attend import poison_torch
 
         return poison_torch.poison(output, rows)
-    return ops.where(rows, float("nan"), output)
+    return ops.where(rows, float("nan"), output)  # (B, K, G, t, X)
 
 
 def _rows_of(inputs: AttentionInputs, rows: Span, of_values: bool, finite: bool | None) -> Tensor:

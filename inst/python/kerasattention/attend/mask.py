@@ -33,7 +33,7 @@ class _BlockPositions(NamedTuple):
         return self.queries, self.keys
 
     def distances(self, rows: Span, columns: Span) -> Tensor:
-        return self.keys - self.queries
+        return self.keys - self.queries  # (B|1, 1, t, s)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,7 @@ class AttentionMask:
             positions = _BlockPositions(*self.block_positions(rows, columns))
             masks = [rule.block_mask(positions, rows, columns) for rule in self.position_rules]
         masks += [rule.block_mask(self, rows, columns) for rule in self.token_rules]
-        return functools.reduce(ops.logical_and, masks) if masks else None
+        return functools.reduce(ops.logical_and, masks) if masks else None  # (B|1, N|1, t|1, s|1)
 
     def may_leave_empty(self, rows: Span, keys: Any) -> bool:
         """Whether one of these queries may see none of all keys."""
@@ -201,7 +201,7 @@ class AttentionMask:
 
     def real_keys(self, columns: Span) -> Tensor | None:
         """(B, s) booleans, False for padding; None where no key is."""
-        return None if self.key_mask is None else slice_axis(self.key_mask, 1, columns)
+        return None if self.key_mask is None else slice_axis(self.key_mask, 1, columns)  # (B, s)
 
     # Positions ------------------------------------------------------------------------
 
@@ -216,12 +216,12 @@ class AttentionMask:
     def distances(self, rows: Span, columns: Span) -> Tensor:
         """Key position less query position: (1, 1, t, s) or (B, 1, t, s)."""
         queries, keys = self.block_positions(rows, columns)
-        return keys - queries
+        return keys - queries  # (B|1, 1, t, s)
 
     def block_positions(self, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
         """Positions of queries (B|1, 1, t, 1) and of keys (B|1, 1, 1, s)."""
-        queries = _with_batch(self.positions_of_queries(rows))[:, None, :, None]
-        keys = _with_batch(self.positions_of_keys(columns))[:, None, None, :]
+        queries = _with_batch(self.positions_of_queries(rows))[:, None, :, None]  # (B|1, 1, t, 1)
+        keys = _with_batch(self.positions_of_keys(columns))[:, None, None, :]  # (B|1, 1, 1, s)
         return queries, keys
 
     # Other masks made of it -----------------------------------------------------------
@@ -307,10 +307,10 @@ class AttentionMask:
 
 def _positions(given: Tensor | None, offset: Any, span: Span) -> Tensor:
     if given is None:
-        return ops.arange(span.size, dtype="int32") + (span.start + offset)
-    given = ops.cast(given, "int32")
-    return slice_axis(given, len(given.shape) - 1, span)
+        return ops.arange(span.size, dtype="int32") + (span.start + offset)  # (t) or (s)
+    given = ops.cast(given, "int32")  # (T), (S), (B, T) or (B, S)
+    return slice_axis(given, len(given.shape) - 1, span)  # (t), (s), (B, t) or (B, s)
 
 
 def _with_batch(positions: Tensor) -> Tensor:
-    return positions if len(positions.shape) == 2 else positions[None]
+    return positions if len(positions.shape) == 2 else positions[None]  # (B|1, t) or (B|1, s)

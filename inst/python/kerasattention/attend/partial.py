@@ -70,28 +70,30 @@ def _output_and_lse(inputs: AttentionInputs) -> Tensor:
     """(B, K, G, T, Hv + 1): the output, and the log-sum-exp as its last column."""
     inputs = inputs.scaled()
     logits, _ = block_logits(inputs, inputs.rows(), inputs.columns())  # (B, K, G, T, S)
-    numerator, denominator, row_max = softmax.exponentiate(logits, None, may_be_empty=True)
+    numerator, denominator, row_max = softmax.exponentiate(
+        logits, None, may_be_empty=True
+    )  # (B, K, G, T, S), (B, K, G, T, 1), (B, K, G, T, 1)
     output = combine(numerator, inputs.value, inputs.groups)  # (B, K, G, T, Hv)
-    output = output * softmax.reciprocal(denominator, may_be_empty=True)
+    output = output * softmax.reciprocal(denominator, may_be_empty=True)  # (B, K, G, T, Hv)
     lse = _log(denominator) + row_max  # (B, K, G, T, 1)
-    return ops.concatenate([output, lse], axis=-1)
+    return ops.concatenate([output, lse], axis=-1)  # (B, K, G, T, Hv + 1)
 
 
 def merge(first: PartialAttention, second: PartialAttention) -> PartialAttention:
     """Attention to the keys of both parts, which have no key in common."""
-    larger = ops.where(first.lse > second.lse, first.lse, second.lse)
+    larger = ops.where(first.lse > second.lse, first.lse, second.lse)  # (B, T, N, 1)
     shift = ops.stop_gradient(ops.where(larger == _EMPTY, 0.0, larger))  # (B, T, N, 1)
-    weights = [ops.exp(part.lse - shift) for part in (first, second)]
-    total = weights[0] + weights[1]
+    weights = [ops.exp(part.lse - shift) for part in (first, second)]  # (B, T, N, 1)
+    total = weights[0] + weights[1]  # (B, T, N, 1)
     output = first.output * weights[0] + second.output * weights[1]  # (B, T, N, Hv)
-    output = output * softmax.reciprocal(total, may_be_empty=True)
+    output = output * softmax.reciprocal(total, may_be_empty=True)  # (B, T, N, Hv)
     return PartialAttention(output, _log(total) + shift)
 
 
 def sink_part(sink: Tensor, like: PartialAttention) -> PartialAttention:
     """The part of a sink (N): it has no value and takes its share of the softmax's denominator."""
-    logits = ops.cast(sink, like.lse.dtype)[None, None, :, None]
-    lse = ops.broadcast_to(logits, shape_of(like.lse))
+    logits = ops.cast(sink, like.lse.dtype)[None, None, :, None]  # (1, 1, N, 1)
+    lse = ops.broadcast_to(logits, shape_of(like.lse))  # (B, T, N, 1)
     return PartialAttention(ops.zeros_like(like.output), lse)
 
 

@@ -2,8 +2,9 @@
 
 Shape letters, here and in every module of `attend`: B batch, T query length,
 S key/value length, N query heads, K key/value heads, G = N / K queries per
-key/value head, H head size, Hv value head size; t and s are the lengths of a
-block of queries and of keys.
+key/value head, H head size, Hv value head size, X a size that is any of these;
+t and s are the lengths of a block of queries and of keys; S|1 is an axis of
+size S or 1, which broadcasts.
 """
 
 import functools
@@ -134,20 +135,20 @@ def split_query_heads(x: Tensor, num_key_value_heads: int) -> Tensor:
     """(B, T, N, H) to (B, K, G, T, H): queries grouped by the head they share."""
     batch, length, _, size = shape_of(x)
     groups = x.shape[2] // num_key_value_heads
-    x = ops.reshape(x, (batch, length, num_key_value_heads, groups, size))
-    return ops.transpose(x, (0, 2, 3, 1, 4))
+    x = ops.reshape(x, (batch, length, num_key_value_heads, groups, size))  # (B, T, K, G, H)
+    return ops.transpose(x, (0, 2, 3, 1, 4))  # (B, K, G, T, H)
 
 
 def join_query_heads(x: Tensor) -> Tensor:
     """(B, K, G, T, H) to (B, T, N, H), the inverse of `split_query_heads`."""
     batch, _, _, length, size = shape_of(x)
-    x = ops.transpose(x, (0, 3, 1, 2, 4))
-    return ops.reshape(x, (batch, length, x.shape[2] * x.shape[3], size))
+    x = ops.transpose(x, (0, 3, 1, 2, 4))  # (B, T, K, G, H)
+    return ops.reshape(x, (batch, length, x.shape[2] * x.shape[3], size))  # (B, T, N, H)
 
 
 def split_key_heads(x: Tensor) -> Tensor:
     """(B, S, K, H) to (B, K, S, H)."""
-    return ops.transpose(x, (0, 2, 1, 3))
+    return ops.transpose(x, (0, 2, 1, 3))  # (B, K, S, H)
 
 
 def stack_groups(x: Tensor) -> Tensor:
@@ -166,9 +167,9 @@ def group_heads(x: Tensor, kv_heads: int) -> Tensor:
     """(B|1, N|1, t, s) to (B|1, K|1, G|1, t, s), for masks and biases."""
     batch, _, rows, columns = shape_of(x)
     if x.shape[1] == 1:
-        return ops.expand_dims(x, 1)
+        return ops.expand_dims(x, 1)  # (B|1, 1, 1, t, s)
     groups = x.shape[1] // kv_heads
-    return ops.reshape(x, (batch, kv_heads, groups, rows, columns))
+    return ops.reshape(x, (batch, kv_heads, groups, rows, columns))  # (B|1, K, G, t, s)
 
 
 class Span(NamedTuple):

@@ -87,11 +87,13 @@ def additive_mask(inputs: AttentionInputs, blocks: StridedBlocks) -> Tensor | No
         mask = mask.without_position_rules()
     if blocks.count > 1:
         return _in_accumulator(inputs, _strided_mask(inputs, blocks))
-    visible = mask.block_mask(blocks.rows, blocks.columns)
-    mask = None if visible is None else ops.where(visible, 0.0, float("-inf"))
+    visible = mask.block_mask(blocks.rows, blocks.columns)  # (B|1, N|1, t|1, s|1)
+    mask = (
+        None if visible is None else ops.where(visible, 0.0, float("-inf"))
+    )  # (B|1, N|1, t|1, s|1)
     if bias is None:
         return _in_accumulator(inputs, mask)
-    added = bias.block(inputs.mask, blocks.rows, blocks.columns)
+    added = bias.block(inputs.mask, blocks.rows, blocks.columns)  # (B|1, N|1, t|1, s|1)
     return _in_accumulator(inputs, added if mask is None else added + mask)
 
 
@@ -101,22 +103,28 @@ def _in_accumulator(inputs: AttentionInputs, mask: Tensor | None) -> Tensor | No
 
 def strided_columns(x: Tensor, blocks: StridedBlocks) -> Tensor:
     """(B, S) to (B, count, s): the columns of each of the strided blocks."""
-    starts = ops.arange(blocks.count, dtype="int32") * blocks.rows.size + blocks.columns.start
-    within = ops.arange(blocks.columns.size, dtype="int32")
-    return ops.take(x, starts[:, None] + within[None, :], axis=1)
+    starts = (
+        ops.arange(blocks.count, dtype="int32") * blocks.rows.size + blocks.columns.start
+    )  # (count)
+    within = ops.arange(blocks.columns.size, dtype="int32")  # (s)
+    return ops.take(x, starts[:, None] + within[None, :], axis=1)  # (B, count, s)
 
 
 def _strided_mask(inputs: AttentionInputs, blocks: StridedBlocks) -> Tensor | None:
     masks = []
-    by_position = inputs.mask.only_positions().block_mask(blocks.rows, blocks.columns)
+    by_position = inputs.mask.only_positions().block_mask(
+        blocks.rows, blocks.columns
+    )  # (1, 1, t, s)
     if by_position is not None:
         masks.append(by_position[None])  # (1, 1, 1, t, s)
-    real = inputs.mask.real_keys(inputs.columns())
+    real = inputs.mask.real_keys(inputs.columns())  # (B, S)
     if real is not None:
         masks.append(strided_columns(real, blocks)[:, :, None, None, :])  # (B, count, 1, 1, s)
     if not masks:
         return None
-    return ops.where(functools.reduce(ops.logical_and, masks), 0.0, float("-inf"))
+    return ops.where(
+        functools.reduce(ops.logical_and, masks), 0.0, float("-inf")
+    )  # (B|1, count|1, 1, t|1, s)
 
 
 def _may_stride(inputs: AttentionInputs) -> bool:

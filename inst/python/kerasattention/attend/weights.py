@@ -25,17 +25,17 @@ def attention_weights(inputs: AttentionInputs, rows: Span | None = None) -> Tens
         inputs, lambda given: _weights(given.scaled(), rows), rows, of_values=False
     )  # (B, K, G, t, S)
     batch, kv_heads, groups, length, keys = shape_of(weights)
-    weights = ops.reshape(weights, (batch, kv_heads * groups, length, keys))
+    weights = ops.reshape(weights, (batch, kv_heads * groups, length, keys))  # (B, N, t, S)
     mask = inputs.mask.query_mask
     if mask is None:
         return weights
-    seen = mask[:, None, rows.start : rows.stop, None]
-    return ops.where(seen, weights, 0.0)
+    seen = mask[:, None, rows.start : rows.stop, None]  # (B, 1, t, 1)
+    return ops.where(seen, weights, 0.0)  # (B, N, t, S)
 
 
 def _weights(inputs: AttentionInputs, rows: Span) -> Tensor:
-    logits, _ = block_logits(inputs, rows, inputs.columns())
+    logits, _ = block_logits(inputs, rows, inputs.columns())  # (B, K, G, t, S)
     numerator, denominator, _ = softmax.exponentiate(
         logits, sink_logits(inputs), inputs.may_be_empty
-    )
-    return numerator * softmax.reciprocal(denominator, inputs.may_be_empty)
+    )  # (B, K, G, t, S), (B, K, G, t, 1)
+    return numerator * softmax.reciprocal(denominator, inputs.may_be_empty)  # (B, K, G, t, S)

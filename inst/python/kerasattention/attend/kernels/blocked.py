@@ -41,7 +41,9 @@ def blocked_attention(inputs: AttentionInputs, block_size: int | None = None) ->
         given = inputs.with_tensors(named)
         parts = [_forward_block(given, block) for block in blocks]
         outputs, lses = zip(*parts, strict=True)
-        return ops.concatenate(outputs, axis=3), ops.concatenate(lses, axis=3)
+        return ops.concatenate(outputs, axis=3), ops.concatenate(
+            lses, axis=3
+        )  # (B, K, G, T, Hv), (B, K, G, T, 1)
 
     def backward(
         named: dict[str, Tensor], output: Tensor, lse: Tensor, upstream: Tensor
@@ -58,8 +60,8 @@ def _forward_block(inputs: AttentionInputs, block: Block) -> tuple[Tensor, Tenso
     batch, kv_heads, groups = shape_of(inputs.query)[:3]
     shape = (batch, kv_heads, groups, block.rows.size)
     return (
-        ops.zeros((*shape, inputs.value.shape[-1]), dtype=inputs.accumulator),
-        ops.zeros((*shape, 1), dtype=inputs.accumulator),
+        ops.zeros((*shape, inputs.value.shape[-1]), dtype=inputs.accumulator),  # (B, K, G, t, Hv)
+        ops.zeros((*shape, 1), dtype=inputs.accumulator),  # (B, K, G, t, 1)
     )
 
 
@@ -70,26 +72,30 @@ def _backward_blocks(
     lse: Tensor,
     upstream: Tensor,
 ) -> dict[str, Tensor]:
-    upstream = ops.cast(upstream, inputs.accumulator)
+    upstream = ops.cast(upstream, inputs.accumulator)  # (B, K, G, T, Hv)
     # The softmax's own gradient: delta, the row sums of dO * O.
     delta = ops.sum(upstream * output, axis=-1, keepdims=True)  # (B, K, G, T, 1)
     queries = []
     totals: dict[str, Tensor] = {}
-    keys = ops.zeros(shape_of(inputs.key), dtype=inputs.accumulator)
-    values = ops.zeros(shape_of(inputs.value), dtype=inputs.accumulator)
+    keys = ops.zeros(shape_of(inputs.key), dtype=inputs.accumulator)  # (B, K, S, H)
+    values = ops.zeros(shape_of(inputs.value), dtype=inputs.accumulator)  # (B, K, S, Hv)
     for block in blocks:
-        part = [slice_axis(x, 3, block.rows) for x in (lse, delta, upstream)]
+        part = [
+            slice_axis(x, 3, block.rows) for x in (lse, delta, upstream)
+        ]  # (B, K, G, t, 1), (B, K, G, t, 1), (B, K, G, t, Hv)
         if block.columns.size == 0:
-            queries.append(ops.zeros_like(slice_axis(inputs.query, 3, block.rows)))
+            queries.append(
+                ops.zeros_like(slice_axis(inputs.query, 3, block.rows))
+            )  # (B, K, G, t, H)
             continue
         query, key, value, others = _backward_block(inputs, block, *part)
         queries.append(query)
-        keys = keys + _pad_to_keys(key, block.columns, inputs.key.shape[2])
-        values = values + _pad_to_keys(value, block.columns, inputs.key.shape[2])
+        keys = keys + _pad_to_keys(key, block.columns, inputs.key.shape[2])  # (B, K, S, H)
+        values = values + _pad_to_keys(value, block.columns, inputs.key.shape[2])  # (B, K, S, Hv)
         for name, gradient in others.items():
             totals[name] = totals[name] + gradient if name in totals else gradient
     return {
-        "query": ops.concatenate(queries, axis=3),
+        "query": ops.concatenate(queries, axis=3),  # (B, K, G, T, H)
         "key": keys,
         "value": values,
         **sink_gradient(inputs, lse, delta),
@@ -102,14 +108,14 @@ def _backward_block(
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
     """Gradients of one block's queries, keys, values and of the bias."""
     rows, columns = block.rows, block.columns
-    query = stack_groups(slice_axis(inputs.query, 3, rows))
-    key = slice_axis(inputs.key, 2, columns)
-    logits, capped = block_logits(inputs, rows, columns)
+    query = stack_groups(slice_axis(inputs.query, 3, rows))  # (B, K, G * t, H)
+    key = slice_axis(inputs.key, 2, columns)  # (B, K, s, H)
+    logits, capped = block_logits(inputs, rows, columns)  # (B, K, G, t, s)
     found = weight_gradients(inputs, rows, columns, logits, capped, lse, delta, upstream)
-    upstream = stack_groups(ops.cast(upstream, inputs.value.dtype))
-    d_value = matmul(transpose_last(found.weights), upstream)
-    d_query = unstack_groups(matmul(found.products, key), inputs.groups)
-    d_key = matmul(transpose_last(found.products), query)
+    upstream = stack_groups(ops.cast(upstream, inputs.value.dtype))  # (B, K, G * t, Hv)
+    d_value = matmul(transpose_last(found.weights), upstream)  # (B, K, s, Hv)
+    d_query = unstack_groups(matmul(found.products, key), inputs.groups)  # (B, K, G, t, H)
+    d_key = matmul(transpose_last(found.products), query)  # (B, K, s, H)
     return d_query, d_key, d_value, _bias_gradient(inputs, block, found.logits)
 
 
@@ -117,7 +123,7 @@ def _bias_gradient(inputs: AttentionInputs, block: Block, d_logits: Tensor) -> d
     if inputs.bias is None or not inputs.bias.tensors():
         return {}
     batch, kv_heads, groups, length, keys = shape_of(d_logits)
-    gradient = ops.reshape(d_logits, (batch, kv_heads * groups, length, keys))
+    gradient = ops.reshape(d_logits, (batch, kv_heads * groups, length, keys))  # (B, N, t, s)
     named = inputs.bias.block_gradient(gradient, inputs.mask, block.rows, block.columns)
     return {f"bias/{name}": tensor for name, tensor in named.items()}
 
@@ -125,4 +131,4 @@ def _bias_gradient(inputs: AttentionInputs, block: Block, d_logits: Tensor) -> d
 def _pad_to_keys(part: Tensor, columns: Span, length: int) -> Tensor:
     """Pads (B, K, s, X) with zeros to (B, K, S, X)."""
     padding = [(0, 0), (0, 0), (columns.start, length - columns.stop), (0, 0)]
-    return ops.pad(part, padding)
+    return ops.pad(part, padding)  # (B, K, S, X)

@@ -11,5 +11,5 @@ from kerasattention.attend.tensors import Tensor
 def plain_attention(inputs: AttentionInputs, block_size: int | None = None) -> Tensor:
     """(B, K, G, T, Hv)."""
     inputs = inputs.scaled()
-    output, _ = forward_block(inputs, inputs.rows(), inputs.columns())
+    output, _ = forward_block(inputs, inputs.rows(), inputs.columns())  # (B, K, G, T, Hv)
     return output

@@ -39,14 +39,14 @@ def cudnn_attention(
     """(B, K, G, T, Hv)."""
     reach = inputs.mask.reach
     output = jax.nn.dot_product_attention(
-        join_query_heads(inputs.query),
-        *(jnp.swapaxes(x, 1, 2) for x in (inputs.key, inputs.value)),
+        join_query_heads(inputs.query),  # (B, T, N, H)
+        *(jnp.swapaxes(x, 1, 2) for x in (inputs.key, inputs.value)),  # (B, S, K, H)
         scale=inputs.scale,
         is_causal=reach.after == 0,
         local_window_size=None if reach.before is None else (reach.before, 0),
         implementation=implementation,
-    )
-    return split_query_heads(output, inputs.kv_heads)
+    )  # (B, T, N, H)
+    return split_query_heads(output, inputs.kv_heads)  # (B, K, G, T, H)
 
 
 def _device_reason(device: Any) -> str | None:

@@ -134,8 +134,8 @@ def mask_repeated(logits: Tensor, columns: Span, wanted: Any) -> Tensor:
     """Masks out the keys of a tile that the tile before it has."""
     if wanted is None:
         return logits
-    index = jnp.arange(columns.size) + columns.start
-    return softmax.mask_logits(logits, index >= wanted)
+    index = jnp.arange(columns.size) + columns.start  # (s)
+    return softmax.mask_logits(logits, index >= wanted)  # (B, K, G, t, s)
 
 
 def by_sample(inputs: AttentionInputs, function: Callable[..., Any], given: Any) -> Any:
@@ -152,6 +152,6 @@ def by_sample(inputs: AttentionInputs, function: Callable[..., Any], given: Any)
         )
         return function(sample, given)
 
-    single = jax.tree.map(lambda x: x[:, None], (split, given))
-    found = lax.map(one, (jnp.arange(batch, dtype=jnp.int32), *single))
-    return jax.tree.map(lambda x: x[:, 0], found)
+    single = jax.tree.map(lambda x: x[:, None], (split, given))  # (B, 1, ...)
+    found = lax.map(one, (jnp.arange(batch, dtype=jnp.int32), *single))  # (B, 1, ...)
+    return jax.tree.map(lambda x: x[:, 0], found)  # (B, ...)

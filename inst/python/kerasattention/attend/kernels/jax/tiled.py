@@ -117,10 +117,14 @@ def _forward(inputs: AttentionInputs, tile: TileSize) -> tuple[Tensor, Tensor]:
         parts = _forward_block(inputs, rows, tile.columns)
         if length == rows.size:
             return parts
-        return put(carry[0], parts[0], 3, rows.start), put(carry[1], parts[1], 3, rows.start)
+        return put(carry[0], parts[0], 3, rows.start), put(
+            carry[1], parts[1], 3, rows.start
+        )  # (B, K, G, T, Hv), (B, K, G, T, 1)
 
     widths = (inputs.value.shape[-1], 1)
-    empty = tuple(jnp.zeros((*shape, width), inputs.accumulator) for width in widths)
+    empty = tuple(
+        jnp.zeros((*shape, width), inputs.accumulator) for width in widths
+    )  # (B, K, G, T, Hv), (B, K, G, T, 1)
     return over_blocks(length, tile.rows, visit, empty)
 
 
@@ -128,23 +132,27 @@ def _forward_block(inputs: AttentionInputs, rows: Span, columns: int) -> tuple[T
     batch, kv_heads, groups = inputs.query.shape[:3]
     shape = (batch, kv_heads, groups, rows.size)
     carry = SoftmaxCarry(
-        jnp.full((*shape, 1), -jnp.inf, inputs.accumulator),
-        jnp.zeros((*shape, 1), inputs.accumulator),
-        jnp.zeros((*shape, inputs.value.shape[-1]), inputs.accumulator),
+        jnp.full((*shape, 1), -jnp.inf, inputs.accumulator),  # (B, K, G, t, 1)
+        jnp.zeros((*shape, 1), inputs.accumulator),  # (B, K, G, t, 1)
+        jnp.zeros((*shape, inputs.value.shape[-1]), inputs.accumulator),  # (B, K, G, t, Hv)
     )
 
     def visit(
         inputs: AttentionInputs, columns: Span, wanted: Any, carry: SoftmaxCarry
     ) -> SoftmaxCarry:
-        logits, _ = block_logits(inputs, rows, columns)
-        logits = mask_repeated(logits, columns, wanted)
+        logits, _ = block_logits(inputs, rows, columns)  # (B, K, G, t, s)
+        logits = mask_repeated(logits, columns, wanted)  # (B, K, G, t, s)
         return _update(inputs, rows, columns, logits, carry)
 
     carry = over_tiles(inputs, rows, columns, visit, carry)
     carry = _update_by_sink(inputs, carry)
-    output = carry.output * softmax.reciprocal(carry.denominator, inputs.may_be_empty)
-    empty = carry.denominator == 0.0
-    lse = _finite(carry.row_max) + jnp.log(jnp.where(empty, 1.0, carry.denominator))
+    output = carry.output * softmax.reciprocal(
+        carry.denominator, inputs.may_be_empty
+    )  # (B, K, G, t, Hv)
+    empty = carry.denominator == 0.0  # (B, K, G, t, 1)
+    lse = _finite(carry.row_max) + jnp.log(
+        jnp.where(empty, 1.0, carry.denominator)
+    )  # (B, K, G, t, 1)
     return output, lse
 
 
@@ -152,28 +160,30 @@ def _update(
     inputs: AttentionInputs, rows: Span, columns: Span, logits: Tensor, carry: SoftmaxCarry
 ) -> SoftmaxCarry:
     """One more tile of keys."""
-    row_max = jnp.maximum(carry.row_max, jnp.max(logits, axis=-1, keepdims=True))
-    numerator = jnp.exp(logits - _finite(row_max))
-    decay = jnp.exp(carry.row_max - _finite(row_max))
-    denominator = carry.denominator * decay + jnp.sum(numerator, axis=-1, keepdims=True)
-    keep = keep_factor(inputs, rows, columns)
+    row_max = jnp.maximum(carry.row_max, jnp.max(logits, axis=-1, keepdims=True))  # (B, K, G, t, 1)
+    numerator = jnp.exp(logits - _finite(row_max))  # (B, K, G, t, s)
+    decay = jnp.exp(carry.row_max - _finite(row_max))  # (B, K, G, t, 1)
+    denominator = carry.denominator * decay + jnp.sum(
+        numerator, axis=-1, keepdims=True
+    )  # (B, K, G, t, 1)
+    keep = keep_factor(inputs, rows, columns)  # (B, K, G, t, s)
     if keep is not None:
-        numerator = numerator * keep
-    value = slice_axis(inputs.value, 2, columns)
-    output = carry.output * decay + combine(numerator, value, inputs.groups)
+        numerator = numerator * keep  # (B, K, G, t, s)
+    value = slice_axis(inputs.value, 2, columns)  # (B, K, s, Hv)
+    output = carry.output * decay + combine(numerator, value, inputs.groups)  # (B, K, G, t, Hv)
     return SoftmaxCarry(row_max, denominator, output)
 
 
 def _update_by_sink(inputs: AttentionInputs, carry: SoftmaxCarry) -> SoftmaxCarry:
-    sink = sink_logits(inputs)
+    sink = sink_logits(inputs)  # (1, K, G, 1, 1)
     if sink is None:
         return carry
-    row_max = jnp.maximum(carry.row_max, sink)
-    decay = jnp.exp(carry.row_max - row_max)
-    denominator = carry.denominator * decay + jnp.exp(sink - row_max)
+    row_max = jnp.maximum(carry.row_max, sink)  # (B, K, G, t, 1)
+    decay = jnp.exp(carry.row_max - row_max)  # (B, K, G, t, 1)
+    denominator = carry.denominator * decay + jnp.exp(sink - row_max)  # (B, K, G, t, 1)
     return SoftmaxCarry(row_max, denominator, carry.output * decay)
 
 
 def _finite(row_max: Tensor) -> Tensor:
     """0 for a row without keys so far: -inf - -inf is NaN."""
-    return jnp.where(row_max == -jnp.inf, 0.0, row_max)
+    return jnp.where(row_max == -jnp.inf, 0.0, row_max)  # (B, K, G, t, 1)

@@ -31,9 +31,9 @@ Tensor = jax.Array
 def backward(
     inputs: AttentionInputs, tile: TileSize, output: Tensor, lse: Tensor, upstream: Tensor
 ) -> Named:
-    upstream = upstream.astype(inputs.accumulator)
+    upstream = upstream.astype(inputs.accumulator)  # (B, K, G, T, Hv)
     # The softmax's own gradient: delta, the row sums of dO * O.
-    delta = jnp.sum(upstream * output, axis=-1, keepdims=True)
+    delta = jnp.sum(upstream * output, axis=-1, keepdims=True)  # (B, K, G, T, 1)
     found = _backward_tiles(inputs, tile, lse, delta, upstream)
     return found | sink_gradient(inputs, lse, delta)
 
@@ -49,24 +49,33 @@ def _backward_tiles(
 
         return by_sample(inputs, one, (lse, delta, upstream))
     length = inputs.query.shape[3]
-    query_t, upstream_t = (_heads_before_queries(x) for x in (inputs.query, upstream))
+    query_t, upstream_t = (
+        _heads_before_queries(x) for x in (inputs.query, upstream)
+    )  # (B, K, H, G, T), (B, K, Hv, G, T)
 
     def visit(rows: Span, wanted: Any, carry: GradientSums) -> GradientSums:
-        part_lse, part_delta, part = (slice_axis(x, 3, rows) for x in (lse, delta, upstream))
+        part_lse, part_delta, part = (
+            slice_axis(x, 3, rows) for x in (lse, delta, upstream)
+        )  # (B, K, G, t, 1), (B, K, G, t, 1), (B, K, G, t, Hv)
         if wanted is not None:
             # A weight of exp(-inf) for the queries that another block has, too.
-            repeated = (jnp.arange(rows.size) + rows.start < wanted)[:, None]
-            part_lse = jnp.where(repeated, jnp.inf, part_lse)
-        whole = carry.query
-        of_rows = jnp.zeros((*whole.shape[:3], rows.size, whole.shape[4]), whole.dtype)
+            repeated = (jnp.arange(rows.size) + rows.start < wanted)[:, None]  # (t, 1)
+            part_lse = jnp.where(repeated, jnp.inf, part_lse)  # (B, K, G, t, 1)
+        whole = carry.query  # (B, K, G, T, H)
+        of_rows = jnp.zeros(
+            (*whole.shape[:3], rows.size, whole.shape[4]), whole.dtype
+        )  # (B, K, G, t, H)
         carry = carry._replace(query=of_rows)
-        transposed = _stack_transposed(query_t, rows), _stack_transposed(upstream_t, rows)
+        transposed = (
+            _stack_transposed(query_t, rows),
+            _stack_transposed(upstream_t, rows),
+        )  # (B, K, H, G * t), (B, K, Hv, G * t)
 
         def add_tile(
             inputs: AttentionInputs, columns: Span, wanted: Any, carry: GradientSums
         ) -> GradientSums:
-            logits, capped = block_logits(inputs, rows, columns)
-            logits = mask_repeated(logits, columns, wanted)
+            logits, capped = block_logits(inputs, rows, columns)  # (B, K, G, t, s)
+            logits = mask_repeated(logits, columns, wanted)  # (B, K, G, t, s)
             found = weight_gradients(
                 inputs, rows, columns, logits, capped, part_lse, part_delta, part
             )
@@ -75,7 +84,7 @@ def _backward_tiles(
         carry = over_tiles(inputs, rows, tile.columns, add_tile, carry)
         if length == rows.size:
             return carry
-        return carry._replace(query=put(whole, carry.query, 3, rows.start))
+        return carry._replace(query=put(whole, carry.query, 3, rows.start))  # (B, K, G, T, H)
 
     found = over_blocks(length, tile.rows, visit, _no_gradients(inputs))
     named = {"query": found.query, "key": found.key, "value": found.value}
@@ -93,12 +102,14 @@ class GradientSums(NamedTuple):
 
 
 def _no_gradients(inputs: AttentionInputs) -> GradientSums:
-    key, value = (jnp.swapaxes(x, 2, 3) for x in (inputs.key, inputs.value))
+    key, value = (
+        jnp.swapaxes(x, 2, 3) for x in (inputs.key, inputs.value)
+    )  # (B, K, H, S), (B, K, Hv, S)
     bias = {} if inputs.bias is None else inputs.bias.tensors()
     return GradientSums(
-        jnp.zeros(inputs.query.shape, inputs.accumulator),
-        jnp.zeros(key.shape, inputs.accumulator),
-        jnp.zeros(value.shape, inputs.accumulator),
+        jnp.zeros(inputs.query.shape, inputs.accumulator),  # (B, K, G, T, H)
+        jnp.zeros(key.shape, inputs.accumulator),  # (B, K, H, S)
+        jnp.zeros(value.shape, inputs.accumulator),  # (B, K, Hv, S)
         {name: jnp.zeros(x.shape, inputs.accumulator) for name, x in bias.items()},
     )
 
@@ -113,16 +124,16 @@ def _add_tile(
 ) -> GradientSums:
     batch = inputs.query.shape[0]
     query_t, upstream_t = transposed
-    key = slice_axis(inputs.key, 2, columns)
+    key = slice_axis(inputs.key, 2, columns)  # (B, K, s, H)
     bias = carry.bias
     if inputs.bias is not None:
         heads = inputs.kv_heads * inputs.groups
         gradient = jnp.reshape(found.logits, (batch, heads, rows.size, columns.size))
         bias = add_block_gradient(inputs.bias, bias, gradient, inputs.mask, rows, columns)
     return GradientSums(
-        carry.query + unstack_groups(matmul(found.products, key), inputs.groups),
-        put_sum(carry.key, matmul(query_t, found.products), 3, columns),
-        put_sum(carry.value, matmul(upstream_t, found.weights), 3, columns),
+        carry.query + unstack_groups(matmul(found.products, key), inputs.groups),  # (B, K, G, t, H)
+        put_sum(carry.key, matmul(query_t, found.products), 3, columns),  # (B, K, H, S)
+        put_sum(carry.value, matmul(upstream_t, found.weights), 3, columns),  # (B, K, Hv, S)
         bias,
     )
 
@@ -133,7 +144,7 @@ def _heads_before_queries(x: Tensor) -> Tensor:
     XLA multiplies by a transposed left factor at a third of the speed (65 and 205 GFLOP/s),
     so the sums over queries are computed with these and transposed at the end.
     """
-    return jnp.transpose(x, (0, 1, 4, 2, 3))
+    return jnp.transpose(x, (0, 1, 4, 2, 3))  # (B, K, X, G, T)
 
 
 def _stack_transposed(x: Tensor, rows: Span) -> Tensor:

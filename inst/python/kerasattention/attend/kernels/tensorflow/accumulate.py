@@ -38,12 +38,14 @@ class SpanSum:
         if self._sum is not None:
             self._done.append(self._sum)
         self._done.append(self._zeros(self._start))
-        return tf.concat([x for x in reversed(self._done) if x.shape[2] != 0], axis=2)
+        return tf.concat(
+            [x for x in reversed(self._done) if x.shape[2] != 0], axis=2
+        )  # (B, K, S, X)
 
     def _join(self, part: Tensor, start: int, stop: int) -> None:
         old_stop = self._start + self._sum.shape[2]
         if stop < self._start:
-            part = tf.concat([part, self._zeros(self._start - stop)], axis=2)
+            part = tf.concat([part, self._zeros(self._start - stop)], axis=2)  # (B, K, s, X)
             stop = self._start
         low, high = min(start, self._start), max(stop, old_stop)
         middle = Span(max(start, self._start), min(stop, old_stop) - max(start, self._start))
@@ -70,7 +72,7 @@ class SpanSum:
 
     def _zeros(self, size: int) -> Tensor:
         batch, kv_heads, _, width = shape_of(self._like)
-        return tf.zeros((batch, kv_heads, size, width), self._like.dtype)
+        return tf.zeros((batch, kv_heads, size, width), self._like.dtype)  # (B, K, size, X)
 
 
 class BiasSum:
@@ -96,7 +98,7 @@ class BiasSum:
         for part in self._parts:
             part.add(gradient, mask, rows, columns)
         if self._tensor_bias is not None:
-            part = self._tensor_bias.rows_gradient(gradient, columns)
+            part = self._tensor_bias.rows_gradient(gradient, columns)  # (B|1, N|1, t, S|1)
             self._rows.append(tf.cast(part, self._tensor_bias.bias.dtype))
         elif self._bias is not None and not self._parts:
             found = self._bias.block_gradient(gradient, mask, rows, columns)
@@ -118,5 +120,5 @@ class BiasSum:
                 for name, total in part.totals().items()
             }
         if self._tensor_bias is not None:
-            return {"attention_bias": tf.concat(self._rows[::-1], axis=2)}
+            return {"attention_bias": tf.concat(self._rows[::-1], axis=2)}  # (B|1, N|1, T, S|1)
         return self._totals

@@ -20,13 +20,13 @@ def with_finite_inputs(
     of_values: bool,
 ) -> Tensor:
     """`finite.with_finite_inputs()`, decided when the graph runs."""
-    finite = tf.stop_gradient(are_finite((inputs.query, inputs.key, inputs.value)))
+    finite = tf.stop_gradient(are_finite((inputs.query, inputs.key, inputs.value)))  # ()
     shape = (*shape_of(inputs.query)[:3], rows.size)
     poisoned = tf.cond(
         finite,
         lambda: tf.zeros(shape, tf.bool),
         lambda: poisoned_rows(inputs, rows, of_values),
-    )
+    )  # (B, K, G, t)
     named = inputs.tensors()
     names = ("query", "key", "value")
     cleaned = clean_unless(finite, *(named[name] for name in names))
@@ -83,9 +83,11 @@ def poison_unless(finite: Tensor, output: Tensor, rows: Tensor) -> Tensor:
 
 
 def _poisoned(output: Tensor, rows: Tensor) -> Tensor:
-    return tf.where(rows[..., None], tf.constant(float("nan"), output.dtype), output)
+    return tf.where(
+        rows[..., None], tf.constant(float("nan"), output.dtype), output
+    )  # (B, K, G, t, X)
 
 
 def _poisoned_gradient(upstream: Tensor, rows: Tensor) -> Tensor:
-    used = tf.logical_and(rows[..., None], tf.not_equal(upstream, 0.0))
-    return tf.where(used, tf.constant(float("inf"), upstream.dtype), upstream)
+    used = tf.logical_and(rows[..., None], tf.not_equal(upstream, 0.0))  # (B, K, G, t, X)
+    return tf.where(used, tf.constant(float("inf"), upstream.dtype), upstream)  # (B, K, G, t, X)

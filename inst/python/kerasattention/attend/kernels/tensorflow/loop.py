@@ -61,7 +61,7 @@ def looped_attention(
 
     def backward(named: Named, output: Tensor, _: Tensor, upstream: Tensor) -> Named:
         given = inputs.with_tensors(named)
-        upstream = tf.cast(upstream, inputs.accumulator)
+        upstream = tf.cast(upstream, inputs.accumulator)  # (B, K, G, count * size, Hv)
         return _if_short(
             whole,
             max_block_logits,
@@ -72,8 +72,8 @@ def looped_attention(
             lambda: _backward(given, loop, output, upstream),
         )
 
-    output = with_gradient(forward, backward, inputs)
-    return output[:, :, :, :length]
+    output = with_gradient(forward, backward, inputs)  # (B, K, G, count * size, Hv)
+    return output[:, :, :, :length]  # (B, K, G, T, Hv)
 
 
 def _if_short(
@@ -178,18 +178,20 @@ def _pad(x: Tensor, axis: int, count: Tensor | int) -> Tensor:
 
 def _nothing(inputs: AttentionInputs) -> Tensor:
     """The output of queries without keys: zeros (B, K, G, T, Hv)."""
-    return tf.zeros((*shape_of(inputs.query)[:4], inputs.value.shape[-1]), inputs.accumulator)
+    return tf.zeros(
+        (*shape_of(inputs.query)[:4], inputs.value.shape[-1]), inputs.accumulator
+    )  # (B, K, G, T, Hv)
 
 
 def _forward(inputs: AttentionInputs, loop: BlockLoop) -> Tensor:
     outputs = tf.TensorArray(inputs.accumulator, size=loop.count)
 
     def step(index: Tensor, outputs: tf.TensorArray) -> tuple[Tensor, tf.TensorArray]:
-        output = block_output(inputs, loop.block(inputs, index))
+        output = block_output(inputs, loop.block(inputs, index))  # (B, K, G, t, Hv)
         return index + 1, outputs.write(index, output)
 
     _, outputs = _loop(loop, step, outputs)
-    return _join_rows(outputs, inputs.query, inputs.value.shape[-1])
+    return _join_rows(outputs, inputs.query, inputs.value.shape[-1])  # (B, K, G, count * size, Hv)
 
 
 def _backward(inputs: AttentionInputs, loop: BlockLoop, output: Tensor, upstream: Tensor) -> Named:
@@ -197,7 +199,7 @@ def _backward(inputs: AttentionInputs, loop: BlockLoop, output: Tensor, upstream
         index: Tensor, queries: tf.TensorArray, totals: Named
     ) -> tuple[Tensor, tf.TensorArray, Named]:
         block = loop.block(inputs, index)
-        part = [slice_axis(x, 3, block.rows) for x in (output, upstream)]
+        part = [slice_axis(x, 3, block.rows) for x in (output, upstream)]  # (B, K, G, t, Hv)
         found = block_gradients(inputs, block, *part)
         return index + 1, queries.write(index, found.query), _add(inputs, totals, found, block)
 
@@ -209,9 +211,11 @@ def _backward(inputs: AttentionInputs, loop: BlockLoop, output: Tensor, upstream
 def _backward_as_one(
     inputs: AttentionInputs, whole: Block, output: Tensor, upstream: Tensor
 ) -> Named:
-    part = [slice_axis(x, 3, whole.rows) for x in (output, upstream)]
+    part = [slice_axis(x, 3, whole.rows) for x in (output, upstream)]  # (B, K, G, T, Hv)
     found = block_gradients(inputs, whole, *part)
-    query = _pad(found.query, 3, shape_of(inputs.query)[3] - whole.rows.size)
+    query = _pad(
+        found.query, 3, shape_of(inputs.query)[3] - whole.rows.size
+    )  # (B, K, G, count * size, H)
     return {"query": query, **_add(inputs, _no_gradients(inputs), found, whole)}
 
 
@@ -255,14 +259,14 @@ def _loop(loop: BlockLoop, step: Callable[..., tuple], *state: Any) -> tuple:
 
 def _join_rows(blocks: tf.TensorArray, query: Tensor, size: int) -> Tensor:
     """Blocks (B, K, G, t, X) as one (B, K, G, T, X)."""
-    x = tf.transpose(blocks.stack(), (1, 2, 3, 0, 4, 5))
+    x = tf.transpose(blocks.stack(), (1, 2, 3, 0, 4, 5))  # (B, K, G, count, t, X)
     batch, kv_heads, groups, length = shape_of(query)[:4]
-    return tf.reshape(x, (batch, kv_heads, groups, length, size))
+    return tf.reshape(x, (batch, kv_heads, groups, length, size))  # (B, K, G, T, X)
 
 
 def _add_columns(total: Tensor, part: Tensor, columns: Span) -> Tensor:
     """Adds (B, K, s, X) in its place of (B, K, S, X)."""
     if is_static(columns.start):
-        return total + part
-    here = slice_axis(total, 2, columns)
-    return ops.slice_update(total, (0, 0, columns.start, 0), here + part)
+        return total + part  # (B, K, S, X)
+    here = slice_axis(total, 2, columns)  # (B, K, s, X)
+    return ops.slice_update(total, (0, 0, columns.start, 0), here + part)  # (B, K, S, X)

@@ -65,11 +65,13 @@ def masking_of(inputs: AttentionInputs, rows: Span, columns: Span) -> BlockMaski
         feature = _as_addend(inputs, real[:, None, :, None], value)  # (B, 1, s, 1)
         added = added.without_padding()
     parts = []
-    visible = added.block_mask(rows, columns)
+    visible = added.block_mask(rows, columns)  # (B|1, N|1, t|1, s|1)
     if visible is not None:
         parts.append(group_heads(_as_addend(inputs, visible, value), inputs.kv_heads))
     if inputs.bias is not None:
-        bias = tf.cast(inputs.bias.block(mask, rows, columns), inputs.accumulator)
+        bias = tf.cast(
+            inputs.bias.block(mask, rows, columns), inputs.accumulator
+        )  # (B|1, N|1, t|1, s|1)
         parts.append(group_heads(bias, inputs.kv_heads))
     return BlockMasking(
         feature, sum(parts[1:], start=parts[0]) if parts else None, diagonals, value
@@ -79,20 +81,22 @@ def masking_of(inputs: AttentionInputs, rows: Span, columns: Span) -> BlockMaski
 def product(query: Tensor, key: Tensor, masking: BlockMasking) -> Tensor:
     """(B, K, G * t, s) of (B, K, G * t, H) and (B, K, s, H), with the logits of padding added."""
     if masking.feature is None:
-        return tf.matmul(query, key, transpose_b=True)
-    column = tf.broadcast_to(masking.feature, tf.shape(key[..., :1]))
-    query = tf.concat([query, tf.ones_like(query[..., :1])], axis=-1)
-    return tf.matmul(query, tf.concat([key, column], axis=-1), transpose_b=True)
+        return tf.matmul(query, key, transpose_b=True)  # (B, K, G * t, s)
+    column = tf.broadcast_to(masking.feature, tf.shape(key[..., :1]))  # (B, K, s, 1)
+    query = tf.concat([query, tf.ones_like(query[..., :1])], axis=-1)  # (B, K, G * t, H + 1)
+    return tf.matmul(query, tf.concat([key, column], axis=-1), transpose_b=True)  # (B, K, G * t, s)
 
 
 def apply_masking(logits: Tensor, masking: BlockMasking, groups: int) -> Tensor:
     """(B, K, G * t, s): applies all but the padding that `product()` has applied."""
     if masking.addend is None and not masking.diagonals:
         return logits
-    logits = unstack_groups(logits, groups)
+    logits = unstack_groups(logits, groups)  # (B, K, G, t, s)
     if masking.addend is not None:
-        logits = logits + masking.addend
-    return stack_groups(_set_diagonals(logits, masking.diagonals, masking.value))
+        logits = logits + masking.addend  # (B, K, G, t, s)
+    return stack_groups(
+        _set_diagonals(logits, masking.diagonals, masking.value)
+    )  # (B, K, G * t, s)
 
 
 def share_of_visible(
@@ -104,25 +108,31 @@ def share_of_visible(
     pass over them, and hold them beside the weights.
     """
     if masking.addend is None and is_static(*rows, *columns):
-        visible = _count_keys(inputs, rows, columns) > 0
+        visible = _count_keys(inputs, rows, columns) > 0  # (B|1, 1, 1, t, 1)
     else:
-        addend = _whole_addend(masking, rows, columns)
-        visible = tf.reduce_max(addend, axis=-1, keepdims=True) > 0.1 * MASKED_OUT
-    of_rows = unstack_groups(query[..., :1], inputs.groups)
-    visible = tf.broadcast_to(tf.cast(visible, inputs.accumulator), tf.shape(of_rows))
-    return stack_groups(visible)
+        addend = _whole_addend(masking, rows, columns)  # (B|1, K|1, G|1, t|1, s)
+        visible = (
+            tf.reduce_max(addend, axis=-1, keepdims=True) > 0.1 * MASKED_OUT
+        )  # (B|1, K|1, G|1, t|1, 1)
+    of_rows = unstack_groups(query[..., :1], inputs.groups)  # (B, K, G, t, 1)
+    visible = tf.broadcast_to(
+        tf.cast(visible, inputs.accumulator), tf.shape(of_rows)
+    )  # (B, K, G, t, 1)
+    return stack_groups(visible)  # (B, K, G * t, 1)
 
 
 def _whole_addend(masking: BlockMasking, rows: Span, columns: Span) -> Tensor:
     """All of the masking as one addend (B|1, K|1, G|1, t|1, s)."""
     parts = [] if masking.addend is None else [masking.addend]
     if masking.feature is not None:
-        parts.append(tf.transpose(masking.feature, (0, 1, 3, 2))[:, :, None])
-    addend = sum(parts[1:], start=parts[0])
+        parts.append(tf.transpose(masking.feature, (0, 1, 3, 2))[:, :, None])  # (B, 1, 1, 1, s)
+    addend = sum(parts[1:], start=parts[0])  # (B|1, K|1, G|1, t|1, s)
     if not masking.diagonals:
         return addend
     shape = (*tf.unstack(tf.shape(addend)[:3]), rows.size, columns.size)
-    return _set_diagonals(tf.broadcast_to(addend, shape), masking.diagonals, MASKED_OUT)
+    return _set_diagonals(
+        tf.broadcast_to(addend, shape), masking.diagonals, MASKED_OUT
+    )  # (B|1, K|1, G|1, t, s)
 
 
 def has_infinities(inputs: AttentionInputs) -> bool:
@@ -196,20 +206,24 @@ def _takes_features(inputs: AttentionInputs) -> bool:
 def _count_keys(inputs: AttentionInputs, rows: Span, columns: Span) -> Tensor:
     """(B|1, 1, 1, t, 1): how many keys each query sees by position and padding."""
     mask, reach = inputs.mask, inputs.mask.reach
-    query = np.arange(rows.size) + rows.start
-    first, last = np.zeros(rows.size, int), np.full(rows.size, columns.size)
+    query = np.arange(rows.size) + rows.start  # (t)
+    first, last = np.zeros(rows.size, int), np.full(rows.size, columns.size)  # (t)
     if reach.before is not None:
-        first = reach.first_key(query) - columns.start
+        first = reach.first_key(query) - columns.start  # (t)
     if reach.after is not None:
-        last = reach.stop_key(query) - columns.start
-    first, last = (np.clip(x, 0, columns.size) for x in (first, last))
-    real = mask.real_keys(columns)
+        last = reach.stop_key(query) - columns.start  # (t)
+    first, last = (np.clip(x, 0, columns.size) for x in (first, last))  # (t)
+    real = mask.real_keys(columns)  # (B, s)
     if real is None:
-        return tf.constant(np.maximum(last - first, 0)[None, None, None, :, None])
-    real = tf.cast(real, tf.int32)
-    before = tf.pad(tf.cumsum(real, axis=1), [(0, 0), (1, 0)])
-    count = tf.gather(before, np.maximum(first, last), axis=1) - tf.gather(before, first, axis=1)
-    return count[:, None, None, :, None]
+        return tf.constant(
+            np.maximum(last - first, 0)[None, None, None, :, None]
+        )  # (1, 1, 1, t, 1)
+    real = tf.cast(real, tf.int32)  # (B, s)
+    before = tf.pad(tf.cumsum(real, axis=1), [(0, 0), (1, 0)])  # (B, s + 1)
+    count = tf.gather(before, np.maximum(first, last), axis=1) - tf.gather(
+        before, first, axis=1
+    )  # (B, t)
+    return count[:, None, None, :, None]  # (B, 1, 1, t, 1)
 
 
 def _as_addend(inputs: AttentionInputs, visible: Tensor, value: float) -> Tensor:

@@ -54,14 +54,16 @@ def unrolled_attention(
         outputs = [_forward(_of_head_group(given, heads), steps) for heads in head_groups]
         # Heads before rows: the parts of a step are freed as soon as they are joined.
         rows = [_join_heads(parts) for parts in zip(*outputs, strict=True)]
-        return tf.concat(rows, axis=3), tf.zeros(())
+        return tf.concat(rows, axis=3), tf.zeros(())  # (B, K, G, T, Hv)
 
     def backward(named: Named, output: Tensor, _: Tensor, upstream: Tensor) -> Named:
         given = inputs.with_tensors(named)
-        upstream = tf.cast(upstream, inputs.accumulator)
+        upstream = tf.cast(upstream, inputs.accumulator)  # (B, K, G, T, Hv)
         found = []
         for heads in head_groups:
-            part = (slice_axis(x, 1, heads) for x in (output, upstream))
+            part = (
+                slice_axis(x, 1, heads) for x in (output, upstream)
+            )  # (B, k, G, T, Hv), k heads of the group
             found.append(_backward(_of_head_group(given, heads), steps, *part))
         if len(found) == 1:
             return found[0]
@@ -106,7 +108,7 @@ def _of_head_group(inputs: AttentionInputs, heads: Span) -> AttentionInputs:
 
 
 def _join_heads(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
+    return parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)  # (B, K, G, t, Hv)
 
 
 # Which blocks -----------------------------------------------------------------------------
@@ -199,8 +201,10 @@ def _forward(inputs: AttentionInputs, steps: list[StridedBlocks]) -> list[Tensor
 
 def _blocks_output(inputs: AttentionInputs, blocks: StridedBlocks) -> Tensor:
     if blocks.columns.size == 0:
-        rows = tf.zeros_like(slice_axis(inputs.query, 3, blocks.rows)[..., :1])
-        return tf.repeat(tf.cast(rows, inputs.accumulator), inputs.value.shape[-1], axis=-1)
+        rows = tf.zeros_like(slice_axis(inputs.query, 3, blocks.rows)[..., :1])  # (B, K, G, t, 1)
+        return tf.repeat(
+            tf.cast(rows, inputs.accumulator), inputs.value.shape[-1], axis=-1
+        )  # (B, K, G, t, Hv)
     output = block_output(*_block(inputs, blocks))
     return output if blocks.count == 1 else unfold_rows(output, blocks)
 
@@ -222,15 +226,19 @@ def _backward(
     sinks: list[Tensor] = []
     # From the last to the first: then keys behind the current block have their whole sum.
     for index, blocks in reversed(list(enumerate(steps))):
-        part = [slice_axis(x, 3, blocks.all_rows) for x in (output, upstream)]
+        part = [
+            slice_axis(x, 3, blocks.all_rows) for x in (output, upstream)
+        ]  # (B, K, G, count * t, Hv)
         if blocks.columns.size == 0:
-            queries.append(tf.zeros_like(slice_axis(inputs.query, 3, blocks.all_rows)))
+            queries.append(
+                tf.zeros_like(slice_axis(inputs.query, 3, blocks.all_rows))
+            )  # (B, K, G, t, H)
             bias.skip(blocks.rows)
             continue
         with tf.control_dependencies([*queries[-1:], *keys.latest(), *values.latest()]):
             given, block = _block(inputs, blocks)
             if blocks.count > 1:
-                part = [fold_rows(x, blocks) for x in part]
+                part = [fold_rows(x, blocks) for x in part]  # (B * count, K, G, t, Hv)
             found = _unfolded(block_gradients(given, block, *part), blocks)
             queries.append(found.query)
             still_to_come = max((p.all_columns.stop for p in steps[:index]), default=0)
@@ -240,23 +248,23 @@ def _backward(
             if found.logits is not None:
                 bias.add(found.logits, inputs.mask, blocks.rows, blocks.columns)
     named = {
-        "query": tf.concat(queries[::-1], axis=3),
-        "key": keys.total(),
-        "value": values.total(),
+        "query": tf.concat(queries[::-1], axis=3),  # (B, K, G, T, H)
+        "key": keys.total(),  # (B, K, S, H)
+        "value": values.total(),  # (B, K, S, Hv)
         **{f"bias/{name}": total for name, total in bias.totals().items()},
     }
     return named | ({"sink": _sum(sinks, inputs.sink)} if inputs.sink is not None else {})
 
 
 def _sum(parts: list[Tensor], like: Tensor) -> Tensor:
-    return tf.add_n(parts) if parts else tf.zeros_like(like)
+    return tf.add_n(parts) if parts else tf.zeros_like(like)  # (K, G)
 
 
 def _unfolded(found: BlockGradients, blocks: StridedBlocks) -> BlockGradients:
     if blocks.count == 1:
         return found
     return found._replace(
-        query=unfold_rows(found.query, blocks),
-        key=unfold_columns(found.key, blocks),
-        value=unfold_columns(found.value, blocks),
+        query=unfold_rows(found.query, blocks),  # (B, K, G, count * t, H)
+        key=unfold_columns(found.key, blocks),  # (B, K, all keys, H)
+        value=unfold_columns(found.value, blocks),  # (B, K, all keys, Hv)
     )

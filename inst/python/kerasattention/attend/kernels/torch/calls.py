@@ -42,9 +42,11 @@ def _with_one_head_size(inputs: AttentionInputs) -> AttentionInputs:
     """Fills the smaller of H and Hv up with zeros, which change neither logits nor output."""
     missing = inputs.query.shape[-1] - inputs.value.shape[-1]
     if missing > 0:
-        return dataclasses.replace(inputs, value=F.pad(inputs.value, (0, missing)))
+        return dataclasses.replace(inputs, value=F.pad(inputs.value, (0, missing)))  # (B, K, S, H)
     if missing < 0:
-        query, key = (F.pad(x, (0, -missing)) for x in (inputs.query, inputs.key))
+        query, key = (
+            F.pad(x, (0, -missing)) for x in (inputs.query, inputs.key)
+        )  # (B, K, G, T, Hv), (B, K, S, Hv)
         return dataclasses.replace(inputs, query=query, key=key)
     return inputs
 
@@ -67,24 +69,24 @@ def rows_of(x: Tensor, blocks: StridedBlocks, sample: int | None) -> Tensor:
     """(B, K, G, T, X) to (B, K, G, t, X), or of one sample to (count, K, G, t, X)."""
     start, size = blocks.rows
     if sample is None:
-        return x[:, :, :, start : start + size]
-    run = x[sample, :, :, start : start + blocks.count * size]
-    return run.unflatten(2, (blocks.count, size)).movedim(2, 0)
+        return x[:, :, :, start : start + size]  # (B, K, G, t, X)
+    run = x[sample, :, :, start : start + blocks.count * size]  # (K, G, count * t, X)
+    return run.unflatten(2, (blocks.count, size)).movedim(2, 0)  # (count, K, G, t, X)
 
 
 def columns_of(x: Tensor, blocks: StridedBlocks, sample: int | None) -> Tensor:
     """(B, K, S, X) to (B, K, s, X), or of one sample to (count, K, s, X), overlapping."""
     start, size = blocks.columns
     if sample is None:
-        return x[:, :, start : start + size]
+        return x[:, :, start : start + size]  # (B, K, s, X)
     step = blocks.rows.size
-    run = x[sample, :, start : start + (blocks.count - 1) * step + size]
-    return run.unfold(1, size, step).permute(1, 0, 3, 2)
+    run = x[sample, :, start : start + (blocks.count - 1) * step + size]  # (K, all keys, X)
+    return run.unfold(1, size, step).permute(1, 0, 3, 2)  # (count, K, s, X)
 
 
 def call_mask(inputs: AttentionInputs, blocks: StridedBlocks, sample: int | None) -> Tensor | None:
     """(B|1, N|1, t|1, s), or of one sample (count|1, 1, t, s)."""
-    mask = additive_mask(inputs, blocks)
+    mask = additive_mask(inputs, blocks)  # (B|1, N|1, t|1, s), or (B|1, count|1, 1, t, s)
     if mask is None or sample is None:
         return mask
-    return mask[sample if mask.shape[0] > 1 else 0]
+    return mask[sample if mask.shape[0] > 1 else 0]  # (count|1, 1, t, s)

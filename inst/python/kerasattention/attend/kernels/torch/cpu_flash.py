@@ -46,27 +46,31 @@ def cpu_flash_attention(inputs: AttentionInputs, block_size: int | None = None) 
 def _forward_calls(inputs: AttentionInputs, calls: list[StridedBlocks]) -> tuple[Tensor, Tensor]:
     """Output (B, K, G, T, H) and lse (B, K, G, T, 1)."""
     if is_one_call(inputs, calls):
-        output, lse = _forward_part(inputs, calls[0], None)
+        output, lse = _forward_part(inputs, calls[0], None)  # (B, K, G, T, H), (B, K, G, T, 1)
     else:
         # In the memory order of (B, T, N, H), which the output projection reads.
         batch, kv_heads, groups, length, size = inputs.query.shape
-        output = inputs.query.new_zeros(batch, length, kv_heads, groups, size)
-        lse = torch.zeros(batch, length, kv_heads, groups, 1, dtype=output.dtype)
-        output, lse = (x.permute(0, 2, 3, 1, 4) for x in (output, lse))
+        output = inputs.query.new_zeros(batch, length, kv_heads, groups, size)  # (B, T, K, G, H)
+        lse = torch.zeros(batch, length, kv_heads, groups, 1, dtype=output.dtype)  # (B, T, K, G, 1)
+        output, lse = (
+            x.permute(0, 2, 3, 1, 4) for x in (output, lse)
+        )  # (B, K, G, T, H), (B, K, G, T, 1)
         for blocks, sample in _parts(inputs, calls):
-            part, part_lse = _forward_part(inputs, blocks, sample)
+            part, part_lse = _forward_part(
+                inputs, blocks, sample
+            )  # (B, K, G, t, H), (B, K, G, t, 1)
             rows_of(output, blocks, sample).copy_(part)
             rows_of(lse, blocks, sample).copy_(part_lse)
     if inputs.sink is None:
         return output, lse
-    lse_with_sink = torch.logaddexp(lse, sink_logits(inputs).to(lse.dtype))
+    lse_with_sink = torch.logaddexp(lse, sink_logits(inputs).to(lse.dtype))  # (B, K, G, T, 1)
     return output.mul_(torch.exp(lse - lse_with_sink)), lse_with_sink
 
 
 def _forward_part(
     inputs: AttentionInputs, blocks: StridedBlocks, sample: int | None
 ) -> tuple[Tensor, Tensor]:
-    query = rows_of(inputs.query, blocks, sample)
+    query = rows_of(inputs.query, blocks, sample)  # (B, K, G, t, H)
     output, lse = _cpu_forward(
         _flat(query),
         columns_of(inputs.key, blocks, sample),
@@ -75,8 +79,10 @@ def _forward_part(
         blocks.causal,
         attn_mask=_flat_mask(inputs, blocks, sample),
         scale=inputs.scale,
-    )
-    return output.view_as(query), lse.view(query.shape[:-1])[..., None]
+    )  # (B, N, t, H) or (B, K, G, H), and the lse without H
+    return output.view_as(query), lse.view(query.shape[:-1])[
+        ..., None
+    ]  # (B, K, G, t, H), (B, K, G, t, 1)
 
 
 def _backward_calls(
@@ -90,20 +96,24 @@ def _backward_calls(
         upstream = upstream.contiguous()
     if is_one_call(inputs, calls):
         given = (output, lse, upstream)
-        query, key, value = _backward_part(inputs, calls[0], None, *given)
+        query, key, value = _backward_part(
+            inputs, calls[0], None, *given
+        )  # (B, K, G, T, H), (B, K, S, H), (B, K, S, H)
     else:
-        query = torch.zeros_like(inputs.query)
-        key, value = (torch.zeros_like(x) for x in (inputs.key, inputs.value))
+        query = torch.zeros_like(inputs.query)  # (B, K, G, T, H)
+        key, value = (torch.zeros_like(x) for x in (inputs.key, inputs.value))  # (B, K, S, H)
         for blocks, sample in _parts(inputs, calls):
             given = (rows_of(x, blocks, sample) for x in (output, lse, upstream))
-            d_query, d_key, d_value = _backward_part(inputs, blocks, sample, *given)
+            d_query, d_key, d_value = _backward_part(
+                inputs, blocks, sample, *given
+            )  # (B, K, G, t, H), (B, K, s, H), (B, K, s, H)
             rows_of(query, blocks, sample).copy_(d_query)
             _add_columns(key, blocks, sample, d_key)
             _add_columns(value, blocks, sample, d_value)
     gradients = {"query": query, "key": key, "value": value}
     if inputs.sink is None:
         return gradients
-    delta = (upstream * output).sum(-1, keepdim=True)
+    delta = (upstream * output).sum(-1, keepdim=True)  # (B, K, G, T, 1)
     return gradients | sink_gradient(inputs, lse, delta)
 
 
@@ -115,8 +125,8 @@ def _backward_part(
     lse: Tensor,
     upstream: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    query = rows_of(inputs.query, blocks, sample)
-    flat = _flat(query)
+    query = rows_of(inputs.query, blocks, sample)  # (B, K, G, t, H)
+    flat = _flat(query)  # (B, N, t, H) or (B, K, G, H)
     d_query, d_key, d_value = _cpu_backward(
         _flat(upstream),
         flat,
@@ -128,8 +138,8 @@ def _backward_part(
         blocks.causal,
         attn_mask=_flat_mask(inputs, blocks, sample),
         scale=inputs.scale,
-    )
-    return d_query.view_as(query), d_key, d_value
+    )  # as `flat`, (B, K, s, H), (B, K, s, H)
+    return d_query.view_as(query), d_key, d_value  # (B, K, G, t, H), (B, K, s, H), (B, K, s, H)
 
 
 def _parts(
@@ -145,7 +155,7 @@ def _parts(
 
 def _add_columns(total: Tensor, blocks: StridedBlocks, sample: int | None, part: Tensor) -> None:
     """Adds to the columns of a part; those of strided blocks in steps that do not overlap."""
-    target = columns_of(total, blocks, sample)
+    target = columns_of(total, blocks, sample)  # (B, K, s, H), or (count, K, s, H)
     if sample is None:
         target += part
         return
@@ -164,7 +174,7 @@ def _flat(x: Tensor) -> Tensor:
 
 def _flat_mask(inputs: AttentionInputs, blocks: StridedBlocks, sample: int | None) -> Tensor | None:
     """The mask that belongs to a `_flat` query."""
-    mask = call_mask(inputs, blocks, sample)
+    mask = call_mask(inputs, blocks, sample)  # (B|1, N|1, t|1, s)
     if mask is None:
         return None
     if blocks.rows.size == 1 and mask.shape[1] > 1:

@@ -45,7 +45,7 @@ def _differentiable_gradients(
         node._saved_is_causal,
         scale=node._saved_scale,
         enable_gqa=saved[0].shape[1] != saved[1].shape[1],
-    )[0]
+    )[0]  # (B, N, t, X)
     needed = [index for index in range(3) if gradients[index] is not None]
     found = torch.autograd.grad(
         output, [moving[index] for index in needed], upstream[0], create_graph=True

@@ -45,12 +45,18 @@ def sdpa_attention(inputs: AttentionInputs, block_size: int | None = None) -> Te
     for blocks in plan_kernel_calls(inputs, False, block_size):
         rows = blocks.count * blocks.rows.size
         if blocks.columns.size == 0:
-            outputs.append(inputs.query.new_zeros(batch, kv_heads, groups, rows, size))
+            outputs.append(
+                inputs.query.new_zeros(batch, kv_heads, groups, rows, size)
+            )  # (B, K, G, t, H)
             continue
         samples = range(batch) if blocks.count > 1 else (None,)
-        parts = [_sdpa_call(inputs, blocks, sample) for sample in samples]
+        parts = [
+            _sdpa_call(inputs, blocks, sample) for sample in samples
+        ]  # (B, K, G, t, H), or (count, K, G, t, H)
         if blocks.count > 1:
-            parts = [part.movedim(0, 2).flatten(2, 3)[None] for part in parts]
+            parts = [
+                part.movedim(0, 2).flatten(2, 3)[None] for part in parts
+            ]  # (1, K, G, count * t, H)
         outputs.append(_join(parts, 0))
     return _join(outputs, 3)[..., :value_size]  # (B, K, G, T, Hv)
 
@@ -60,9 +66,9 @@ def _join(parts: list[Tensor], axis: int) -> Tensor:
 
 
 def _sdpa_call(inputs: AttentionInputs, blocks: StridedBlocks, sample: int | None) -> Tensor:
-    query = rows_of(inputs.query, blocks, sample)
-    key, value = (columns_of(x, blocks, sample) for x in (inputs.key, inputs.value))
-    mask = call_mask(inputs, blocks, sample)
+    query = rows_of(inputs.query, blocks, sample)  # (B, K, G, t, H)
+    key, value = (columns_of(x, blocks, sample) for x in (inputs.key, inputs.value))  # (B, K, s, H)
+    mask = call_mask(inputs, blocks, sample)  # (B|1, N|1, t|1, s)
     if mask is None:
         output = F.scaled_dot_product_attention(
             query.flatten(1, 2),
@@ -71,8 +77,8 @@ def _sdpa_call(inputs: AttentionInputs, blocks: StridedBlocks, sample: int | Non
             is_causal=blocks.causal,
             scale=inputs.scale,
             enable_gqa=inputs.groups > 1,
-        )
-        return with_second_derivative(output).view_as(query)
+        )  # (B, N, t, H)
+        return with_second_derivative(output).view_as(query)  # (B, K, G, t, H)
     return _masked_call(inputs, query, key, value, mask)
 
 
@@ -84,15 +90,15 @@ def _masked_call(
     if inputs.may_be_empty:
         # Fully masked rows are undefined in the kernels: all keys are made visible to them, and
         # their output is set to zero.
-        visible = (mask > float("-inf")).any(-1, keepdim=True)
-        mask = torch.where(visible, mask, 0.0)
+        visible = (mask > float("-inf")).any(-1, keepdim=True)  # (B|1, N|1, t|1, 1)
+        mask = torch.where(visible, mask, 0.0)  # (B|1, N|1, t|1, s)
     output = F.scaled_dot_product_attention(
         query.flatten(2, 3), key, value, attn_mask=_stack_rows(mask, query), scale=inputs.scale
-    )
-    output = with_second_derivative(output).view_as(query)
+    )  # (B, K, G * t, H)
+    output = with_second_derivative(output).view_as(query)  # (B, K, G, t, H)
     if not inputs.may_be_empty:
         return output
-    return torch.where(group_heads(visible, inputs.kv_heads), output, 0.0)
+    return torch.where(group_heads(visible, inputs.kv_heads), output, 0.0)  # (B, K, G, t, H)
 
 
 def _stack_rows(mask: Tensor, query: Tensor) -> Tensor:
@@ -101,4 +107,4 @@ def _stack_rows(mask: Tensor, query: Tensor) -> Tensor:
         return mask
     _, kv_heads, groups, length, _ = query.shape
     grouped = group_heads(mask, kv_heads)  # (B|1, K|1, G|1, t|1, s)
-    return grouped.expand(-1, -1, groups, length, -1).flatten(2, 3)
+    return grouped.expand(-1, -1, groups, length, -1).flatten(2, 3)  # (B|1, K|1, G * t, s)

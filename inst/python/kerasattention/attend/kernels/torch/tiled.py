@@ -55,7 +55,9 @@ def tiled_attention(
         given = inputs.with_tensors(named)
         parts = [_forward_block(given, block) for block in plan]
         outputs, lses = zip(*parts, strict=True)
-        return torch.cat(outputs, dim=3), torch.cat(lses, dim=3)
+        return torch.cat(outputs, dim=3), torch.cat(
+            lses, dim=3
+        )  # (B, K, G, T, Hv), (B, K, G, T, 1)
 
     def backward(named: Named, output: Tensor, lse: Tensor, upstream: Tensor) -> Named:
         return _backward(inputs.with_tensors(named), plan, output, lse, upstream)
@@ -89,26 +91,30 @@ def _logits(
     inputs: AttentionInputs, query: Tensor, rows: Span, columns: Span
 ) -> tuple[Tensor, Tensor | None]:
     """Logits (B, K, G, t, s) of stacked queries, and tanh of those before, for a cap's gradient."""
-    key = slice_axis(inputs.key, 2, columns)
-    logits = unstack_groups(matmul(query, key.mT), inputs.groups)
+    key = slice_axis(inputs.key, 2, columns)  # (B, K, s, H)
+    logits = unstack_groups(matmul(query, key.mT), inputs.groups)  # (B, K, G, t, s)
     capped = None
     if inputs.soft_cap is not None:
-        capped = logits.mul_(1.0 / inputs.soft_cap).tanh_()
-        logits = capped * inputs.soft_cap
+        capped = logits.mul_(1.0 / inputs.soft_cap).tanh_()  # (B, K, G, t, s)
+        logits = capped * inputs.soft_cap  # (B, K, G, t, s)
     if inputs.bias is not None:
-        bias = inputs.bias.block(inputs.mask, rows, columns).to(logits.dtype)
-        logits.add_(group_heads(bias, inputs.kv_heads))
-    mask = inputs.mask.block_mask(rows, columns)
+        bias = inputs.bias.block(inputs.mask, rows, columns).to(
+            logits.dtype
+        )  # (B|1, N|1, t|1, s|1)
+        logits.add_(group_heads(bias, inputs.kv_heads))  # (B, K, G, t, s)
+    mask = inputs.mask.block_mask(rows, columns)  # (B|1, N|1, t|1, s|1)
     if mask is not None:
         # Zeros and minus infinities of the mask's own, smaller shape.
-        addend = torch.zeros(mask.shape, dtype=logits.dtype, device=mask.device)
+        addend = torch.zeros(
+            mask.shape, dtype=logits.dtype, device=mask.device
+        )  # (B|1, N|1, t|1, s|1)
         addend.masked_fill_(~mask, _MASKED_OUT)
-        logits.add_(group_heads(addend, inputs.kv_heads))
+        logits.add_(group_heads(addend, inputs.kv_heads))  # (B, K, G, t, s)
     return logits, capped
 
 
 def _stacked(x: Tensor, rows: Span) -> Tensor:
-    return stack_groups(slice_axis(x, 3, rows))
+    return stack_groups(slice_axis(x, 3, rows))  # (B, K, G * t, X)
 
 
 # Forward ------------------------------------------------------------------------------
@@ -116,31 +122,34 @@ def _stacked(x: Tensor, rows: Span) -> Tensor:
 
 def _forward_block(inputs: AttentionInputs, block: QueryBlock) -> tuple[Tensor, Tensor]:
     """Output (B, K, G, t, Hv) and lse (B, K, G, t, 1)."""
-    rows, query = block.rows, _stacked(inputs.query, block.rows)
+    rows, query = block.rows, _stacked(inputs.query, block.rows)  # (B, K, G * t, H)
     shape = (*inputs.query.shape[:3], rows.size)
     new = {"dtype": getattr(torch, inputs.accumulator), "device": query.device}
-    row_max = torch.full((*shape, 1), _MASKED_OUT, **new)
-    denominator = torch.zeros((*shape, 1), **new)
-    output = torch.zeros((*shape, inputs.value.shape[-1]), **new)
+    row_max = torch.full((*shape, 1), _MASKED_OUT, **new)  # (B, K, G, t, 1)
+    denominator = torch.zeros((*shape, 1), **new)  # (B, K, G, t, 1)
+    output = torch.zeros((*shape, inputs.value.shape[-1]), **new)  # (B, K, G, t, Hv)
     for columns in block.columns:
-        logits, _ = _logits(inputs, query, rows, columns)
-        last, row_max = row_max, torch.maximum(row_max, logits.amax(-1, keepdim=True))
-        weights = logits.sub_(_finite(row_max)).exp_()
-        decay = torch.exp(last - _finite(row_max))
-        denominator.mul_(decay).add_(weights.sum(-1, keepdim=True))
-        keep = keep_factor(inputs, rows, columns)
+        logits, _ = _logits(inputs, query, rows, columns)  # (B, K, G, t, s)
+        last, row_max = (
+            row_max,
+            torch.maximum(row_max, logits.amax(-1, keepdim=True)),
+        )  # (B, K, G, t, 1)
+        weights = logits.sub_(_finite(row_max)).exp_()  # (B, K, G, t, s)
+        decay = torch.exp(last - _finite(row_max))  # (B, K, G, t, 1)
+        denominator.mul_(decay).add_(weights.sum(-1, keepdim=True))  # (B, K, G, t, 1)
+        keep = keep_factor(inputs, rows, columns)  # (B, K, G, t, s)
         if keep is not None:
-            weights.mul_(keep)
-        value = slice_axis(inputs.value, 2, columns)
-        part = matmul(stack_groups(weights.to(value.dtype)), value)
-        output.mul_(decay).add_(unstack_groups(part, inputs.groups))
-    sink = sink_logits(inputs)
+            weights.mul_(keep)  # (B, K, G, t, s)
+        value = slice_axis(inputs.value, 2, columns)  # (B, K, s, Hv)
+        part = matmul(stack_groups(weights.to(value.dtype)), value)  # (B, K, G * t, Hv)
+        output.mul_(decay).add_(unstack_groups(part, inputs.groups))  # (B, K, G, t, Hv)
+    sink = sink_logits(inputs)  # (1, K, G, 1, 1)
     if sink is not None:
-        last, row_max = row_max, torch.maximum(row_max, sink)
-        decay = torch.exp(last - row_max)
-        denominator.mul_(decay).add_(torch.exp(sink - row_max))
+        last, row_max = row_max, torch.maximum(row_max, sink)  # (B, K, G, t, 1)
+        decay = torch.exp(last - row_max)  # (B, K, G, t, 1)
+        denominator.mul_(decay).add_(torch.exp(sink - row_max))  # (B, K, G, t, 1)
         output.mul_(decay)
-    output.mul_(softmax.reciprocal(denominator, inputs.may_be_empty))
+    output.mul_(softmax.reciprocal(denominator, inputs.may_be_empty))  # (B, K, G, t, Hv)
     return output, _finite(row_max) + torch.log(torch.where(denominator == 0.0, 1.0, denominator))
 
 
@@ -156,9 +165,9 @@ def _backward(
     inputs: AttentionInputs, plan: list[QueryBlock], output: Tensor, lse: Tensor, upstream: Tensor
 ) -> Named:
     accumulator = getattr(torch, inputs.accumulator)
-    upstream = upstream.to(accumulator)
+    upstream = upstream.to(accumulator)  # (B, K, G, T, Hv)
     # The softmax's own gradient: delta, the row sums of dO * O.
-    delta = (upstream * output).sum(-1, keepdim=True)
+    delta = (upstream * output).sum(-1, keepdim=True)  # (B, K, G, T, 1)
     tensors = inputs.tensors()
     totals = {
         name: torch.zeros_like(tensors[name], dtype=accumulator)
@@ -179,34 +188,36 @@ def _add_block_gradients(
     upstream: Tensor,
 ) -> None:
     """Adds the gradients of a block of queries to all of them."""
-    rows, query = block.rows, _stacked(inputs.query, block.rows)
-    lse, delta = (slice_axis(x, 3, rows) for x in (lse, delta))
-    given = _stacked(upstream, rows).to(inputs.value.dtype)
-    d_query = torch.zeros_like(query, dtype=totals["query"].dtype)
+    rows, query = block.rows, _stacked(inputs.query, block.rows)  # (B, K, G * t, H)
+    lse, delta = (slice_axis(x, 3, rows) for x in (lse, delta))  # (B, K, G, t, 1)
+    given = _stacked(upstream, rows).to(inputs.value.dtype)  # (B, K, G * t, Hv)
+    d_query = torch.zeros_like(query, dtype=totals["query"].dtype)  # (B, K, G * t, H)
     for columns in block.columns:
-        key, value = (slice_axis(x, 2, columns) for x in (inputs.key, inputs.value))
-        logits, capped = _logits(inputs, query, rows, columns)
-        weights = logits.sub_(lse).exp_()
-        d_logits = unstack_groups(matmul(given, value.mT), inputs.groups)
+        key, value = (
+            slice_axis(x, 2, columns) for x in (inputs.key, inputs.value)
+        )  # (B, K, s, H), (B, K, s, Hv)
+        logits, capped = _logits(inputs, query, rows, columns)  # (B, K, G, t, s)
+        weights = logits.sub_(lse).exp_()  # (B, K, G, t, s)
+        d_logits = unstack_groups(matmul(given, value.mT), inputs.groups)  # (B, K, G, t, s)
         dropped = weights
-        keep = keep_factor(inputs, rows, columns)
+        keep = keep_factor(inputs, rows, columns)  # (B, K, G, t, s)
         if keep is not None:
-            dropped = weights * keep
-            d_logits.mul_(keep)
-        d_value = matmul(stack_groups(dropped.to(value.dtype)).mT, given)
+            dropped = weights * keep  # (B, K, G, t, s)
+            d_logits.mul_(keep)  # (B, K, G, t, s)
+        d_value = matmul(stack_groups(dropped.to(value.dtype)).mT, given)  # (B, K, s, Hv)
         _columns(totals["value"], columns).add_(d_value)
-        d_logits.sub_(delta).mul_(weights)
+        d_logits.sub_(delta).mul_(weights)  # (B, K, G, t, s)
         _add_bias(inputs, totals, d_logits, rows, columns)
         if capped is not None:
-            d_logits.mul_(capped.square_().neg_().add_(1.0))
-        d_products = stack_groups(d_logits.to(key.dtype))
+            d_logits.mul_(capped.square_().neg_().add_(1.0))  # (B, K, G, t, s)
+        d_products = stack_groups(d_logits.to(key.dtype))  # (B, K, G * t, s)
         _columns(totals["key"], columns).add_(matmul(d_products.mT, query))
-        d_query.add_(matmul(d_products, key))
+        d_query.add_(matmul(d_products, key))  # (B, K, G * t, H)
     totals["query"][:, :, :, rows.start : rows.stop] = unstack_groups(d_query, inputs.groups)
 
 
 def _columns(x: Tensor, columns: Span) -> Tensor:
-    return x[:, :, columns.start : columns.stop]
+    return x[:, :, columns.start : columns.stop]  # (B, K, s, X)
 
 
 def _add_bias(
