@@ -130,7 +130,7 @@ class AttentionLayer(ProjectingLayer):
         projector = choose_projector(
             call.tensors, mask, bias, fold.length(query), fold.length(call.key)
         )
-        heads, weights = self._attend(call, projector, mask, bias)
+        heads, weights = self._attend(call, projector, mask, bias)  # (B', T, N, Hv), (B', N, T, S)
         output = self._output(call, projector, heads)  # (B, ..., D)
         self.pass_mask_on(call.query_padding, query, output)
         if not return_attention_scores:
@@ -153,9 +153,13 @@ class AttentionLayer(ProjectingLayer):
         mask = context.set_positions(self, mask, self_attention)
         position = self.position
         if position is not None:
-            query, key = _rotated(position, query, key, mask, self_attention)
+            query, key = _rotated(
+                position, query, key, mask, self_attention
+            )  # (B', T, N, H), (B', S, K, H)
         causal = mask.causal  # a cache may have put the rule into a mask
-        key, value, mask = context.update_cache(self, key, value, mask, self_attention)
+        key, value, mask = context.update_cache(
+            self, key, value, mask, self_attention
+        )  # (B', S, K, H), (B', S, K, Hv)
         biases: list[BlockBias | None] = [TensorBias(bias)] if bias is not None else []
         if position is not None:
             biases.append(position.block_bias(self._heads.query, causal))
@@ -173,7 +177,7 @@ class AttentionLayer(ProjectingLayer):
                 query, key, value, mask, call.training, call.return_attention_scores, options
             )
         heads, weights = result
-        return context.scale_heads(self, heads), weights
+        return context.scale_heads(self, heads), weights  # (B', T, N, Hv), (B', N, T, S)
 
     def _run_kernel(
         self,
@@ -227,7 +231,9 @@ class AttentionLayer(ProjectingLayer):
         not call this method, since the kernels do not need that mask.
         """
         query, key, value = map(ops.convert_to_tensor, (query, key, value))
-        given = self._fold.fold_scores(as_boolean(attention_mask), query, key)
+        given = self._fold.fold_scores(
+            as_boolean(attention_mask), query, key
+        )  # (B'|1, N|1, T|1, S|1)
         mask = AttentionMask(causal=use_causal_mask, mask=given)
         return self._run_kernel(query, key, value, mask, training, return_attention_scores, {})
 
@@ -319,5 +325,7 @@ def _rotated(
 ) -> tuple[Tensor, Tensor]:
     """Queries and the keys projected in this call, with their positions applied."""
     queries = mask.positions_of_queries(Span(0, ops.shape(query)[1]))  # (T) or (B', T)
-    keys = queries if self_attention else mask.positions_of_keys(Span(0, ops.shape(key)[1]))
+    keys = (
+        queries if self_attention else mask.positions_of_keys(Span(0, ops.shape(key)[1]))
+    )  # (S) or (B', S)
     return position.rotate(query, key, queries, keys)  # (B', T, N, H), (B', S, K, H)

@@ -87,7 +87,7 @@ class AxisFold:
         rest = tuple(range(self.rank - 1, len(x.shape)))
         sizes = (_product(self.batches(x)), _product(self.lengths(x)))
         tail = ops.shape(x)[self.rank - 1 :]
-        return ops.reshape(ops.transpose(x, self.order + rest), (*sizes, *tail))
+        return ops.reshape(ops.transpose(x, self.order + rest), (*sizes, *tail))  # (B', T, X, Y)
 
     def unfold(self, x: Tensor, like: Tensor) -> Tensor:
         """(B', T, N, Hv) back to (B, ..., N, Hv), the axes those of `like`."""
@@ -96,7 +96,7 @@ class AxisFold:
         shape = (*self.batches(like), *self.lengths(like), *ops.shape(x)[2:])
         inverse = tuple(self.order.index(axis) for axis in range(self.rank - 1))
         rest = tuple(range(self.rank - 1, self.rank + 1))
-        return ops.transpose(ops.reshape(x, shape), inverse + rest)
+        return ops.transpose(ops.reshape(x, shape), inverse + rest)  # (B, ..., N, Hv)
 
     def unfold_scores(self, scores: Tensor, query: Tensor, key: Tensor) -> Tensor:
         """(B', N, T, S) to (B, ..., N, query axes, key axes), as Keras returns them."""
@@ -108,7 +108,7 @@ class AxisFold:
             *self.lengths(query),
             *self.lengths(key),
         )
-        return ops.reshape(scores, shape)
+        return ops.reshape(scores, shape)  # (B, ..., N, query axes, key axes)
 
     def axes_of_padding(self, rank: int, attached: bool = False) -> tuple[int, ...]:
         """The input's axes that a mask of some rank has.
@@ -124,12 +124,12 @@ class AxisFold:
         """A mask of the input's axes to (B', T)."""
         if mask is None:
             return None
-        real: Tensor = ops.cast(mask, "bool")
+        real: Tensor = ops.cast(mask, "bool")  # (B, L) or (B, ...)
         if self.is_trivial:
             return real  # (B, T)
         axes = self.axes_of_padding(len(real.shape), attached)
         missing = [axis for axis in range(self.rank - 1) if axis not in axes]
-        real = ops.expand_dims(real, missing) if missing else real
+        real = ops.expand_dims(real, missing) if missing else real  # (B, ...) with axes of size 1
         real = ops.broadcast_to(real, ops.shape(like)[: self.rank - 1])  # (B, ...)
         return self.fold(real)  # (B', T)
 
@@ -139,21 +139,21 @@ class AxisFold:
             return mask
         shape = (*self.batches(like), *self.lengths(like))
         inverse = tuple(self.order.index(axis) for axis in range(self.rank - 1))
-        return ops.transpose(ops.reshape(mask, shape), inverse)
+        return ops.transpose(ops.reshape(mask, shape), inverse)  # (B, ...)
 
     def fold_tokens(self, tokens: Tensor | None, like: Tensor) -> Tensor | None:
         """Integers (B, T), T all attention axes in order, to (B', T)."""
         if tokens is None:
             return None
-        tokens = ops.cast(tokens, "int32")
+        tokens = ops.cast(tokens, "int32")  # (B, T)
         if self.is_trivial:
             return tokens
         others = self.batches(like)[1:]
         for _ in others:
-            tokens = ops.expand_dims(tokens, 1)
+            tokens = ops.expand_dims(tokens, 1)  # (B, 1, ..., T)
         shape = (*self.batches(like), _product(self.lengths(like)))
         tokens = ops.broadcast_to(tokens, shape)  # (B, ..., T)
-        return ops.reshape(tokens, (_product(self.batches(like)), shape[-1]))
+        return ops.reshape(tokens, (_product(self.batches(like)), shape[-1]))  # (B', T)
 
     def fold_scores(self, x: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
         """A mask or bias of the scores' axes to (B'|1, N|1, T|1, S|1).
@@ -168,7 +168,7 @@ class AxisFold:
         folded = len(self.axes)
         full_rank = len(self.batch_axes) + 1 + 2 * folded
         for _ in range(full_rank - len(x.shape)):
-            x = ops.expand_dims(x, -2 * folded - 1)
+            x = ops.expand_dims(x, -2 * folded - 1)  # (B|1, ..., N|1, query axes|1, key axes|1)
         if self.is_trivial:
             return x  # (B|1, N|1, T|1, S|1)
         batches, lengths, keys = self.batches(query), self.lengths(query), self.lengths(key)
@@ -180,8 +180,12 @@ class AxisFold:
         else:
             count = 1
         tail = (*lengths, *keys)
-        x = ops.broadcast_to(x, (*ops.shape(x)[: len(batches) + 1], *tail))
-        return ops.reshape(x, (count, heads, _product(lengths), _product(keys)))
+        x = ops.broadcast_to(
+            x, (*ops.shape(x)[: len(batches) + 1], *tail)
+        )  # (B|1, ..., N|1, query axes, key axes)
+        return ops.reshape(
+            x, (count, heads, _product(lengths), _product(keys))
+        )  # (B'|1, N|1, T, S)
 
 
 def _product(sizes: tuple[Any, ...]) -> Any:

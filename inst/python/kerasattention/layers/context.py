@@ -102,6 +102,8 @@ def lazy_weights(
 
     def weights(rows: Span | None = None) -> Tensor:
         checks.rows(rows, query.shape[1], name)
-        return attention_weights(make_inputs(query, key, value, mask, **options), rows)
+        return attention_weights(
+            make_inputs(query, key, value, mask, **options), rows
+        )  # (B, N, t, S)
 
     return weights

@@ -100,8 +100,8 @@ class LayerCall:
 
     def folded_mask(self, fold: AxisFold, window: int | None) -> AttentionMask:
         """All masks of the call, their axes folded."""
-        self.query_padding = padding_of(fold, self.query, self.query_mask)
-        self.key_padding = self._padding_of_keys(fold)
+        self.query_padding = padding_of(fold, self.query, self.query_mask)  # (B', T)
+        self.key_padding = self._padding_of_keys(fold)  # (B', S)
         positions = fold.fold_tokens(self.positions, self.query)  # (B', T)
         segments = fold.fold_tokens(self.segment_ids, self.query)  # (B', T)
         return AttentionMask(
@@ -113,7 +113,9 @@ class LayerCall:
             key_mask=self.key_padding,
             query_segments=segments,
             key_segments=segments,
-            mask=fold.fold_scores(as_boolean(self.attention_mask), self.query, self.key),
+            mask=fold.fold_scores(
+                as_boolean(self.attention_mask), self.query, self.key
+            ),  # (B'|1, N|1, T|1, S|1)
         )
 
     def _padding_of_keys(self, fold: AxisFold) -> Tensor | None:
@@ -131,12 +133,12 @@ class LayerCall:
 def padding_of(fold: AxisFold, x: Tensor, *masks: Tensor | None) -> Tensor | None:
     """The mask that an input carries and those given with it, as one (B', T)."""
     attached = get_keras_mask(x)
-    folded = [fold.fold_padding(attached, x, attached=True)]
+    folded = [fold.fold_padding(attached, x, attached=True)]  # (B', T)
     folded += [
         fold.fold_padding(mask, x, attached=False)
         for mask in masks
         if mask is not attached  # Keras passes it as an argument too
-    ]
+    ]  # (B', T)
     return _joined(*folded)
 
 
@@ -148,7 +150,7 @@ def _joined(*masks: Tensor | None) -> Tensor | None:
             given.append(mask)
     if not given:
         return None
-    return functools.reduce(ops.logical_and, [ops.cast(mask, "bool") for mask in given])
+    return functools.reduce(ops.logical_and, [ops.cast(mask, "bool") for mask in given])  # (B', T)
 
 
 def as_boolean(mask: Tensor | None) -> Tensor | None:

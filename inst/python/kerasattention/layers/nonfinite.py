@@ -90,18 +90,20 @@ class Projector:
         """
         if self.finite is True:
             return function(x)
-        rows = ops.logical_not(ops.isfinite(x))
+        rows = ops.logical_not(ops.isfinite(x))  # (B, ..., features)
         rows = ops.any(rows, axis=tuple(range(-features, 0)))  # (B, ...)
         mask = real()
         if mask is not None:
-            rows = ops.logical_and(rows, mask)
-        return self._poison(function(self.clean(x)), rows)
+            rows = ops.logical_and(rows, mask)  # (B, ...)
+        return self._poison(function(self.clean(x)), rows)  # (B, ..., made)
 
     def _poison(self, output: Tensor, rows: Tensor) -> Tensor:
         made = len(output.shape) - len(rows.shape)
-        rows = ops.expand_dims(rows, tuple(range(-made + 1, 0))) if made > 1 else rows
+        rows = (
+            ops.expand_dims(rows, tuple(range(-made + 1, 0))) if made > 1 else rows
+        )  # (B, ..., 1)
         if self.finite is False or self.finite is None:
-            return ops.cast(finite.poison(output, rows), output.dtype)
+            return ops.cast(finite.poison(output, rows), output.dtype)  # (B, ..., made)
         from kerasattention.attend.kernels.tensorflow.finite import poison_unless
 
-        return poison_unless(self.finite, output, rows)
+        return poison_unless(self.finite, output, rows)  # (B, ..., made)

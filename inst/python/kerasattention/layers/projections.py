@@ -220,7 +220,7 @@ def _normalized(norm: keras.layers.Layer, heads: Tensor) -> Tensor:
     """Normalised heads, in float64 if that is the norm's dtype: Keras computes in float32."""
     if norm.compute_dtype != "float64":
         return norm(heads)
-    return rms_normalize(ops.cast(heads, "float64"), norm.scale, norm.epsilon)
+    return rms_normalize(ops.cast(heads, "float64"), norm.scale, norm.epsilon)  # (..., H)
 
 
 def _own_initializer(initializer: Any, sublayer: str, kind: str) -> Any:
