@@ -96,9 +96,9 @@ class AlibiBias:
 
     def block(self, mask: AttentionMask, rows: Span, columns: Span) -> Tensor:
         """(B|1, N, t, s)."""
-        distances = ops.cast(ops.abs(mask.distances(rows, columns)), self.dtype)
-        slopes = np.array(self.slopes, dtype=self.dtype)[None, :, None, None]
-        return ops.multiply(distances, -slopes)
+        distances = ops.cast(ops.abs(mask.distances(rows, columns)), self.dtype)  # (B|1, 1, t, s)
+        slopes = np.array(self.slopes, dtype=self.dtype)[None, :, None, None]  # (1, N, 1, 1)
+        return ops.multiply(distances, -slopes)  # (B|1, N, t, s)
 
     def block_gradient(
         self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Span

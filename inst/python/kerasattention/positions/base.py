@@ -1,4 +1,8 @@
-"""The interface of positions: rotated queries and keys, or a bias of the logits."""
+"""The interface of positions: rotated queries and keys, or a bias of the logits.
+
+Shape letters as in `attend/tensors.py`; R is the number of rotated features of a head, M the
+largest distance of a table.
+"""
 
 from collections.abc import Sequence
 from typing import Any

@@ -115,7 +115,7 @@ class RelativePosition(keras.layers.Layer, Position):
     def call(self, distances: Tensor) -> Tensor:
         """The bias of distances (key position less query position), both sides: (..., N)."""
         bias = self.block_bias(self.table.shape[1], causal=False)
-        return ops.moveaxis(bias.of_distances(distances), 0, -1)
+        return ops.moveaxis(bias.of_distances(distances), 0, -1)  # (..., N)
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
         """Leaves the table as it is, where a whole model is quantised: nothing multiplies it."""
@@ -140,19 +140,19 @@ def distance_buckets(num_buckets: int, max_distance: int, bidirectional: bool) -
     In float32 as in T5's code: at powers of two its rounding decides the bucket,
     and published tables were learned with it.
     """
-    distances = np.arange(-max_distance, max_distance + 1)
+    distances = np.arange(-max_distance, max_distance + 1)  # (2 M + 1)
     if bidirectional:
         num_buckets //= 2
-        first = np.where(distances > 0, num_buckets, 0)
-        away = np.abs(distances)
+        first = np.where(distances > 0, num_buckets, 0)  # (2 M + 1)
+        away = np.abs(distances)  # (2 M + 1)
     else:
         first = 0
-        away = np.maximum(-distances, 0)
+        away = np.maximum(-distances, 0)  # (2 M + 1)
     exact = num_buckets // 2
-    growth = np.log(np.maximum(away, 1).astype("float32") / np.float32(exact))
-    growth = growth / np.float32(math.log(max_distance / exact))
-    large = exact + (growth * np.float32(num_buckets - exact)).astype("int64")
-    return first + np.where(away < exact, away, np.minimum(large, num_buckets - 1))
+    growth = np.log(np.maximum(away, 1).astype("float32") / np.float32(exact))  # (2 M + 1)
+    growth = growth / np.float32(math.log(max_distance / exact))  # (2 M + 1)
+    large = exact + (growth * np.float32(num_buckets - exact)).astype("int64")  # (2 M + 1)
+    return first + np.where(away < exact, away, np.minimum(large, num_buckets - 1))  # (2 M + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,17 +179,17 @@ class BucketBias:
     def block(self, mask: AttentionMask, rows: Span, columns: Span) -> Tensor:
         """(B|1, N, t, s)."""
         if _is_consecutive(mask, rows, columns):
-            values = self.of_distances(_diagonal_distances(mask, rows, columns))
-            return spread_diagonals(values, rows.size, columns.size)[None]
-        distances = mask.distances(rows, columns)[:, 0]
-        return ops.moveaxis(self.of_distances(distances), 0, 1)
+            values = self.of_distances(_diagonal_distances(mask, rows, columns))  # (N, t + s - 1)
+            return spread_diagonals(values, rows.size, columns.size)[None]  # (1, N, t, s)
+        distances = mask.distances(rows, columns)[:, 0]  # (B|1, t, s)
+        return ops.moveaxis(self.of_distances(distances), 0, 1)  # (B|1, N, t, s)
 
     def block_gradient(
         self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Span
     ) -> dict[str, Tensor]:
         if _is_consecutive(mask, rows, columns):
-            distances = _diagonal_distances(mask, rows, columns)
-            sums = sum_diagonals(ops.sum(gradient, axis=0))
+            distances = _diagonal_distances(mask, rows, columns)  # (t + s - 1)
+            sums = sum_diagonals(ops.sum(gradient, axis=0))  # (N, t + s - 1)
         else:
             distances = mask.distances(rows, columns)[:, 0]  # (B|1, t, s)
             if distances.shape[0] == 1:
@@ -206,20 +206,22 @@ class BucketBias:
     def of_distances(self, distances: Tensor) -> Tensor:
         """(...) to (N, ...)."""
         # The small axis is looked up first, so that the large lookup is a contiguous one.
-        by_distance = ops.take(self.table, np.array(self.buckets, dtype="int32"), axis=0)
+        by_distance = ops.take(
+            self.table, np.array(self.buckets, dtype="int32"), axis=0
+        )  # (2 M + 1, N)
         by_distance = ops.transpose(
             ops.cast(by_distance, accumulator_of(self.table.dtype))
         )  # (N, 2 M + 1)
-        return ops.take(by_distance, self._clipped(distances), axis=1)
+        return ops.take(by_distance, self._clipped(distances), axis=1)  # (N, ...)
 
     def _buckets_of(self, distances: Tensor) -> Tensor:
-        buckets = ops.convert_to_tensor(np.array(self.buckets, dtype="int32"))
-        return ops.take(buckets, self._clipped(distances), axis=0)
+        buckets = ops.convert_to_tensor(np.array(self.buckets, dtype="int32"))  # (2 M + 1)
+        return ops.take(buckets, self._clipped(distances), axis=0)  # (...)
 
     def _clipped(self, distances: Tensor) -> Tensor:
         """Distances counted from 0, the farthest one behind."""
         farthest = len(self.buckets) // 2
-        return ops.clip(distances, -farthest, farthest) + farthest
+        return ops.clip(distances, -farthest, farthest) + farthest  # (...)
 
 
 def spread_diagonals(values: Tensor, rows: int, columns: int) -> Tensor:
@@ -230,11 +232,11 @@ def spread_diagonals(values: Tensor, rows: int, columns: int) -> Tensor:
     """
     heads, length = values.shape[0], rows + columns - 1
     if rows == 1:
-        return values[:, None]
-    repeated = ops.broadcast_to(values[:, None], (heads, rows, length))
-    flat = ops.reshape(repeated, (heads, rows * length))
-    shifted = flat[:, rows - 1 : rows - 1 + rows * (length - 1)]
-    return ops.reshape(shifted, (heads, rows, length - 1))[:, :, :columns]
+        return values[:, None]  # (N, 1, s)
+    repeated = ops.broadcast_to(values[:, None], (heads, rows, length))  # (N, t, t + s - 1)
+    flat = ops.reshape(repeated, (heads, rows * length))  # (N, t * (t + s - 1))
+    shifted = flat[:, rows - 1 : rows - 1 + rows * (length - 1)]  # (N, t * (t + s - 2))
+    return ops.reshape(shifted, (heads, rows, length - 1))[:, :, :columns]  # (N, t, s)
 
 
 def sum_diagonals(x: Tensor) -> Tensor:
@@ -242,11 +244,11 @@ def sum_diagonals(x: Tensor) -> Tensor:
     heads, rows, columns = x.shape
     length = rows + columns - 1
     if rows == 1:
-        return x[:, 0]
-    wide = ops.pad(x, [(0, 0), (0, 0), (0, length - 1 - columns)])
-    flat = ops.reshape(wide, (heads, rows * (length - 1)))
-    flat = ops.pad(flat, [(0, 0), (rows - 1, 1)])
-    return ops.sum(ops.reshape(flat, (heads, rows, length)), axis=1)
+        return x[:, 0]  # (N, s)
+    wide = ops.pad(x, [(0, 0), (0, 0), (0, length - 1 - columns)])  # (N, t, t + s - 2)
+    flat = ops.reshape(wide, (heads, rows * (length - 1)))  # (N, t * (t + s - 2))
+    flat = ops.pad(flat, [(0, 0), (rows - 1, 1)])  # (N, t * (t + s - 1))
+    return ops.sum(ops.reshape(flat, (heads, rows, length)), axis=1)  # (N, t + s - 1)
 
 
 def _is_consecutive(mask: AttentionMask, rows: Span, columns: Span) -> bool:
@@ -261,4 +263,4 @@ def _is_consecutive(mask: AttentionMask, rows: Span, columns: Span) -> bool:
 def _diagonal_distances(mask: AttentionMask, rows: Span, columns: Span) -> Tensor:
     """Distances of a block's diagonals, from the lowest on: (t + s - 1)."""
     first = columns.start - (rows.start + mask.offset) - (rows.size - 1)
-    return ops.arange(rows.size + columns.size - 1, dtype="int32") + first
+    return ops.arange(rows.size + columns.size - 1, dtype="int32") + first  # (t + s - 1)

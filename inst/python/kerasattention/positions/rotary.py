@@ -107,29 +107,31 @@ class RotaryPosition(Position):
         angles = self._cosine_and_sine(query_positions, frequencies, dtype)  # 2 x (B|1, T, 1, R)
         query = self._apply_rotary(query, *angles)  # (B, T, N, H)
         if key_positions is not query_positions:
-            angles = self._cosine_and_sine(key_positions, frequencies, dtype)
-        return query, self._apply_rotary(key, *angles)
+            angles = self._cosine_and_sine(key_positions, frequencies, dtype)  # 2 x (B|1, S, 1, R)
+        return query, self._apply_rotary(key, *angles)  # (B, T, N, H), (B, S, K, H)
 
     def _cosine_and_sine(
         self, positions: Tensor, frequencies: Frequencies, dtype: str
     ) -> tuple[Tensor, Tensor]:
         """Factors of the features and of their partners: two of (T, 1, R) or (B, T, 1, R)."""
-        radians = frequencies.values.astype(dtype)
+        radians = frequencies.values.astype(dtype)  # (R / 2)
         angles = ops.multiply(
             ops.expand_dims(ops.cast(positions, dtype), -1), radians
         )  # (B|1, T, R / 2)
-        cosine, sine = cos_and_sin(angles)
+        cosine, sine = cos_and_sin(angles)  # (B|1, T, R / 2)
         if frequencies.attention_factor != 1.0:
-            cosine, sine = (x * frequencies.attention_factor for x in (cosine, sine))
+            cosine, sine = (
+                x * frequencies.attention_factor for x in (cosine, sine)
+            )  # (B|1, T, R / 2)
         cosine, sine = self._pair(cosine, cosine), self._pair(-sine, sine)  # (B|1, T, R)
-        return ops.expand_dims(cosine, -2), ops.expand_dims(sine, -2)
+        return ops.expand_dims(cosine, -2), ops.expand_dims(sine, -2)  # (B|1, T, 1, R)
 
     def _pair(self, first: Tensor, second: Tensor) -> Tensor:
         """(..., R / 2) for each member of a pair to (..., R)."""
         if self.layout == "half":
-            return ops.concatenate([first, second], axis=-1)
+            return ops.concatenate([first, second], axis=-1)  # (..., R)
         stacked = ops.stack([first, second], axis=-1)  # (..., R / 2, 2)
-        return ops.reshape(stacked, (*ops.shape(first)[:-1], 2 * first.shape[-1]))
+        return ops.reshape(stacked, (*ops.shape(first)[:-1], 2 * first.shape[-1]))  # (..., R)
 
     def _apply_rotary(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         """Rotates the first R features of (B, T, N, H)."""
@@ -142,8 +144,8 @@ class RotaryPosition(Position):
 
     def _combine(self, x: Tensor, partners: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         """x cos + partners sin, in the dtype of the angles: bfloat16 would be off by degrees."""
-        wide = [ops.cast(part, cosine.dtype) for part in (x, partners)]
-        return ops.cast(wide[0] * cosine + wide[1] * sine, x.dtype)
+        wide = [ops.cast(part, cosine.dtype) for part in (x, partners)]  # (B, T, N, R)
+        return ops.cast(wide[0] * cosine + wide[1] * sine, x.dtype)  # (B, T, N, R)
 
     def _partners(self, x: Tensor) -> Tensor:
         """Exchanges the two features of each pair."""
@@ -152,8 +154,10 @@ class RotaryPosition(Position):
         shape = ops.shape(x)
         pairs = (2, size // 2) if half else (size // 2, 2)
         # One flip of a whole axis is several times faster than slicing every other feature.
-        flipped = ops.flip(ops.reshape(x, (*shape[:-1], *pairs)), axis=-2 if half else -1)
-        return ops.reshape(flipped, shape)
+        flipped = ops.flip(
+            ops.reshape(x, (*shape[:-1], *pairs)), axis=-2 if half else -1
+        )  # (..., 2, R / 2) or (..., R / 2, 2)
+        return ops.reshape(flipped, shape)  # (..., R)
 
     def get_config(self) -> dict[str, Any]:
         return {

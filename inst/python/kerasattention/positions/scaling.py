@@ -32,7 +32,7 @@ def rotary_frequencies(
 
 
 def _unscaled(theta: float, size: int) -> np.ndarray:
-    return theta ** (-np.arange(0, size, 2, dtype=np.float64) / size)
+    return theta ** (-np.arange(0, size, 2, dtype=np.float64) / size)  # (R / 2)
 
 
 def _linear(theta: float, size: int, factor: float) -> Frequencies:
@@ -55,9 +55,9 @@ def _llama3(
     original_max_position_embeddings: int = 8192,
 ) -> Frequencies:
     """Llama 3.1: long waves divided by the factor, short ones kept, a ramp between."""
-    frequencies = _unscaled(theta, size)
-    turns = original_max_position_embeddings * frequencies / (2 * math.pi)
-    kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor)
+    frequencies = _unscaled(theta, size)  # (R / 2)
+    turns = original_max_position_embeddings * frequencies / (2 * math.pi)  # (R / 2)
+    kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor)  # (R / 2)
     return Frequencies(_blend(frequencies, factor, np.clip(kept, 0.0, 1.0)))
 
 
@@ -85,7 +85,7 @@ def _yarn(
     low, high = max(low, 0), min(high, size - 1)
     if low == high:
         high += 0.001
-    ramp = np.clip((np.arange(size // 2) - low) / (high - low), 0.0, 1.0)
+    ramp = np.clip((np.arange(size // 2) - low) / (high - low), 0.0, 1.0)  # (R / 2)
     if attention_factor is None:
         attention_factor = _attention_factor(factor, mscale, mscale_all_dim)
     return Frequencies(_blend(_unscaled(theta, size), factor, 1.0 - ramp), attention_factor)
@@ -104,7 +104,7 @@ def _attention_factor(factor: float, mscale: float | None, mscale_all_dim: float
 
 def _blend(frequencies: np.ndarray, factor: float, kept: np.ndarray) -> np.ndarray:
     """A share `kept` of each frequency unchanged, the rest divided by the factor."""
-    return frequencies * kept + frequencies / factor * (1.0 - kept)
+    return frequencies * kept + frequencies / factor * (1.0 - kept)  # (R / 2)
 
 
 @dataclasses.dataclass(frozen=True)
