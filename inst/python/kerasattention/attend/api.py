@@ -122,7 +122,7 @@ def attend(
     never_hold_scores: bool = False,
     block_size: int | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """`scaled_dot_product_attention()` of a visibility and biases already described.
+    """`scaled_dot_product_attention()` with an `AttentionMask` and a list of biases.
 
     Args:
         query: (B, T, N, H); `key` and `value` likewise as documented there.

@@ -80,8 +80,8 @@ def _inputs(inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
 def poison(output: Tensor, rows: Tensor) -> Tensor:
     """NaN in the given rows (B, K, G, t) of an output (B, K, G, t, X).
 
-    A row's gradient becomes infinite, except where it is exactly zero: what nobody uses has
-    no part in the gradients of others.
+    A row's gradient becomes infinite, except where it is exactly zero: a row that the loss
+    does not use changes no gradient.
     """
     if keras.backend.standardize_dtype(output.dtype) in ("float16", "bfloat16"):
         output = ops.cast(output, "float32")  # (B, K, G, t, X)
@@ -102,7 +102,7 @@ def poison(output: Tensor, rows: Tensor) -> Tensor:
 
 
 def _rows_of(inputs: AttentionInputs, rows: Span, of_values: bool, finite: bool | None) -> Tensor:
-    """The poisoned rows, looked for only where something is not finite, if that may be asked."""
+    """The poisoned rows (B, K, G, t), searched only where a number is not finite, if known."""
 
     def find() -> Tensor:
         return poisoned_rows(inputs, rows, of_values)
@@ -118,7 +118,7 @@ def _rows_of(inputs: AttentionInputs, rows: Span, of_values: bool, finite: bool 
 
 
 def decides_at_run_time() -> bool:
-    """Whether a graph is traced that may choose by what it computes."""
+    """Whether a graph is traced that can branch on computed values."""
     if keras.backend.backend() != "tensorflow":
         return False
     from kerasattention.attend.kernels.tensorflow.masking import is_compiled_by_xla

@@ -1,4 +1,4 @@
-"""Functions with a backward pass of their own, on each backend.
+"""Functions with a custom backward pass, on each backend.
 
 `forward` maps named tensors to (output, kept); `backward` maps the same named
 tensors, output, kept and the output's gradient to a gradient per differentiable
@@ -72,7 +72,7 @@ def _tensorflow(
         def gradient(*directions: Tensor) -> list[Tensor | None]:
             *found, of_upstream = second_order(inputs, upstream, directions)
             gradients = dict(zip(differentiable, found, strict=True))
-            # The output and what was kept are functions of the inputs, and already counted.
+            # The output and `kept` are functions of the inputs, whose gradients include theirs.
             return [*(gradients.get(name) for name in names), None, None, of_upstream]
 
         return [gradients[name] for name in differentiable], gradient
@@ -124,7 +124,7 @@ def _jax(
         moving, fixed = primals
         output, kept = run(moving, fixed)
         of_plain = jax.jvp(lambda x: plain(x | fixed), (moving,), (tangents[0],))[1]
-        # What is kept is read by `first_order` alone, whose rule does not ask for its tangent.
+        # Only `first_order` reads `kept`, and its rule does not use the tangent of it.
         return (output, kept), (of_plain.astype(output.dtype), jnp.zeros_like(kept))
 
     @jax.custom_jvp

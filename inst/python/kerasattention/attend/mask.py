@@ -4,6 +4,8 @@ A mask is the conjunction of rules (`rules.py`): the causal rule, the sliding wi
 that compare positions, padding, segments and an explicit mask. Kernels ask it questions and read
 none of its fields, so that a new rule changes no kernel. A token's position is its index where no
 positions are given, for queries plus `offset`.
+
+More than 300 lines: all questions that kernels ask are methods of one class.
 """
 
 import dataclasses
@@ -173,7 +175,7 @@ class AttentionMask:
 
     @property
     def is_per_token(self) -> bool:
-        """Whether all it says of tokens is held in tensors (B, T) and (B, S)."""
+        """Whether the rules of tokens hold only tensors (B, T) and (B, S)."""
         return all(rule.is_per_token for rule in self.token_rules)
 
     @property

@@ -1,7 +1,7 @@
 """`finite.poison()` on JAX, in reverse and forward mode and under `vmap()`.
 
-The gradient by a poisoned row is infinite unless it is zero, and so is no linear function of
-what comes in from above: JAX's rules for derivatives cannot say that, a primitive can. A
+The gradient of a poisoned row is infinite unless it is zero, and so is not a linear function of
+the upstream gradient: JAX's rules for derivatives cannot express that, a primitive can. A
 factor of infinity in its place has a derivative of infinity where the gradient is zero too,
 which made second derivatives NaN.
 """
@@ -38,7 +38,7 @@ def _computed(x: jax.Array, rows: jax.Array) -> jax.Array:
 def _jvp(primals: Any, tangents: Any) -> Any:
     (x, rows), tangent = primals, tangents[0]
     if type(tangent) is not ad.Zero:
-        # What is zero stays zero, and is passed on as in a row that is not poisoned.
+        # Zeros stay zero, and their tangent passes unchanged.
         tangent = _infinite(tangent, rows & (x != 0))
     return _infinite(x, rows), tangent
 

@@ -39,5 +39,5 @@ class _Poison(torch.autograd.Function):
 
 
 def _infinite(x: Tensor, rows: Tensor) -> Tensor:
-    """Infinite where `rows` is true and x is not zero, which has no part in second derivatives."""
+    """Infinite where `rows` is true and x is not zero, constant for second derivatives."""
     return x * torch.where(rows & (x != 0), torch.inf, 1.0).to(x.dtype)

@@ -13,7 +13,7 @@ from kerasattention.attend.tensors import Span, Tensor, group_heads, is_static, 
 
 # Queries of a block when the queries that see non-finite numbers are looked for.
 BLOCK = 128
-# What is no block loop: XLA compiles one for as long as the rest.
+# Up to this many logits no loop over blocks: XLA takes long to compile one.
 WHOLE = 512 * 512
 
 

@@ -184,7 +184,7 @@ def select_kernel(
             inputs.query.shape[3],
             inputs.key.shape[2],
         ):
-            return PLAIN  # of no scores
+            return PLAIN  # without queries or keys there is nothing to divide into blocks
         found = kernel.unsupported(inputs)
         if found is None and kernel.preferred(inputs, block_size):
             return kernel

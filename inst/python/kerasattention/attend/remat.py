@@ -1,10 +1,10 @@
-"""Seeds of the dropout in what a backward pass computes again.
+"""Seeds of the dropout of a function that a backward pass computes again.
 
 `keras.remat(f)` runs `f` a second time for its gradient. A generator that draws again then
-gives that gradient another dropout than the output had. So what is drawn in the first run
-is kept and handed out in the second.
+gives that gradient another dropout than the output had. So the seeds drawn in the first run
+are kept and used in the second.
 
-Which run it is, no backend says. It is read from the functions that are being executed: torch's
+No backend tells which run it is. The call stack tells: torch's
 `checkpoint()` and TensorFlow's `recompute_grad()`. JAX traces `f` once, for both runs.
 """
 
@@ -33,7 +33,7 @@ _WAY_OUT = (
 
 
 def draw_once(owner: Any, draw: Callable[[], Tensor]) -> Tensor:
-    """What `draw()` gives, or gave in the first run of a function that is computed again.
+    """The result of `draw()`, or its result in the first run of a function computed again.
 
     Args:
         owner: Whose numbers these are, such as a generator of seeds.
@@ -144,7 +144,7 @@ def _resolve_tensorflow(
 
 
 def _codes_tensorflow() -> tuple[frozenset[types.CodeType], frozenset[types.CodeType]]:
-    """What runs `f` first and again: the function in `recompute_grad()`, and those in it."""
+    """Codes of the first and second run: the function in `recompute_grad()`, and those in it."""
     import tensorflow as tf
 
     first = _inner_codes(inspect.unwrap(tf.recompute_grad).__code__)

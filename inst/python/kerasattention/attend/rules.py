@@ -170,7 +170,7 @@ class SegmentRule(MaskRule):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ExplicitRule(MaskRule):
-    """What a mask given as a tensor says.
+    """A mask given as a tensor.
 
     Attributes:
         visible: (B|1, N|1, T|1, S|1) booleans.

@@ -53,7 +53,7 @@ def exponentiate(logits: Tensor, sink: Tensor | None, may_be_empty: bool) -> Sof
     Args:
         logits: (..., t, s).
         sink: None or logits that broadcast to (..., t, 1) and join the
-            denominator alone (gpt-oss; Xiao et al. 2023 name them sinks).
+            denominator only (gpt-oss; Xiao et al. 2023 name them sinks).
         may_be_empty: Whether a row may see no key.
     """
     row_max = _row_max(logits)  # (..., t, 1)

@@ -57,7 +57,7 @@ def wants_float32_inputs(dtype: str) -> bool:
     """Whether products of this dtype need their inputs cast to float32.
 
     float16 overflows at 65504, and outside accelerators low precision is not
-    faster. JAX alone can accumulate bfloat16 products in float32 (see `matmul`).
+    faster. Only JAX can accumulate bfloat16 products in float32 (see `matmul`).
     """
     if dtype == "bfloat16" and keras.backend.backend() == "jax":
         import jax
@@ -173,7 +173,7 @@ def group_heads(x: Tensor, kv_heads: int) -> Tensor:
 
 
 class Span(NamedTuple):
-    """A run of queries or keys. Either number may be a tensor while a graph is traced."""
+    """Consecutive queries or keys. Either number may be a tensor while a graph is traced."""
 
     start: Any
     size: Any

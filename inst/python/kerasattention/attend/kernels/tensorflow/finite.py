@@ -1,7 +1,7 @@
 """Inputs of kernels without non-finite numbers, in graphs of TensorFlow.
 
 A graph decides when it runs whether numbers have to be replaced. The choices are made inside
-functions with gradients of their own: XLA compiles no gradient of a choice.
+functions with custom gradients: XLA cannot compile the gradient of `tf.cond`.
 """
 
 from collections.abc import Callable

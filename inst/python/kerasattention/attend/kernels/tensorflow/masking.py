@@ -24,7 +24,7 @@ from kerasattention.attend.tensors import (
     unstack_groups,
 )
 
-# Far below any logit, and finite: a row of nothing else still has a softmax.
+# Far below any logit, and finite, so that a fully masked row has a softmax.
 MASKED_OUT = -1e30
 
 Diagonals = tuple[int, int]
@@ -35,9 +35,9 @@ class BlockMasking(NamedTuple):
 
     Attributes:
         feature: None or (B, 1, s, 1), added to all logits of a key within the product.
-        addend: None or what is added to the logits, broadcast to (B, K, G, t, s).
+        addend: None or a tensor added to the logits, broadcast to (B, K, G, t, s).
         diagonals: First and last diagonals to be set, 0 being that of the first query and key.
-        value: Logit of what is masked out: minus infinity where a bias may be as low as any number.
+        value: Logit of masked-out keys: minus infinity where a bias may be as low as any number.
     """
 
     feature: Tensor | None
@@ -182,7 +182,7 @@ def _set_diagonals(logits: Tensor, diagonals: list[Diagonals], value: float) -> 
     for low, high in diagonals:
         longest = min(length + min(high, 0), keys - max(low, 0))
         count = () if low == high else (high - low + 1,)
-        # Without what orders the blocks: TensorFlow makes one constant of all that are alike.
+        # Outside the order of the blocks, so that TensorFlow merges equal constants.
         with tf.control_dependencies(None):
             shape = (*shape_of(logits)[:-2], *count, longest)
             diagonal = tf.fill(shape, tf.constant(value, logits.dtype))

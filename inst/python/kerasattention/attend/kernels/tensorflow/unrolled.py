@@ -35,7 +35,7 @@ BLOCK_SIZE = 128
 WINDOW_SHARE = 4
 # With more blocks a graph becomes slow to build. A loop takes longer than blocks of twice the size.
 MAX_UNROLLED_BLOCKS = 48
-# Logits of all heads and samples that one run of blocks of a window may have.
+# Logits of all heads and samples that one step of strided blocks may have.
 STRIDED_LOGITS = 2**21
 # With more queries two head groups begin with copies that are too large for what they save.
 MAX_QUERIES_OF_HEAD_GROUPS = 8192

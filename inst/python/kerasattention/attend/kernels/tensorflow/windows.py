@@ -45,7 +45,7 @@ def fold_rows(x: Tensor, blocks: StridedBlocks) -> Tensor:
 
 
 def unfold_rows(x: Tensor, blocks: StridedBlocks) -> Tensor:
-    """The inverse of `_fold_rows`."""
+    """(B * count, K, G, t, X) to (B, K, G, count * t, X), the inverse of `fold_rows`."""
     batch, kv_heads, groups, length, size = shape_of(x)
     count = blocks.count
     x = tf.reshape(

@@ -2,7 +2,8 @@
 
 With the log-sum-exp a sink is one more term, and blocks accumulate their gradients in place. The
 kernel takes K < N heads, a key mask beside its causal rule, and rows without keys. It is no faster
-in low precision, where its gradients err further than the plain formula's: it is given float32.
+in low precision, where its gradients are less accurate than those of the plain formula, so its
+inputs are cast to float32.
 """
 
 from collections.abc import Iterable
