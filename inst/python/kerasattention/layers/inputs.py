@@ -143,7 +143,7 @@ def padding_of(fold: AxisFold, x: Tensor, *masks: Tensor | None) -> Tensor | Non
 
 
 def _joined(*masks: Tensor | None) -> Tensor | None:
-    """The logical and of those given, each once."""
+    """The logical and of the distinct masks that are given, (B', T); None without any."""
     given: list[Tensor] = []
     for mask in masks:
         if mask is not None and not any(mask is other for other in given):

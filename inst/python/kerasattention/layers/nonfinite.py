@@ -1,4 +1,4 @@
-"""Projections of inputs of which masked-out tokens may be NaN or infinite.
+"""Projections of inputs whose masked-out tokens may be NaN or infinite.
 
 In the gradient x^T dy of a kernel 0 * NaN is NaN, even where no query attends the token. So a
 projection is given x with zeros in place of non-finite numbers, and its results for these tokens

@@ -16,7 +16,7 @@ Shape = tuple[int | None, ...]
 
 @dataclasses.dataclass(frozen=True)
 class CallShapes:
-    """Shapes of what a layer is called with; None where it is not given."""
+    """Shapes of a call's arguments; None for an argument that is not given."""
 
     query: Shape
     value: Shape
