@@ -1,4 +1,4 @@
-"""Checks what a decoder is given against its model: tokens, and the model's other inputs."""
+"""Checks a decoder's arguments against its model: tokens, and the model's other inputs."""
 
 from typing import Any
 

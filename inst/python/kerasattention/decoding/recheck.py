@@ -78,7 +78,7 @@ class ComparedRunner:
         return LoopResult(ops.stack(made, axis=1), finished, len(made), failed)
 
     def compare(self) -> None:
-        """Compares what has been noted since the last comparison, by one full pass.
+        """Compares the logits noted since the last comparison, by one full pass.
 
         Raises:
             ValueError: The logits differ; the message has the layers' names.

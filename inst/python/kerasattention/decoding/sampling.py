@@ -54,13 +54,13 @@ class Sampler:
 
     @property
     def kind(self) -> tuple[bool, int | None, bool]:
-        """What decides the operations: compiled once per kind."""
+        """The options that decide the operations: compiled once per kind."""
         if self.temperature < COLDEST:
             return (True, None, False)
         return (False, self.top_k, self.top_p is not None and self.top_p < 1.0)
 
     def numbers(self) -> tuple[float, float, int]:
-        """What may change without compiling again: temperature, top_p, seed."""
+        """The options that change without compiling again: temperature, top_p, seed."""
         seed = self.seed
         if seed is None:
             seed = int(numpy_of(keras.random.randint((), 0, 2**31 - 1)))
@@ -149,13 +149,13 @@ def in_nucleus(logits: Tensor, top_p: Any) -> Tensor:
     wanted = top_p * ops.sum(weights, axis=-1, keepdims=True)
     low = ops.full_like(peak, -88.0)  # exp(-88) is the least float32
     high = ops.zeros_like(peak)
-    # `low` always lets enough through; the gap ends below float32's own.
+    # The tokens above `low` always reach the probability; the interval ends below float32's steps.
     for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)
         mass = ops.sum(ops.where(shifted >= middle, weights, 0.0), axis=-1, keepdims=True)
         enough = mass >= wanted
         low, high = ops.where(enough, middle, low), ops.where(enough, high, middle)
-    # Not `logits >= low + peak`: rounding could leave the last one out.
+    # Not `logits >= low + maximum`: rounding could leave the last one out.
     return shifted >= low
 
 

@@ -52,14 +52,14 @@ class Structure:
         self._noted = [_counted(x, ignored) for x, ignored in self._places]
         self._enclosed = [_enclosed(x) for x in self._functions]
         self._memory = _memory_of(self._variables)
-        # These show what is in a place now.
+        # Views, which show the present content of an object.
         self._views = [x.values() if isinstance(x, dict) else x for x, _ in self._places]
         self._note_views()
 
     def is_current(self) -> bool:
         """Whether nothing that was noted has changed since."""
         model = self._model()
-        if model is None:  # nobody can change it
+        if model is None:  # immutable
             return True
         if not self._is_own_unchanged(model):
             return False

@@ -83,7 +83,7 @@ class JaxRunner:
         return LoopResult(made, finished, int(count), int(failed))
 
     def _kept(self) -> tuple[CrossKV, PromptValues]:
-        """What prefill leaves for the steps, besides the caches."""
+        """The tensors that prefill computes for the steps, besides the caches."""
         return self.cross_kv, self.prompt_values
 
     def _weights(self) -> Weights:

@@ -1,4 +1,4 @@
-"""What a decoder asks of a backend, and what their loops over new tokens have in common."""
+"""The interface of a backend's runner, and the parts that all loops over new tokens share."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -11,7 +11,7 @@ from kerasattention.decoding.sampling import are_unusable, choose_tokens
 
 
 class LoopState(NamedTuple):
-    """What a loop over new tokens starts from.
+    """The initial state of a loop over new tokens.
 
     Attributes:
         kind: How tokens are chosen; a compiled loop is made for each kind.
@@ -37,7 +37,7 @@ class LoopState(NamedTuple):
 
 
 class LoopResult(NamedTuple):
-    """What a loop over new tokens has made.
+    """The result of a loop over new tokens.
 
     Attributes:
         tokens: (B, room), of which `count` columns are made.
@@ -92,7 +92,7 @@ def choose_next(
 
     Args:
         plan: How the model is decoded.
-        state: What the loop started from.
+        state: The initial state of the loop.
         output: (B, V) after the token at `position`.
         position: Index of `tokens`.
         tokens: (B), the tokens of this step.

@@ -27,7 +27,7 @@ from kerasattention.decoding.graph.run import (
 # XLA reads the weights for one token faster than TensorFlow's own operations, but compiles for
 # some seconds. Models with fewer parameters are done before that.
 XLA_PARAMETERS = 5_000_000
-# What XLA raises for an operation that it does not know.
+# The errors of XLA for an operation that it does not know.
 _UNCOMPILED = (
     tf.errors.InvalidArgumentError,
     tf.errors.UnimplementedError,
@@ -95,7 +95,7 @@ class TensorFlowRunner:
         return self._decode_loop(state, self._kept())
 
     def _kept(self) -> tuple[CrossKV, PromptValues]:
-        """What prefill leaves for the steps, besides the caches."""
+        """The tensors that prefill computes for the steps, besides the caches."""
         return self.cross_kv, self.prompt_values
 
     # Traced -----------------------------------------------------------------------
@@ -187,7 +187,7 @@ class TensorFlowRunner:
 
 
 def _traced(method: Any, **options: Any) -> Any:
-    """A graph of a runner's own.
+    """A graph for one runner.
 
     TensorFlow counts how often a function is traced by its code, and would warn where several
     runners trace a method once each; a partial function counts for itself. Like Keras's own

@@ -112,7 +112,7 @@ class TorchRunner:
         return self._run(tokens, at, padding, self.cross_kv, self.prompt_values)
 
     def _kept(self, padding: Tensor | None) -> list[Tensor]:
-        """What prefill leaves for the steps, besides the caches."""
+        """The tensors that prefill computes for the steps, besides the caches."""
         cross_kv = [x for pair in self.cross_kv.values() for x in pair]
         return [*([] if padding is None else [padding]), *cross_kv, *self.prompt_values.values()]
 

@@ -47,7 +47,7 @@ class CacheContext(AttentionContext):
     """Gives each call of an attention layer its KV cache, in order of calls.
 
     Args:
-        specs: What each call caches.
+        specs: The caches of each call.
         storage: The arrays.
         info: Where the tokens are in their sequences.
         cross_kv: Keys and values of cross-attention calls in the layout of a cache, by call;
@@ -246,7 +246,7 @@ class CacheContext(AttentionContext):
         return ops.arange(self.length, dtype="int32") + self.info.position
 
     def _share(self, kind: Any, make: Callable[..., Tensor], *args: Any) -> Tensor:
-        """What several layers need once in a run."""
+        """A tensor that several layers share in a run."""
         if kind not in self._shared:
             self._shared[kind] = make(*args)
         return self._shared[kind]

@@ -1,4 +1,4 @@
-"""What one call of an attention layer caches, and how its arrays are laid out.
+"""The arrays that one call of an attention layer caches, and their layout.
 
 Values are stored as (B, K, S, H), keys too or, on JAX, as (B, K, H, S): in these layouts few
 queries are multiplied with all keys of a head fastest. An axis B or K of size 1 is left out: XLA

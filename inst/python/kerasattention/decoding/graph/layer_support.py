@@ -114,7 +114,7 @@ def refuse_shape(instruction: Instruction, length: int | None) -> None:
 
 
 def attention_spec(instruction: Instruction, moving: set[int], program: Program) -> CacheSpec:
-    """What a call of an attention layer caches."""
+    """The caches of a call of an attention layer."""
     layer: AttentionLayer = instruction.operation
     arguments = _bound(instruction)
     query, value = arguments["query"], arguments.get("value")

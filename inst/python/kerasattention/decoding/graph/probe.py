@@ -190,7 +190,7 @@ class Trial:
 
 
 class _Recorder(AttentionContext):
-    """Notes what each call of an attention layer would cache."""
+    """Records the caches that each call of an attention layer would have."""
 
     def __init__(self) -> None:
         self.specs: list[CacheSpec] = []

@@ -12,7 +12,7 @@ from kerasattention.decoding.graph.program import Instruction
 from kerasattention.layers.context import attention_context
 
 Values = dict[int, Tensor]
-# What prefill computes once for all steps: by slot, with the Keras mask of each.
+# Values that prefill computes once for all steps: by slot, with the Keras mask of each.
 PromptValues = dict[int, tuple[Tensor, Tensor | None]]
 
 
