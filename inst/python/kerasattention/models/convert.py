@@ -38,8 +38,8 @@ def convert_attention(
         seed: Integer seed for "random".
 
     Returns:
-        The copy, with all other weights kept, compiled as `model` was. What is
-        frozen, quantised or has LoRA is so in the copy.
+        The copy, with all other weights kept, compiled as `model` was. Frozen and
+        quantised layers stay so, and LoRA's factors are kept.
 
     Raises:
         ValueError: A model that cannot be copied, an attention layer where it cannot

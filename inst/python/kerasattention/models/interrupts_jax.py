@@ -4,7 +4,7 @@ Keras's trainer takes the values out of the variables, donates them to the compi
 the step's results back at the end of an epoch. An interrupt in between left the variables without
 values, or with values that the step had consumed: the model was lost. Models with an attention
 layer of this package keep their variables: an interrupt waits until the step has ended, a step
-that fails gives its inputs back, and what is there is put back whatever ends the call.
+that fails gives its inputs back, and the values are put back however the call ends.
 """
 
 import functools

@@ -146,7 +146,7 @@ def _copy_of_lambda(layer: keras.layers.Lambda) -> Layer:
 
 
 def _seen_by_function(layer: Layer) -> list[Layer]:
-    """Layers that the function of a `Lambda` calls without the model's knowing."""
+    """Layers that the function of a `Lambda` calls but the model does not list."""
     if not isinstance(layer, keras.layers.Lambda) or not inspect.isfunction(layer.function):
         return []
     seen = inspect.getclosurevars(layer.function)
