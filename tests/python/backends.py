@@ -14,6 +14,11 @@ def tensor(x, dtype=None):
     return keras.ops.cast(keras.ops.convert_to_tensor(x), dtype)
 
 
+def double(x):
+    """A NumPy array as a float64 tensor; on JAX it needs the fixture `doubles`."""
+    return tensor(x, "float64")
+
+
 def to_numpy(x):
     """NumPy, with low precision widened to float32 so that NumPy can compute with it."""
     if keras.backend.standardize_dtype(x.dtype) in ("bfloat16", "float16"):

@@ -37,6 +37,20 @@ def pytest_report_header():
 
 
 @pytest.fixture
+def doubles():
+    """Lets tensors be float64, which JAX has only where it is switched on."""
+    import keras
+
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    import jax
+
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
 def data():
     """Inputs and classes for the small models of `classifiers`."""
     from classifiers import tokens_and_classes

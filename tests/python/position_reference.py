@@ -1,11 +1,21 @@
 """Positions as their papers write them, in float64 and number by number.
 
-Written from the formulas alone. Shape letters as in `reference`.
+Written from the formulas alone. Shape letters as in `reference`. The sizes and inputs are those
+of the tests of positions.
 """
 
 import math
 
 import numpy as np
+
+B, T, S, K, G = 2, 13, 17, 1, 3
+N = K * G
+PER_SAMPLE = np.random.default_rng(1).integers(0, 90, (B, T))
+KEYS_PER_SAMPLE = np.random.default_rng(2).integers(0, 90, (B, S))
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
 
 
 def rotate(x, positions, frequencies, layout, factor=1.0):

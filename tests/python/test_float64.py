@@ -9,13 +9,15 @@ from keras import ops
 
 import position_reference
 import reference
-from backends import BACKEND, tensor, to_numpy
+from backends import BACKEND, double, tensor, to_numpy
 from kerasattention import AlibiPosition, GroupQueryAttention, RelativePosition, RotaryPosition
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span
 from kerasattention.layers.projections import in_one_dtype
 from kerasattention.positions.relative import BucketBias
 from problems import PROBLEMS, SMALL_BLOCK, block_size, problem
+
+pytestmark = pytest.mark.usefixtures("doubles")
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -45,22 +47,6 @@ FUSED = [
 ]
 KERNELS = [(name, way) for name in NAMES for way in ("plain", "blocked")]
 KERNELS += [(name, "fused") for name in FUSED if BACKEND == "torch"]
-
-
-@pytest.fixture(autouse=True)
-def doubles():
-    """JAX has float64 where it is switched on alone."""
-    if BACKEND != "jax":
-        yield
-        return
-    import jax
-
-    with jax.enable_x64(True):
-        yield
-
-
-def double(x):
-    return tensor(x, "float64")
 
 
 def gradients_of(function, inputs, upstream):

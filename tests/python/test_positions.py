@@ -19,17 +19,8 @@ from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span
 from kerasattention.positions.alibi import AlibiBias, alibi_slopes
 from kerasattention.positions.relative import BucketBias, distance_buckets
+from position_reference import KEYS_PER_SAMPLE, PER_SAMPLE, B, K, N, S, T, numbers
 from problems import block_size
-
-B, T, S, K, G = 2, 13, 17, 1, 3
-N = K * G
-PER_SAMPLE = np.random.default_rng(1).integers(0, 90, (B, T))
-KEYS_PER_SAMPLE = np.random.default_rng(2).integers(0, 90, (B, S))
-
-
-def numbers(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape)
-
 
 # Biases in the engine -------------------------------------------------------------------
 

@@ -8,15 +8,7 @@ from keras import ops
 import position_reference as formulas
 from backends import run, tensor, to_numpy, value_and_gradients
 from kerasattention import RotaryPosition
-
-B, T, S, K, G = 2, 13, 17, 1, 3
-N = K * G
-PER_SAMPLE = np.random.default_rng(1).integers(0, 90, (B, T))
-KEYS_PER_SAMPLE = np.random.default_rng(2).integers(0, 90, (B, S))
-
-
-def numbers(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape)
+from position_reference import KEYS_PER_SAMPLE, PER_SAMPLE, B, K, N, S, T, numbers
 
 
 @pytest.mark.parametrize("layout", ["half", "interleaved"])

@@ -12,8 +12,11 @@ import pytest
 from keras import ops
 
 import reference
-from backends import BACKEND, tensor, to_numpy
+from backends import BACKEND, double, to_numpy
 from problems import SEED, SMALL_BLOCK, block_size, problem, sum_to
+
+# Central differences need float64.
+pytestmark = pytest.mark.usefixtures("doubles")
 
 SIZES = {"B": 2, "K": 2, "G": 3, "H": 5, "Hv": 3, "T": 11, "S": 13}
 N = SIZES["K"] * SIZES["G"]
@@ -48,22 +51,6 @@ CASES = [(name, "blocked") for name in GIVEN]
 if BACKEND == "torch":
     # Torch's public function in one call and in several, and its kernel of the CPU.
     CASES += [(name, "fused") for name in ("causal", "window", "padding and a sink")]
-
-
-@pytest.fixture(autouse=True)
-def doubles():
-    """Central differences need float64, which JAX has where it is switched on alone."""
-    if BACKEND != "jax":
-        yield
-        return
-    import jax
-
-    with jax.enable_x64(True):
-        yield
-
-
-def double(x):
-    return tensor(x, "float64")
 
 
 def directions_of(given, seed):

@@ -6,18 +6,16 @@ import pytest
 from keras import ops
 
 import reference
-from backends import to_numpy
+from backends import double, to_numpy
 from problems import SMALL_BLOCK, block_size
 from test_second_derivatives import (
     GIVEN,
     directions_of,
-    double,
-    doubles,
     expected,
     gradients,
 )
 
-__all__ = ["doubles"]  # a fixture, used by every test
+pytestmark = pytest.mark.usefixtures("doubles")
 
 
 def test_forward_mode_over_reverse_mode():

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from backends import to_numpy
+from backends import double, to_numpy
 from problems import SMALL_BLOCK, block_size
-from test_second_derivatives import GIVEN, double, expected, second_order
+from test_second_derivatives import GIVEN, expected, second_order
 
 
 @pytest.mark.parametrize(("known", "jit_compile"), [(True, False), (True, True), (False, False)])
