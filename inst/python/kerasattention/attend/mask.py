@@ -188,7 +188,9 @@ class AttentionMask:
         """False only where it is certain that every query sees a key, if there is one."""
         if self.token_rules or not (self.is_band and self.positions_are_indices):
             return True
-        return self.reach.before is not None
+        before, after, offset = self.reach
+        # A causal query before the first key sees none.
+        return before is not None or (after is not None and offset + after < 0)
 
     def is_causal_from_start(self, length: int) -> bool:
         """Whether its rules of positions are a causal rule aligned at the start, for T queries."""
