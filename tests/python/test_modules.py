@@ -1,0 +1,99 @@
+"""Every module with a function or a class has a test file: one of its name, or one named here."""
+
+import ast
+from pathlib import Path
+
+import kerasattention
+
+ROOT = Path(kerasattention.__file__).parent
+TESTS = Path(__file__).parent
+
+# Tested through what uses them, by the file named.
+TESTED_BY = {
+    "_keras": "keras_names",
+    "attend/api": "attend",
+    "attend/finite": "masked_nonfinite",
+    "attend/gradient": "second_derivatives",
+    "attend/poison_jax": "nonfinite_second_derivatives",
+    "attend/poison_torch": "nonfinite_second_derivatives",
+    "attend/poisoned_rows": "masked_nonfinite",
+    "attend/registry": "kernel_choice",
+    "attend/weights": "attend",
+    "attend/kernels/blocked": "attend",
+    "attend/kernels/plain": "attend",
+    "attend/kernels/jax/tile_loops": "tiled_jax",
+    "attend/kernels/jax/tiled_backward": "tiled_jax",
+    "attend/kernels/tensorflow/accumulate": "unrolled_tensorflow",
+    "attend/kernels/tensorflow/block": "unrolled_tensorflow",
+    "attend/kernels/tensorflow/finite": "masked_nonfinite",
+    "attend/kernels/tensorflow/windows": "unrolled_tensorflow",
+    "attend/kernels/torch/calls": "cpu_flash_torch",
+    "attend/kernels/torch/double_backward": "second_derivatives",
+    "attend/kernels/torch/sdpa": "cpu_flash_torch",
+    "decoding/decoder": "decoding",
+    "decoding/generate": "sampling",
+    "decoding/inputs": "token_checks",
+    "decoding/pool": "decoding",
+    "decoding/recheck": "rechecks",
+    "decoding/structure": "stale_decoders",
+    "decoding/backends/jax": "decoding",
+    "decoding/backends/products": "products_torch",
+    "decoding/backends/products_tensorflow": "runner_tensorflow",
+    "decoding/backends/runner": "sampling",
+    "decoding/backends/select": "decoding",
+    "decoding/backends/tensorflow": "runner_tensorflow",
+    "decoding/backends/torch": "decoding",
+    "decoding/cache/context": "decoding",
+    "decoding/cache/spec": "decoding",
+    "decoding/cache/storage": "decoding",
+    "decoding/graph/layer_support": "decoding",
+    "decoding/graph/plan": "decoding",
+    "decoding/graph/probe": "decode_trials",
+    "decoding/graph/program": "decoding",
+    "decoding/graph/run": "decoding",
+    "layers/attention": "contract",
+    "layers/docs": "layers_options",
+    "layers/group_query_attention": "contract",
+    "layers/multi_head_attention": "contract",
+    "layers/nonfinite": "masked_nonfinite",
+    "layers/recompute": "remat",
+    "models/interrupts_jax": "interrupts",
+    "positions/base": "positions",
+}
+
+
+def modules_with_logic():
+    for path in sorted(ROOT.rglob("*.py")):
+        if any(hasattr(node, "body") and hasattr(node, "name") for node in _body(path)):
+            yield path.relative_to(ROOT).with_suffix("")
+
+
+def _body(path):
+    return ast.parse(path.read_text()).body
+
+
+def is_tested_by_name(module):
+    """By `test_<module>.py`, with the folder before or behind the name where others share it."""
+    name, folder = module.name, module.parent.name
+    files = (f"test_{name}.py", f"test_{folder}_{name}.py", f"test_{name}_{folder}.py")
+    if name == "inputs" or folder == "backends":  # there are several of these
+        files = files[1:]
+    if name.endswith(("_jax", "_tensorflow", "_torch")):
+        files = (f"test_{name}.py",)
+    return any((TESTS / file).exists() for file in files)
+
+
+def test_every_module_with_logic_has_a_test_file():
+    missing = [
+        module.as_posix()
+        for module in modules_with_logic()
+        if module.as_posix() not in TESTED_BY and not is_tested_by_name(module)
+    ]
+    assert missing == []
+
+
+def test_the_table_names_files_and_modules_that_exist():
+    known = {module.as_posix() for module in modules_with_logic()}
+    assert TESTED_BY.keys() <= known, TESTED_BY.keys() - known
+    for module, name in TESTED_BY.items():
+        assert (TESTS / f"test_{name}.py").exists(), module
