@@ -149,7 +149,7 @@ def test_an_interrupt_in_the_first_step(name):
 def endless(ends_after, ended):
     """Batches, and then an interrupt while the next one is waited for.
 
-    On TensorFlow a thread of its own runs this, and must not outlive the test: later tests that
+    On TensorFlow another thread runs this. It must not outlive the test: later tests that
     freed tensors waited for it without end.
     """
     for _ in range(ends_after):

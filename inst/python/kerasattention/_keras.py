@@ -4,6 +4,8 @@ Checked with Keras 3.15.1 and the nightly build of 3.16 (2026-10-27).
 
 A name that a later Keras moved is searched for in the modules that it may be in now. One
 that is gone is an error that says so, instead of an `AttributeError` from a call.
+
+It has more than 300 lines because a private name must have one place to be looked for.
 """
 
 import contextlib
