@@ -7,6 +7,7 @@ import pytest
 from backends import to_numpy
 from kerasattention import GroupQueryAttention, MultiHeadAttention
 from kerasattention.layers.projections import PROJECTIONS
+from layer_reference import attention_layer
 
 B, T, D = 2, 5, 7
 
@@ -58,3 +59,30 @@ def test_a_frozen_layer_makes_frozen_projections():
     layer = built(trainable=False)
     assert layer.trainable_weights == []
     assert not any(dense.trainable for dense in layer.projections().values())
+
+
+# TensorFlow's `keras.ops.add()` takes a bias (N, 1) for one of channels where axis 1 has N sizes.
+@pytest.mark.parametrize(
+    ("head_size", "heads", "output_shape", "length"),
+    [(1, 3, None, 3), (1, 5, (3, 1), 5), (2, 5, (3, 1), 3), (1, 3, None, (3, 2))],
+)
+def test_biases_go_to_their_heads_where_a_length_is_the_number_of_heads(
+    head_size, heads, output_shape, length
+):
+    layer = MultiHeadAttention(
+        heads,
+        head_size,
+        use_gate=True,
+        output_shape=output_shape,
+        bias_initializer=keras.initializers.RandomNormal(seed=1),
+    )
+    length = length if isinstance(length, tuple) else (length,)
+    x = np.random.default_rng(2).normal(size=(B, *length, D)).astype("float32")
+    outputs = layer(x)
+    weights = {
+        f"{dense.name}/{kind}": to_numpy(getattr(dense, kind)).astype("float64")
+        for dense in layer.projections().values()
+        for kind in ("kernel", "bias")
+    }
+    expected, _ = attention_layer(weights, x.astype("float64"))
+    np.testing.assert_allclose(to_numpy(outputs), expected, rtol=1e-5, atol=1e-5)

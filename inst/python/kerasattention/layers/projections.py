@@ -1,6 +1,7 @@
 """The projections of an attention layer: how they are made, and how a call applies them."""
 
 import functools
+import math
 from typing import Any
 
 import keras
@@ -90,6 +91,7 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
     def _projection(
         self, name: str, shape: Shape, heads: int, size: int, activation: Any = None
     ) -> keras.layers.EinsumDense:
+        shape = _with_spare_axis(shape, self.use_bias, (heads, size))
         equation = projection_equation(len(shape))
         dense = keras.layers.EinsumDense(
             equation,
@@ -106,15 +108,16 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
 
     def _output_projection(self, query_shape: Shape) -> keras.layers.EinsumDense:
         features = self._output_shape or (query_shape[-1],)
-        equation, made = output_equation(len(query_shape), len(features))
+        shape = _with_spare_axis(query_shape, self.use_bias, tuple(features))
+        equation, made = output_equation(len(shape), len(features))
         dense = keras.layers.EinsumDense(
             equation,
-            output_shape=(None,) * (len(query_shape) - 2) + tuple(features),
+            output_shape=(None,) * (len(shape) - 2) + tuple(features),
             bias_axes=made if self.use_bias else None,
             name="attention_output",
             **self._sublayer_options("attention_output"),
         )
-        dense.build((*query_shape[:-1], self._heads.query, self._heads.value_size))
+        dense.build((*shape[:-1], self._heads.query, self._heads.value_size))
         return dense
 
     def _sublayer_options(self, name: str) -> dict[str, Any]:
@@ -173,7 +176,7 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
 
     def _query_heads(self, call: LayerCall, projector: Projector) -> Tensor:
         def heads(query: Tensor) -> Tensor:
-            heads = self._query_dense(query)  # (B, ..., N, H)
+            heads = _apply(self._query_dense, query)  # (B, ..., N, H)
             return _normalized(self._query_norm, heads) if self.qk_norm else heads
 
         real = functools.partial(self._unfolded, call.query_padding, call.query)
@@ -181,12 +184,13 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
 
     def _key_value_heads(self, call: LayerCall, projector: Projector) -> tuple[Tensor, Tensor]:
         def heads(key: Tensor) -> Tensor:
-            heads = self._key_dense(key)  # (B, ..., K, H)
+            heads = _apply(self._key_dense, key)  # (B, ..., K, H)
             return _normalized(self._key_norm, heads) if self.qk_norm else heads
 
         real = functools.partial(self._unfolded, call.key_padding, call.key)
         key = projector.project(heads, call.key, real)  # (B, ..., K, H)
-        value = projector.project(self._value_dense, call.value, real)  # (B, ..., K, Hv)
+        values = functools.partial(_apply, self._value_dense)
+        value = projector.project(values, call.value, real)  # (B, ..., K, Hv)
         return self._fold.fold(key), self._fold.fold(value)  # (B, S, K, H), (B, S, K, Hv)
 
     def _unfolded(self, mask: Tensor | None, like: Tensor) -> Tensor | None:
@@ -198,12 +202,29 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
         def output(heads: Tensor) -> Tensor:
             if self.use_gate:
                 # The heads of a query that is not finite are NaN, or zero if it sees no key.
-                gate = self._gate_dense(projector.clean(call.query))  # (B, ..., N, Hv)
+                gate = _apply(self._gate_dense, projector.clean(call.query))  # (B, ..., N, Hv)
                 heads = ops.multiply(heads, gate)  # (B, ..., N, Hv)
-            return self._output_dense(heads)  # (B, ..., D)
+            return _apply(self._output_dense, heads)  # (B, ..., D)
 
         heads = self._fold.unfold(heads, call.query)  # (B, ..., N, Hv)
         return projector.project(output, heads, features=2)  # (B, ..., D)
+
+
+def _with_spare_axis(shape: Shape, use_bias: bool, made: tuple[int, ...]) -> Shape:
+    """The shape of a projection's input, with an axis of size 1 after the batch if it needs one.
+
+    On TensorFlow `keras.ops.add()` takes a bias (N, 1) for one of channels, and adds it along
+    axis 1 of (B, T, N, 1) where T equals N (Keras 3.15.1). With the axis this cannot happen.
+    """
+    is_taken_for_channels = use_bias and made[-1] == 1 and math.prod(made) > 1
+    return (shape[0], 1, *shape[1:]) if is_taken_for_channels else shape
+
+
+def _apply(dense: keras.layers.EinsumDense, x: Tensor) -> Tensor:
+    """The projection of a tensor, which the spare axis is added to if the projection has it."""
+    if dense.equation.index(",") == len(x.shape):
+        return dense(x)
+    return ops.squeeze(dense(ops.expand_dims(x, 1)), 1)
 
 
 def in_one_dtype(*tensors: Tensor) -> list[Tensor]:
