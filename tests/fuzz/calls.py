@@ -284,9 +284,10 @@ def run_tensorflow(subject, given, names, upstreams, directions):
         return once(given, upstreams, directions)
     if subject.compiled is None:
         signature = None
-        if config["mode"] == "unknown":
+        spec = {"unknown": unknown_spec, "unknown batch": unknown_batch_spec}.get(config["mode"])
+        if spec is not None:
             signature = [
-                {name: unknown_spec(name, x, config) for name, x in part.items()}
+                {name: spec(name, x, config) for name, x in part.items()}
                 for part in (given, upstreams)
             ]
             if directions is None:
@@ -297,13 +298,25 @@ def run_tensorflow(subject, given, names, upstreams, directions):
         if subject.compiled is None:
             subject.compiled = tf.function(once, jit_compile=config["mode"] == "xla")
     arguments = (given, upstreams, directions)
-    if config["mode"] == "unknown" and directions is None:
+    if config["mode"].startswith("unknown") and directions is None:
         arguments = arguments[:2]
     return subject.compiled(*arguments)
 
 
+def unknown_batch_spec(name, x, config):
+    """All known but the batch, as in `fit()` with a smaller last batch."""
+    import tensorflow as tf
+
+    forms = {"attention_mask": config["mask"], "attention_bias": config["bias"]}
+    form = forms.get(name, [True])
+    shape = list(x.shape)
+    if name not in ("sink", "seed") and form and form[0]:
+        shape[0] = None
+    return tf.TensorSpec(shape, x.dtype)
+
+
 def unknown_spec(name, x, config):
-    """Lengths (and in every other configuration batches) unknown, heads and features known."""
+    """Batch and lengths unknown, heads and features known."""
     import tensorflow as tf
 
     shape = [None] * len(x.shape)

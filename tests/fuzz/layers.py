@@ -28,7 +28,7 @@ from tape import Tape
 GROUPS = {"torch": 2, "tensorflow": 8, "jax": 16}
 MODES = {
     "torch": {"eager": 1},
-    "tensorflow": {"eager": 6, "graph": 2, "unknown": 2, "xla": 0.3},
+    "tensorflow": {"eager": 6, "graph": 2, "unknown": 2, "unknown batch": 2, "xla": 0.3},
     "jax": {"jit": 8, "eager": 1},
 }
 # Reasons for which a call may be refused.
