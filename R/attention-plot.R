@@ -47,6 +47,14 @@ plot.attention_scores <- function(
 }
 
 #' @rdname plot.attention_scores
+#' @usage
+#' \method{autoplot}{attention_scores}(
+#'   object,
+#'   type = c("heads", "mean", "text", "entropy"),
+#'   ...,
+#'   query = NULL,
+#'   sample = 1
+#' )
 #' @exportS3Method ggplot2::autoplot
 autoplot.attention_scores <- function(
   object,

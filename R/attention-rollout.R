@@ -87,6 +87,8 @@ plot.attention_rollout <- function(x, ..., layer = NULL, sample = 1) {
 }
 
 #' @rdname plot.attention_scores
+#' @usage
+#' \method{autoplot}{attention_rollout}(object, ..., layer = NULL, sample = 1)
 #' @exportS3Method ggplot2::autoplot
 autoplot.attention_rollout <- function(object, ..., layer = NULL, sample = 1) {
   autoplot_rollout(object, ..., layer = layer, sample = sample)

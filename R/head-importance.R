@@ -135,6 +135,8 @@ differs <- function(a, b) !is.na(a) & !is.na(b) & a != b
 plot.head_importance <- function(x, ...) draw(autoplot_importance(x, ...))
 
 #' @rdname plot.attention_scores
+#' @usage
+#' \method{autoplot}{head_importance}(object, ...)
 #' @exportS3Method ggplot2::autoplot
 autoplot.head_importance <- function(object, ...) {
   autoplot_importance(object, ...)
