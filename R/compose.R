@@ -33,10 +33,10 @@ make_layer <- function(python_class, options, call) {
   options <- options[!vapply(options, is.null, NA)]
   with_python(
     {
-      for (name in intersect(names(options), names(one_whole_number))) {
+      for (name in intersect(names(options), checked_by(check_whole_number))) {
         options[[name]] <- as_int(options[[name]])
       }
-      for (name in intersect(names(options), names(several_whole_numbers))) {
+      for (name in intersect(names(options), checked_by(check_whole_numbers))) {
         options[[name]] <- as_ints(options[[name]])
       }
       for (name in grep(

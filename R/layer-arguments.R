@@ -1,5 +1,5 @@
-# The arguments of both layers: their names, and the checks of those that both have. Arguments
-# of the constructor make the layer; arguments of the call are passed when it is called.
+# The arguments of both layers: their names, and the checks of those of the constructors.
+# Arguments of the constructor make the layer; those of the call are passed when it is called.
 
 call_arguments <- c(
   "attention_mask",
@@ -18,28 +18,61 @@ keras_arguments <- c("name", "trainable", "dtype", "autocast")
 
 mask_arguments <- c("query_mask", "value_mask", "key_mask")
 
-# The constructor's arguments that are one whole number, and those that are one or several,
-# with the limits of each. They are checked here and become Python integers in make_layer().
-one_whole_number <- list(
-  head_dim = list(min = 1),
-  num_query_heads = list(min = 1),
-  num_key_value_heads = list(min = 1),
-  num_heads = list(min = 1),
-  key_dim = list(min = 1),
-  value_dim = list(min = 1, null = TRUE),
-  sliding_window = list(min = 1, null = TRUE),
-  seed = list(min = 0, null = TRUE)
-)
-
 axes_hint <- paste(
   "Axes count from 0, as in Python: 0 is the batch, which is not attended;",
   "of (B, rows, columns, D) the columns are axis 2."
 )
 
-several_whole_numbers <- list(
-  output_shape = list(min = 1, max = 2^20, null = TRUE),
-  attention_axes = list(min = -64, max = 63, null = TRUE, hint = axes_hint)
-)
+# The arguments of the constructors: the checker of each, and what else the checker is given.
+# Whole numbers become integers of Python in make_layer().
+constructor_checks <- function() {
+  initializer <- list(check_keras_object, kind = "initializer")
+  regularizer <- list(check_keras_object, kind = "regularizer", null = TRUE)
+  constraint <- list(check_keras_object, kind = "constraint", null = TRUE)
+  list(
+    head_dim = list(check_whole_number, min = 1),
+    num_query_heads = list(check_whole_number, min = 1),
+    num_key_value_heads = list(check_whole_number, min = 1),
+    num_heads = list(check_whole_number, min = 1),
+    key_dim = list(check_whole_number, min = 1),
+    value_dim = list(check_whole_number, min = 1, null = TRUE),
+    sliding_window = list(check_whole_number, min = 1, null = TRUE),
+    seed = list(check_whole_number, min = 0, null = TRUE),
+    output_shape = list(check_whole_numbers, min = 1, max = 2^20, null = TRUE),
+    attention_axes = list(
+      check_whole_numbers,
+      min = -64,
+      max = 63,
+      null = TRUE,
+      hint = axes_hint
+    ),
+    dropout = list(check_number, min = 0, below = 1),
+    use_bias = list(check_flag),
+    flash_attention = list(check_flag, null = TRUE),
+    kernel_initializer = initializer,
+    bias_initializer = initializer,
+    kernel_regularizer = regularizer,
+    bias_regularizer = regularizer,
+    activity_regularizer = regularizer,
+    kernel_constraint = constraint,
+    bias_constraint = constraint,
+    use_gate = list(check_flag),
+    position = list(check_position),
+    qk_norm = list(check_flag),
+    logit_soft_cap = list(check_number, above = 0, null = TRUE),
+    attention_sink = list(check_flag),
+    name = list(check_layer_name),
+    trainable = list(check_flag, null = TRUE),
+    autocast = list(check_flag, null = TRUE),
+    dtype = list(check_dtype)
+  )
+}
+
+# The names of the constructors' arguments with a checker.
+checked_by <- function(checker) {
+  has_checker <- function(check) identical(check[[1]], checker)
+  names(Filter(has_checker, constructor_checks()))
+}
 
 # All arguments of the layer function whose frame is `env`, except for the tensors.
 layer_arguments <- function(env, dots, call = caller_env()) {
@@ -63,47 +96,16 @@ sizes_hint <- function(object, ...) {
 }
 
 check_layer_arguments <- function(arguments, call = caller_env()) {
-  check <- function(checker, name, ...) {
-    checker(arguments[[name]], ..., arg = name, call = call)
-  }
-  check_whole_arguments(arguments, call)
-  check(check_number, "dropout", min = 0, below = 1)
-  check(check_flag, "use_bias")
-  check(check_flag, "flash_attention", null = TRUE)
-  for (name in c("kernel_initializer", "bias_initializer")) {
-    check(check_keras_object, name, kind = "initializer")
-  }
-  for (name in c("kernel", "bias", "activity")) {
-    name <- paste0(name, "_regularizer")
-    check(check_keras_object, name, kind = "regularizer", null = TRUE)
-  }
-  for (name in c("kernel_constraint", "bias_constraint")) {
-    check(check_keras_object, name, kind = "constraint", null = TRUE)
-  }
-  check(check_flag, "use_gate")
-  check(check_position, "position")
-  check(check_flag, "qk_norm")
-  check(check_number, "logit_soft_cap", above = 0, null = TRUE)
-  check(check_flag, "attention_sink")
-  check(check_layer_name, "name")
-  check(check_flag, "trainable", null = TRUE)
-  check(check_flag, "autocast", null = TRUE)
-  check(check_dtype, "dtype")
-}
-
-check_whole_arguments <- function(arguments, call) {
   check_alive(arguments$seed, arg = "seed", call = call)
   if (is_python(arguments$seed)) {
     arguments$seed <- NULL # a seed generator of Keras
   }
-  check_all <- function(checker, rules) {
-    for (name in intersect(names(rules), names(arguments))) {
-      given <- list(arguments[[name]], arg = name, call = call)
-      do.call(checker, c(given, rules[[name]]))
-    }
+  checks <- constructor_checks()
+  for (name in intersect(names(checks), names(arguments))) {
+    check <- checks[[name]]
+    given <- c(list(arguments[[name]]), check[-1], arg = name, call = call)
+    do.call(check[[1]], given, quote = TRUE)
   }
-  check_all(check_whole_number, one_whole_number)
-  check_all(check_whole_numbers, several_whole_numbers)
 }
 
 # A name, a dtype policy of Keras or its config as a list.

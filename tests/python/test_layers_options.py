@@ -4,12 +4,13 @@ import ast
 import inspect
 import pathlib
 import pydoc
+from typing import get_type_hints
 
 import pytest
 
 import kerasattention
 from kerasattention import GroupQueryAttention, MultiHeadAttention, RotaryPosition
-from kerasattention.layers.options import OPTIONS
+from kerasattention.layers.options import OPTIONS, NamedOptions
 
 LAYERS = {
     MultiHeadAttention: {"num_heads": 6, "key_dim": 4},
@@ -39,6 +40,12 @@ def test_constructors_take_the_options_with_the_defaults_of_the_table(kind):
     assert {name: parameters[name].default for name in shared} == {
         name: option.default for name, option in OPTIONS.items()
     }
+    by_name = [x.name for x in parameters.values() if x.kind is inspect.Parameter.KEYWORD_ONLY]
+    assert by_name == list(OPTIONS)[list(OPTIONS).index("sliding_window") :]
+    assert {name: parameters[name].annotation for name in by_name}.items() <= get_type_hints(
+        NamedOptions
+    ).items()
+    assert list(inspect.signature(kind).parameters) == list(parameters)[1:]
     own = set(parameters) - set(OPTIONS) - {"self", "kwargs"}
     assert own == set(LAYERS[kind]) | (
         {"value_dim", "output_shape", "attention_axes"} if kind is MultiHeadAttention else set()

@@ -44,15 +44,17 @@ class AttentionLayer(ProjectingLayer):
     def __init__(
         self,
         heads: Heads,
-        options: dict[str, Any],
+        positional: dict[str, Any],
         /,
         *,
         output_shape: tuple[int, ...] | None = None,
         attention_axes: tuple[int, ...] | None = None,
-        **kwargs: Any,
+        **named: Any,
     ) -> None:
         checks.width(heads.query, max(heads.size, heads.value_size))
-        super().__init__(**kwargs)
+        given = positional | named
+        options = {name: given.pop(name, option.default) for name, option in OPTIONS.items()}
+        super().__init__(**given)
         self.supports_masking = True
         self._heads = heads
         self._output_shape = output_shape

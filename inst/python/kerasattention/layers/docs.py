@@ -1,9 +1,9 @@
-"""The shared part of the layers' docstrings, written once."""
+"""The shared part of the layers' signatures and docstrings, written once."""
 
 import textwrap
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from kerasattention.layers.options import OPTIONS
+from kerasattention.layers.options import OPTIONS, full_signature
 
 Layer = TypeVar("Layer", bound=type)
 
@@ -34,8 +34,13 @@ Raises:
 """
 
 
-def document_shared_arguments(layer: Layer) -> Layer:
-    """Completes a class's docstring, which ends with the arguments of that class only."""
+def show_shared_options(layer: Layer) -> Layer:
+    """Adds the shared options to a class's docstring and to the signature that help shows.
+
+    The docstring ends with the arguments of that class only.
+    """
+    constructor: Any = layer.__init__
+    constructor.__signature__ = full_signature(constructor)
     if layer.__doc__ is not None:  # None under `python -OO`
         options = "".join(f"{_entry(name, option.doc)}\n" for name, option in OPTIONS.items())
         kwargs, rest = _CALL.split("\n", 1)

@@ -1,21 +1,21 @@
 """Grouped-query attention, a drop-in replacement of `keras.layers.GroupQueryAttention`."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 import keras
 
 from kerasattention import checks
 from kerasattention.layers.attention import AttentionLayer
-from kerasattention.layers.docs import document_shared_arguments
+from kerasattention.layers.docs import show_shared_options
 from kerasattention.layers.heads import Heads
-from kerasattention.layers.options import shared_options
+from kerasattention.layers.options import NamedOptions, options_among
 from kerasattention.layers.shapes import Shape
-from kerasattention.positions.base import Position
 
 
 # The class is named as Keras names its own: weight files are keyed by class name.
 @keras.saving.register_keras_serializable(package="kerasattention", name="GroupQueryAttention")
-@document_shared_arguments
+@show_shared_options
 class GroupedQueryAttention(AttentionLayer):
     """Grouped-query attention (Ainslie et al. 2023, https://arxiv.org/abs/2305.13245).
 
@@ -46,30 +46,17 @@ class GroupedQueryAttention(AttentionLayer):
         kernel_constraint: Any = None,
         bias_constraint: Any = None,
         seed: int | None = None,
-        *,
-        sliding_window: int | None = None,
-        use_gate: bool = False,
-        position: Position | None = None,
-        qk_norm: bool = False,
-        logit_soft_cap: float | None = None,
-        attention_sink: bool = False,
-        use_causal_mask: bool = False,
-        **kwargs: Any,
+        **named: Unpack[NamedOptions],
     ) -> None:
         checks.positive_integer("head_dim", head_dim)
         checks.positive_integer("num_query_heads", num_query_heads)
         checks.positive_integer("num_key_value_heads", num_key_value_heads)
         checks.divisible_heads(num_query_heads, num_key_value_heads)
-        for name in ("output_shape", "attention_axes"):
-            if name in kwargs:
-                raise ValueError(
-                    f"`{name}` is an argument of `MultiHeadAttention` only. "
-                    f"Received: {name}={kwargs[name]!r}"
-                )
+        _check_names(named)
         super().__init__(
             Heads(num_query_heads, num_key_value_heads, head_dim, head_dim),
-            shared_options(locals()),
-            **kwargs,
+            options_among(locals()),
+            **named,
         )
 
     @property
@@ -109,6 +96,16 @@ class GroupedQueryAttention(AttentionLayer):
             "num_query_heads": self.num_query_heads,
             "num_key_value_heads": self.num_key_value_heads,
         }
+
+
+def _check_names(named: Mapping[str, object]) -> None:
+    """Refuses the arguments that only multi-head attention has."""
+    for name in ("output_shape", "attention_axes"):
+        if name in named:
+            raise ValueError(
+                f"`{name}` is an argument of `MultiHeadAttention` only. "
+                f"Received: {name}={named[name]!r}"
+            )
 
 
 GroupQueryAttention = GroupedQueryAttention

@@ -1,19 +1,18 @@
 """Multi-head attention, a drop-in replacement of `keras.layers.MultiHeadAttention`."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 
 from kerasattention import checks
 from kerasattention.layers.attention import AttentionLayer
-from kerasattention.layers.docs import document_shared_arguments
+from kerasattention.layers.docs import show_shared_options
 from kerasattention.layers.heads import Heads
-from kerasattention.layers.options import shared_options
-from kerasattention.positions.base import Position
+from kerasattention.layers.options import NamedOptions, options_among
 
 
 @keras.saving.register_keras_serializable(package="kerasattention", name="MultiHeadAttention")
-@document_shared_arguments
+@show_shared_options
 class MultiHeadAttention(AttentionLayer):
     """Multi-head attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762).
 
@@ -47,25 +46,17 @@ class MultiHeadAttention(AttentionLayer):
         kernel_constraint: Any = None,
         bias_constraint: Any = None,
         seed: int | None = None,
-        *,
-        sliding_window: int | None = None,
-        use_gate: bool = False,
-        position: Position | None = None,
-        qk_norm: bool = False,
-        logit_soft_cap: float | None = None,
-        attention_sink: bool = False,
-        use_causal_mask: bool = False,
-        **kwargs: Any,
+        **named: Unpack[NamedOptions],
     ) -> None:
         checks.positive_integer("num_heads", num_heads)
         checks.positive_integer("key_dim", key_dim)
         checks.optional_positive_integer("value_dim", value_dim)
         super().__init__(
             Heads(num_heads, num_heads, key_dim, value_dim or key_dim),
-            shared_options(locals()),
+            options_among(locals()),
             output_shape=checks.optional_integers("output_shape", output_shape, positive=True),
             attention_axes=checks.optional_integers("attention_axes", attention_axes),
-            **kwargs,
+            **named,
         )
 
     @property

@@ -1,12 +1,13 @@
 """The options that the attention layers share, as one table.
 
-A new option is a row here, an argument of the two constructors (a test compares them with the
-table), and the code that uses it. The row gives the attribute, the check, the entry in the
-config and the text of both docstrings.
+A new option is a row here with its type in `NamedOptions`, and the code that uses it. The row
+gives the attribute, the check, the entry in the config and the text of both docstrings. The two
+constructors write out only their own arguments and those that Keras takes by position.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypedDict, TypeVar, overload
 
 import keras
 
@@ -198,6 +199,42 @@ OPTIONS: dict[str, Option[Any]] = {
 }
 
 
-def shared_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The shared options among the arguments of a constructor."""
-    return {name: arguments[name] for name in OPTIONS}
+class NamedOptions(TypedDict, total=False):
+    """The types of the arguments that both constructors take by name only."""
+
+    sliding_window: int | None
+    use_gate: bool
+    position: Position | None
+    qk_norm: bool
+    logit_soft_cap: float | None
+    attention_sink: bool
+    use_causal_mask: bool
+    # Of each layer of Keras.
+    name: str | None
+    trainable: bool
+    dtype: Any
+    autocast: bool
+
+
+def options_among(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a constructor writes out, from all its arguments."""
+    return {name: value for name, value in arguments.items() if name in OPTIONS}
+
+
+def full_signature(constructor: Callable[..., None]) -> inspect.Signature:
+    """The signature of a constructor, with the options of the table that it takes by name."""
+    *own, rest = inspect.signature(constructor).parameters.values()
+    written_out = {parameter.name for parameter in own}
+    types = NamedOptions.__annotations__
+    named = [
+        rest.replace(
+            name=name,
+            kind=inspect.Parameter.KEYWORD_ONLY,
+            default=option.default,
+            annotation=types[name],
+        )
+        for name, option in OPTIONS.items()
+        if name not in written_out
+    ]
+    rest = rest.replace(name="kwargs", annotation=Any)
+    return inspect.Signature([*own, *named, rest], return_annotation=None)
