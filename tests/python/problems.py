@@ -16,7 +16,7 @@ from backends import tensor
 from kerasattention.attend import api, registry
 from kerasattention.attend.bias import TensorBias
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.layers import attention as layers_attention
+from kerasattention.layers import attending
 
 B, K, G, H, HV, T, S = 2, 3, 5, 7, 11, 13, 17
 N = K * G
@@ -282,7 +282,7 @@ def engine_options(**options):
         return attend(*args, **(given | options))
 
     attend = api.attend
-    places = (api, layers_attention)
+    places = (api, attending)
     for place in places:
         place.attend = with_options
     try:

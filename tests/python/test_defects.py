@@ -172,7 +172,7 @@ def test_symbolic_scores_have_the_shape_of_the_real_ones(axes, query, value):
 
 def test_dropout_costs_nothing_at_inference(monkeypatch):
     """With and without a rate the same way is taken, and no random number is drawn."""
-    import kerasattention.layers.attention as base
+    import kerasattention.layers.attending as base
 
     seen = []
     original = base.attend

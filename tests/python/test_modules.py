@@ -51,6 +51,7 @@ TESTED_BY = {
     "decoding/graph/probe": "decode_trials",
     "decoding/graph/program": "decoding",
     "decoding/graph/run": "decoding",
+    "layers/attending": "contract",
     "layers/attention": "contract",
     "layers/docs": "layers_options",
     "layers/group_query_attention": "contract",

@@ -3,8 +3,6 @@
 Shape letters: B batch, T query length, S key/value length, D features, N query heads, K
 key/value heads, H head size, Hv value head size. Inputs are (B, ..., D): the attended axes are
 folded into one length, and all others into the batch (B').
-
-More than 300 lines: Keras asks for the signatures of `call` and `_compute_attention` in full.
 """
 
 from collections.abc import Callable
@@ -15,11 +13,11 @@ from keras import ops
 
 from kerasattention import checks
 from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
-from kerasattention.attend.api import attend
 from kerasattention.attend.bias import BlockBias, TensorBias
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span, Tensor
 from kerasattention.layers import shapes
+from kerasattention.layers.attending import AttendingLayer
 from kerasattention.layers.axes import AxisFold, resolve_axes
 from kerasattention.layers.context import current_context, lazy_weights
 from kerasattention.layers.heads import Heads
@@ -27,18 +25,17 @@ from kerasattention.layers.inputs import (
     INPUTS,
     LayerCall,
     arguments_by_name,
-    as_boolean,
 )
 from kerasattention.layers.keras_override import attend_overridden
 from kerasattention.layers.nonfinite import Projector, choose_projector
 from kerasattention.layers.options import OPTIONS
-from kerasattention.layers.projections import ProjectingLayer, in_one_dtype
-from kerasattention.layers.recompute import rematerialize, seed_of_call, sublayers_scope
+from kerasattention.layers.projections import in_one_dtype
+from kerasattention.layers.recompute import rematerialize, sublayers_scope
 from kerasattention.layers.shapes import Shape
 from kerasattention.positions.base import Position
 
 
-class AttentionLayer(ProjectingLayer):
+class AttentionLayer(AttendingLayer):
     """Multi-head attention with grouped key/value heads over any axes."""
 
     def __init__(
@@ -180,64 +177,6 @@ class AttentionLayer(ProjectingLayer):
             )
         heads, weights = result
         return context.scale_heads(self, heads), weights  # (B', T, N, Hv), (B', N, T, S)
-
-    def _run_kernel(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: AttentionMask,
-        training: bool | None,
-        return_scores: bool,
-        options: dict[str, Any],
-    ) -> tuple[Tensor, Tensor | None]:
-        rate = self.dropout if training else 0.0
-        flash = self._flash()
-        result = attend(
-            query,
-            key,
-            value,
-            mask,
-            **options,
-            rate=rate,
-            seed=self._dropout_seed() if rate > 0.0 else None,
-            return_scores=return_scores,
-            implementation="plain" if flash is False else None,
-            never_hold_scores=flash is True,
-        )
-        return result if return_scores else (result, None)
-
-    def _dropout_seed(self) -> Any:
-        drawn = seed_of_call()
-        return self._dropout_layer.seed_generator if drawn is None else drawn
-
-    def _flash(self) -> bool | None:
-        """The layer's own value, or else Keras's global switch, which can only forbid."""
-        if self.flash_attention is not None:
-            return self.flash_attention
-        return False if keras.config.is_flash_attention_enabled() is False else None
-
-    def _compute_attention(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None = None,
-        training: bool | None = None,
-        return_attention_scores: bool = False,
-        use_causal_mask: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Attention of projected heads, which subclasses may override as in Keras.
-
-        An override gets one mask with everything in it. A layer without an override does
-        not call this method, since the kernels do not need that mask.
-        """
-        query, key, value = map(ops.convert_to_tensor, (query, key, value))
-        given = self._fold.fold_scores(
-            as_boolean(attention_mask), query, key
-        )  # (B'|1, N|1, T|1, S|1)
-        mask = AttentionMask(causal=use_causal_mask, mask=given)
-        return self._run_kernel(query, key, value, mask, training, return_attention_scores, {})
 
     def pass_mask_on(self, query_mask: Tensor | None, query: Tensor, output: Tensor) -> None:
         """The output carries the query's folded mask."""
