@@ -107,12 +107,12 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
         return dense
 
     def _output_projection(self, query_shape: Shape) -> keras.layers.EinsumDense:
-        features = self._output_shape or (query_shape[-1],)
-        shape = _with_spare_axis(query_shape, self.use_bias, tuple(features))
+        features: tuple[Any, ...] = self._output_shape or (query_shape[-1],)
+        shape = _with_spare_axis(query_shape, self.use_bias, features)
         equation, made = output_equation(len(shape), len(features))
         dense = keras.layers.EinsumDense(
             equation,
-            output_shape=(None,) * (len(shape) - 2) + tuple(features),
+            output_shape=(None,) * (len(shape) - 2) + features,
             bias_axes=made if self.use_bias else None,
             name="attention_output",
             **self._sublayer_options("attention_output"),
