@@ -7,19 +7,17 @@ import jax.numpy as jnp
 import keras
 
 from kerasattention.attend.tensors import Tensor
-from kerasattention.decoding.backends.runner import LoopResult, LoopState, choose_next
-from kerasattention.decoding.cache.context import CacheContext, CrossKV, StepInfo
+from kerasattention.decoding.backends.runner import (
+    Kept,
+    LoopResult,
+    LoopState,
+    choose_next,
+    traced_extend,
+    traced_prefill,
+)
 from kerasattention.decoding.cache.storage import ArrayStorage
 from kerasattention.decoding.graph.plan import Plan
-from kerasattention.decoding.graph.run import (
-    PromptValues,
-    Values,
-    attach_masks,
-    run_full,
-    run_per_prompt,
-    run_per_token,
-    with_mask_of_each,
-)
+from kerasattention.decoding.graph.run import Values, run_full
 
 Weights = list[Tensor]
 
@@ -48,11 +46,10 @@ class JaxRunner:
     def reset(self) -> None:
         storage = ArrayStorage.allocate(self.plan.specs, self.batch, self.max_length)
         self.arrays = storage.arrays
-        self.cross_kv: CrossKV = {}
-        self.prompt_values: PromptValues = {}
+        self.kept: Kept = ({}, {})
 
     def prefill(self, inputs: Values, count: int, padding: Tensor | None) -> Tensor:
-        logits, self.arrays, self.cross_kv, self.prompt_values = self._prefill(
+        logits, self.arrays, self.kept = self._prefill(
             self._weights(), self.arrays, inputs, jnp.int32(count), padding
         )
         return logits
@@ -63,7 +60,7 @@ class JaxRunner:
     def extend(self, tokens: Tensor, position: int, count: int, padding: Tensor | None) -> Tensor:
         real = None if tokens.shape[1] == 1 else jnp.int32(count)
         logits, self.arrays = self._extend(
-            self._weights(), self.arrays, self._kept(), tokens, jnp.int32(position), real, padding
+            self._weights(), self.arrays, self.kept, tokens, jnp.int32(position), real, padding
         )
         return logits
 
@@ -78,13 +75,9 @@ class JaxRunner:
             steps=jnp.int32(state.steps),
         )
         self.arrays, made, finished, count, failed = self._decode_loop(
-            static, self._weights(), self.arrays, self._kept(), state
+            static, self._weights(), self.arrays, self.kept, state
         )
         return LoopResult(made, finished, int(count), int(failed))
-
-    def _kept(self) -> tuple[CrossKV, PromptValues]:
-        """The tensors that prefill computes for the steps, besides the caches."""
-        return self.cross_kv, self.prompt_values
 
     def _weights(self) -> Weights:
         return [variable.value for variable in self.variables]
@@ -101,30 +94,24 @@ class JaxRunner:
     def _run_prefill(
         self, weights: Weights, arrays: Any, inputs: Values, count: Tensor, padding: Tensor | None
     ) -> Any:
-        storage, cross_kv = ArrayStorage(arrays), {}
-        tokens = inputs[self.plan.tokens]
-        info = StepInfo(0, count, True, padding)
+        storage = ArrayStorage(arrays)
         with self._scope(weights):
-            values = run_per_prompt(self.plan, inputs)
-            context = self._context(storage, info, cross_kv, tokens)
-            logits = run_per_token(self.plan, context, tokens, values)
-        return logits, storage.arrays, cross_kv, with_mask_of_each(values)
+            logits, kept = traced_prefill(self, storage, inputs, count, padding)
+        return logits, storage.arrays, kept
 
     def _run_extend(
         self,
         weights: Weights,
         arrays: Any,
-        kept: tuple[CrossKV, PromptValues],
+        kept: Kept,
         tokens: Tensor,
         position: Tensor,
         count: Tensor | None,
         padding: Tensor | None,
     ) -> Any:
-        storage, (cross_kv, prompt_values) = ArrayStorage(arrays), kept
-        info = StepInfo(position, count, False, padding)
+        storage = ArrayStorage(arrays)
         with self._scope(weights):
-            context = self._context(storage, info, cross_kv, tokens)
-            logits = run_per_token(self.plan, context, tokens, attach_masks(prompt_values))
+            logits = traced_extend(self, storage, kept, tokens, position, count, padding)
         return logits, storage.arrays
 
     def _run_decode_loop(
@@ -153,15 +140,3 @@ class JaxRunner:
         carry = jax.lax.while_loop(goes_on, decode_one, carry)
         count, arrays, _, finished, made, failed = carry
         return arrays, made, finished, count, failed
-
-    def _context(
-        self, storage: ArrayStorage, info: StepInfo, cross_kv: CrossKV, tokens: Tensor
-    ) -> CacheContext:
-        return CacheContext(
-            self.plan.specs,
-            storage,
-            info,
-            cross_kv,
-            length=tokens.shape[1],
-            max_length=self.max_length,
-        )

@@ -1,13 +1,26 @@
-"""The interface of a backend's runner, and the parts that all loops over new tokens share."""
+"""The interface of a backend's runner, and the parts that the backends' runners share."""
 
 from typing import Any, NamedTuple, Protocol
 
 from keras import ops
 
 from kerasattention.attend.tensors import Tensor
+from kerasattention.decoding.cache.context import CacheContext, CrossKV, StepInfo
+from kerasattention.decoding.cache.storage import CacheStorage
 from kerasattention.decoding.graph.plan import Plan
-from kerasattention.decoding.graph.run import Values, as_logits
+from kerasattention.decoding.graph.run import (
+    PromptValues,
+    Values,
+    as_logits,
+    attach_masks,
+    run_per_prompt,
+    run_per_token,
+    with_mask_of_each,
+)
 from kerasattention.decoding.sampling import are_unusable, choose_tokens
+
+# The tensors that prefill computes for the steps, besides the caches.
+Kept = tuple[CrossKV, PromptValues]
 
 
 class LoopState(NamedTuple):
@@ -83,6 +96,49 @@ class Runner(Protocol):
     def full_pass(self, inputs: Values) -> Tensor:
         """The model's output (B, T, V) without caches."""
         ...
+
+
+def cache_context(
+    runner: Runner, storage: CacheStorage, info: StepInfo, cross_kv: CrossKV, tokens: Tensor
+) -> CacheContext:
+    """The context in which attention layers use a runner's caches, for tokens (B, t)."""
+    return CacheContext(
+        runner.plan.specs,
+        storage,
+        info,
+        cross_kv,
+        length=tokens.shape[1],
+        max_length=runner.max_length,
+    )
+
+
+def traced_prefill(
+    runner: Runner, storage: CacheStorage, inputs: Values, count: Any, padding: Tensor | None
+) -> tuple[Tensor, Kept]:
+    """`prefill()` in a function without side effects: the logits, and what the steps need."""
+    plan, cross_kv = runner.plan, {}
+    tokens = inputs[plan.tokens]
+    values = run_per_prompt(plan, inputs)
+    info = StepInfo(0, count, True, padding)
+    context = cache_context(runner, storage, info, cross_kv, tokens)
+    logits = run_per_token(plan, context, tokens, values)  # (B, V)
+    return logits, (cross_kv, with_mask_of_each(values))
+
+
+def traced_extend(
+    runner: Runner,
+    storage: CacheStorage,
+    kept: Kept,
+    tokens: Tensor,
+    position: Any,
+    count: Any,
+    padding: Tensor | None,
+) -> Tensor:
+    """`extend()` in a function without side effects: the logits (B, V)."""
+    cross_kv, prompt_values = kept
+    info = StepInfo(position, count, False, padding)
+    context = cache_context(runner, storage, info, cross_kv, tokens)
+    return run_per_token(runner.plan, context, tokens, attach_masks(prompt_values))
 
 
 def choose_next(

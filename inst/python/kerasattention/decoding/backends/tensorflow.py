@@ -10,19 +10,17 @@ from kerasattention._keras import flatten_layers, override_calls
 from kerasattention.attend.tensors import Tensor
 from kerasattention.decoding.backends.products import linear_layers
 from kerasattention.decoding.backends.products_tensorflow import loop_products
-from kerasattention.decoding.backends.runner import LoopResult, LoopState, choose_next
-from kerasattention.decoding.cache.context import CacheContext, CrossKV, StepInfo
+from kerasattention.decoding.backends.runner import (
+    Kept,
+    LoopResult,
+    LoopState,
+    choose_next,
+    traced_extend,
+    traced_prefill,
+)
 from kerasattention.decoding.cache.storage import ArrayStorage, CacheStorage, VariableStorage
 from kerasattention.decoding.graph.plan import Plan
-from kerasattention.decoding.graph.run import (
-    PromptValues,
-    Values,
-    attach_masks,
-    run_full,
-    run_per_prompt,
-    run_per_token,
-    with_mask_of_each,
-)
+from kerasattention.decoding.graph.run import Values, run_full
 
 # XLA reads the weights for one token faster than TensorFlow's own operations, but compiles for
 # some seconds. Models with fewer parameters are done before that.
@@ -61,13 +59,10 @@ class TensorFlowRunner:
         self.reset()
 
     def reset(self) -> None:
-        self.cross_kv: CrossKV = {}
-        self.prompt_values: PromptValues = {}
+        self.kept: Kept = ({}, {})
 
     def prefill(self, inputs: Values, count: int, padding: Tensor | None) -> Tensor:
-        logits, self.cross_kv, self.prompt_values = self._prefill(
-            inputs, tf.constant(count), padding
-        )
+        logits, self.kept = self._prefill(inputs, tf.constant(count), padding)
         return logits
 
     def full_pass(self, inputs: Values) -> Tensor:
@@ -75,7 +70,7 @@ class TensorFlowRunner:
 
     def extend(self, tokens: Tensor, position: int, count: int, padding: Tensor | None) -> Tensor:
         real = None if tokens.shape[1] == 1 else tf.constant(count)
-        return self._extend(self._kept(), tokens, tf.constant(position), real, padding)
+        return self._extend(self.kept, tokens, tf.constant(position), real, padding)
 
     def decode_loop(self, state: LoopState) -> LoopResult:
         state = state._replace(
@@ -89,38 +84,27 @@ class TensorFlowRunner:
     def _run_fastest(self, state: LoopState) -> Any:
         if self._compiles:
             try:
-                return self._compiled_loop(state, self._kept())
+                return self._compiled_loop(state, self.kept)
             except _UNCOMPILED:  # raised before anything runs
                 self._compiles = False
-        return self._decode_loop(state, self._kept())
-
-    def _kept(self) -> tuple[CrossKV, PromptValues]:
-        """The tensors that prefill computes for the steps, besides the caches."""
-        return self.cross_kv, self.prompt_values
+        return self._decode_loop(state, self.kept)
 
     # Traced -----------------------------------------------------------------------
 
     def _run_prefill(self, inputs: Values, count: Tensor, padding: Tensor | None) -> Any:
-        cross_kv: CrossKV = {}
-        tokens = inputs[self.plan.tokens]
-        values = run_per_prompt(self.plan, inputs)
-        context = self._context(self.storage, StepInfo(0, count, True, padding), cross_kv, tokens)
-        logits = run_per_token(self.plan, context, tokens, values)
-        return logits, cross_kv, with_mask_of_each(values)
+        return traced_prefill(self, self.storage, inputs, count, padding)
 
     def _run_extend(
         self,
-        kept: tuple[CrossKV, PromptValues],
+        kept: Kept,
         tokens: Tensor,
         position: Tensor,
         count: Tensor | None,
         padding: Tensor | None,
         storage: CacheStorage | None = None,
     ) -> Tensor:
-        cross_kv, prompt_values = kept
-        info = StepInfo(position, count, False, padding)
-        context = self._context(storage or self.storage, info, cross_kv, tokens)
-        return run_per_token(self.plan, context, tokens, attach_masks(prompt_values))
+        storage = storage or self.storage
+        return traced_extend(self, storage, kept, tokens, position, count, padding)
 
     def _run_decode_loop(self, state: LoopState, kept: Any) -> Any:
         def step(tokens: Tensor, at: Tensor, arrays: Any) -> Any:
@@ -172,18 +156,6 @@ class TensorFlowRunner:
             goes_on, decode_one, carry, parallel_iterations=1
         )
         return made, finished, count, failed, arrays
-
-    def _context(
-        self, storage: CacheStorage, info: StepInfo, cross_kv: CrossKV, tokens: Tensor
-    ) -> CacheContext:
-        return CacheContext(
-            self.plan.specs,
-            storage,
-            info,
-            cross_kv,
-            length=tokens.shape[1],
-            max_length=self.max_length,
-        )
 
 
 def _traced(method: Any, **options: Any) -> Any:

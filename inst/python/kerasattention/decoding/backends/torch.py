@@ -10,9 +10,14 @@ from kerasattention._keras import override_calls
 from kerasattention.attend.tensors import Tensor
 from kerasattention.decoding.backends.products import linear_layers
 from kerasattention.decoding.backends.products_torch import torch_products
-from kerasattention.decoding.backends.runner import LoopResult, LoopState, choose_next
+from kerasattention.decoding.backends.runner import (
+    LoopResult,
+    LoopState,
+    cache_context,
+    choose_next,
+)
 from kerasattention.decoding.backends.trace_torch import trace
-from kerasattention.decoding.cache.context import CacheContext, CrossKV, StepInfo
+from kerasattention.decoding.cache.context import CrossKV, StepInfo
 from kerasattention.decoding.cache.storage import TensorStorage
 from kerasattention.decoding.graph.plan import Plan
 from kerasattention.decoding.graph.run import Values, run_full, run_per_prompt, run_per_token
@@ -52,7 +57,8 @@ class TorchRunner:
     @torch.inference_mode()
     def prefill(self, inputs: Values, count: int, padding: Tensor | None) -> Tensor:
         tokens = inputs[self.plan.tokens]
-        context = self._context(StepInfo(0, None, True, padding), self.cross_kv, tokens)
+        info = StepInfo(0, None, True, padding)
+        context = cache_context(self, self.storage, info, self.cross_kv, tokens)
         with self._overrides():
             self.prompt_values = run_per_prompt(self.plan, inputs)
             return run_per_token(self.plan, context, tokens, self.prompt_values)
@@ -146,15 +152,6 @@ class TorchRunner:
         cross_kv: CrossKV,
         prompt_values: Values,
     ) -> Tensor:
-        context = self._context(StepInfo(position, None, False, padding), cross_kv, tokens)
+        info = StepInfo(position, None, False, padding)
+        context = cache_context(self, self.storage, info, cross_kv, tokens)
         return run_per_token(self.plan, context, tokens, prompt_values)
-
-    def _context(self, info: StepInfo, cross_kv: CrossKV, tokens: Tensor) -> CacheContext:
-        return CacheContext(
-            self.plan.specs,
-            self.storage,
-            info,
-            cross_kv,
-            length=tokens.shape[1],
-            max_length=self.max_length,
-        )
