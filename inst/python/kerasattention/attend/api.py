@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from keras import ops
 
@@ -105,43 +105,39 @@ def scaled_dot_product_attention(
     )
 
 
+class InputOptions(TypedDict, total=False):
+    """The options of `make_inputs()`, which has their defaults."""
+
+    biases: list[BlockBias] | None
+    scale: float | None
+    soft_cap: float | None
+    sink: Tensor | None
+    rate: float
+    seed: Any
+
+
 def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
     mask: AttentionMask,
     *,
-    biases: list[BlockBias] | None = None,
-    scale: float | None = None,
-    soft_cap: float | None = None,
-    sink: Tensor | None = None,
-    rate: float = 0.0,
-    seed: Any = None,
     return_scores: bool = False,
     implementation: str | Kernel | None = None,
     never_hold_scores: bool = False,
     block_size: int | None = None,
+    **options: Unpack[InputOptions],
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`scaled_dot_product_attention()` with an `AttentionMask` and a list of biases.
 
     Args:
-        query: (B, T, N, H); `key` and `value` likewise as documented there.
+        query: (B, T, N, H); `key`, `value` and `return_scores` likewise as documented there.
         implementation: As documented there, or a row of the registry.
         never_hold_scores: Refuse a kernel that holds (T, S) logits.
         block_size: Queries of a block; None for the kernel's own choice.
+        **options: Of `make_inputs()`.
     """
-    inputs = make_inputs(
-        query,
-        key,
-        value,
-        mask,
-        biases=biases,
-        scale=scale,
-        soft_cap=soft_cap,
-        sink=sink,
-        rate=rate,
-        seed=seed,
-    )
+    inputs = make_inputs(query, key, value, mask, **options)
     if return_scores and never_hold_scores:
         raise ValueError(
             "`flash_attention=True` demands a path that never holds (T, S) scores, "
