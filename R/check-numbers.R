@@ -9,14 +9,9 @@ check_whole_number <- function(
   arg = caller_arg(x),
   call = caller_env()
 ) {
-  if (null && is.null(x)) {
-    return(invisible())
-  }
-  if (!is_whole_number(x) || x < min || x > max) {
-    rule <- paste0("a whole number", range_rule(min, max), or_null(null))
-    abort_argument(arg, rule, x, hint %||% integer_hint(x), call)
-  }
-  invisible(x)
+  good <- is_whole_number(x) && x >= min && x <= max
+  rule <- paste0("a whole number", range_rule(min, max), or_null(null))
+  check_rule(x, good, rule, null, hint %||% integer_hint(x), arg, call)
 }
 
 # A vector, or a list, of whole numbers.
@@ -29,19 +24,13 @@ check_whole_numbers <- function(
   arg = caller_arg(x),
   call = caller_env()
 ) {
-  if (null && is.null(x)) {
-    return(invisible())
-  }
   several <- (is_plain_number(x) || is_plain_list(x)) && axes_of(x) == 1
   good <- several &&
     length(x) > 0 &&
     all(vapply(as.list(x), is_whole_number, NA)) &&
     all(unlist(x) >= min & unlist(x) <= max)
-  if (!good) {
-    rule <- paste0("whole numbers", range_rule(min, max), or_null(null))
-    abort_argument(arg, rule, x, hint %||% integer_hint(x), call)
-  }
-  invisible(x)
+  rule <- paste0("whole numbers", range_rule(min, max), or_null(null))
+  check_rule(x, good, rule, null, hint %||% integer_hint(x), arg, call)
 }
 
 # `above` and `below` exclude the bound itself.
@@ -56,15 +45,10 @@ check_number <- function(
   arg = caller_arg(x),
   call = caller_env()
 ) {
-  if (null && is.null(x)) {
-    return(invisible())
-  }
   good <- is_number(x) && x >= min && x <= max && x > above && x < below
-  if (!good) {
-    range <- range_rule(min, max, above, below)
-    abort_argument(arg, paste0("a number", range, or_null(null)), x, hint, call)
-  }
-  invisible(x)
+  range <- range_rule(min, max, above, below)
+  rule <- paste0("a number", range, or_null(null))
+  check_rule(x, good, rule, null, hint, arg, call)
 }
 
 range_rule <- function(min, max, above = -Inf, below = Inf) {

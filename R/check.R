@@ -42,14 +42,8 @@ check_flag <- function(
   arg = caller_arg(x),
   call = caller_env()
 ) {
-  if (null && is.null(x)) {
-    return(invisible())
-  }
-  if (!is_flag(x)) {
-    rule <- if (null) "TRUE, FALSE or NULL" else "TRUE or FALSE"
-    abort_argument(arg, rule, x, hint, call)
-  }
-  invisible(x)
+  rule <- if (null) "TRUE, FALSE or NULL" else "TRUE or FALSE"
+  check_rule(x, is_flag(x), rule, null, hint, arg, call)
 }
 
 check_string <- function(
@@ -59,13 +53,8 @@ check_string <- function(
   arg = caller_arg(x),
   call = caller_env()
 ) {
-  if (null && is.null(x)) {
-    return(invisible())
-  }
-  if (!is_string(x)) {
-    abort_argument(arg, paste0("one string", or_null(null)), x, hint, call)
-  }
-  invisible(x)
+  rule <- paste0("one string", or_null(null))
+  check_rule(x, is_string(x), rule, null, hint, arg, call)
 }
 
 # One of `choices`; where `x` is still all the choices (a default), the first.
@@ -101,6 +90,14 @@ check_choices <- function(
   }
   for (choice in x) {
     check_choice(choice, choices, arg = arg, call = call)
+  }
+  invisible(x)
+}
+
+# An error unless the rule holds for `x`, or `x` is NULL and may be.
+check_rule <- function(x, holds, rule, null, hint, arg, call) {
+  if (!holds && !(null && is.null(x))) {
+    abort_argument(arg, rule, x, hint, call)
   }
   invisible(x)
 }

@@ -40,3 +40,22 @@ run_r <- function(code, env = character()) {
     env = c(paste0("R_LIBS=", shQuote(libraries)), python, env)
   )
 }
+
+# Runs R code in a new session, in which `model` has been read from a file. Prints first whether
+# the model predicts of `x` what it predicted here.
+run_r_on_saved_model <- function(model, x, code) {
+  file <- withr::local_tempfile(fileext = ".keras")
+  data <- withr::local_tempfile(fileext = ".rds")
+  model$save(file)
+  saveRDS(list(x = x, y = model$predict(x, verbose = 0L)), data)
+  run_r(c(
+    "suppressMessages(library(kerasattention))",
+    sprintf("data <- readRDS(%s)", deparse(data)),
+    sprintf(
+      "model <- reticulate::import('keras')$saving$load_model(%s)",
+      deparse(file)
+    ),
+    "print(max(abs(model$predict(data$x, verbose = 0L) - data$y)) < 1e-6)",
+    code
+  ))
+}

@@ -123,20 +123,7 @@ test_that("a model of R pipes trains, is saved and read in a new session", {
   model$fit(x, x, epochs = 5L, verbose = 0L)
   expect_lt(model$evaluate(x, x, verbose = 0L), before)
 
-  file <- withr::local_tempfile(fileext = ".keras")
-  data <- withr::local_tempfile(fileext = ".rds")
-  model$save(file)
-  saveRDS(list(x = x, y = model$predict(x, verbose = 0L)), data)
-  output <- run_r(c(
-    "suppressMessages(library(kerasattention))",
-    sprintf("data <- readRDS(%s)", deparse(data)),
-    sprintf(
-      "model <- reticulate::import('keras')$saving$load_model(%s)",
-      deparse(file)
-    ),
-    "print(max(abs(model$predict(data$x, verbose = 0L) - data$y)) < 1e-6)",
-    "print(model$layers[[2]])"
-  ))
+  output <- run_r_on_saved_model(model, x, "print(model$layers[[2]])")
   expect_equal(
     utils::tail(output, 2),
     c(

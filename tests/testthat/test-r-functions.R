@@ -118,24 +118,17 @@ test_that("a saved model predicts in a new session, where training says what is 
   )
   model <- keras()$Model(a, made)
   model$compile(optimizer = "sgd", loss = "mse")
-  file <- withr::local_tempfile(fileext = ".keras")
-  data <- withr::local_tempfile(fileext = ".rds")
-  model$save(file)
-  saveRDS(list(x = x, y = model$predict(x, verbose = 0L)), data)
-  output <- run_r(c(
-    "suppressMessages(library(kerasattention))",
-    sprintf("data <- readRDS(%s)", deparse(data)),
-    sprintf(
-      "model <- reticulate::import('keras')$saving$load_model(%s)",
-      deparse(file)
-    ),
-    "print(max(abs(model$predict(data$x, verbose = 0L) - data$y)) < 1e-6)",
-    "message <- tryCatch(",
-    "  model$fit(data$x, data$x, verbose = 0L),",
-    "  error = conditionMessage",
-    ")",
-    "print(grepl('`kernel_regularizer` was an R function of another', message))"
-  ))
+  output <- run_r_on_saved_model(
+    model,
+    x,
+    c(
+      "message <- tryCatch(",
+      "  model$fit(data$x, data$x, verbose = 0L),",
+      "  error = conditionMessage",
+      ")",
+      "print(grepl('`kernel_regularizer` was an R function of another', message))"
+    )
+  )
   expect_equal(utils::tail(output, 2), c("[1] TRUE", "[1] TRUE"))
 })
 

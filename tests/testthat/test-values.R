@@ -1,5 +1,6 @@
-test_that("values with a class or axes of their own are no plain values", {
-  classed <- list(
+# Values with a class or axes of their own.
+odd_values <- function() {
+  list(
     table = table(c(1, 1)),
     ts = ts(1),
     integer64 = structure(1, class = "integer64"),
@@ -10,7 +11,10 @@ test_that("values with a class or axes of their own are no plain values", {
     false_python = structure(1, class = "python.builtin.object"),
     empty_python = structure(new.env(), class = "python.builtin.object")
   )
-  for (x in classed) {
+}
+
+test_that("values with a class or axes of their own are no plain values", {
+  for (x in odd_values()) {
     expect_false(is_number(x))
     expect_false(is_whole_number(x))
     expect_false(is_flag(x))
@@ -26,19 +30,13 @@ test_that("values with a class or axes of their own are no plain values", {
 })
 
 test_that("what Python cannot take is found in lists too", {
-  classed <- list(
-    table = table(c(1, 1)),
-    ts = ts(1),
-    integer64 = structure(1, class = "integer64"),
-    date = Sys.Date(),
-    foo = structure(8, class = "foo"),
-    axes = array(1, c(1, 1)),
-    pointer = methods::new("externalptr"),
-    false_python = structure(1, class = "python.builtin.object"),
-    empty_python = structure(new.env(), class = "python.builtin.object")
-  )
   expect_true(is_convertible(list(a = 1, b = list("c", NULL, mean))))
-  for (x in classed[c("table", "pointer", "false_python", "empty_python")]) {
+  for (x in odd_values()[c(
+    "table",
+    "pointer",
+    "false_python",
+    "empty_python"
+  )]) {
     expect_false(is_convertible(x))
     expect_false(is_convertible(list(a = list(x))))
   }
