@@ -16,14 +16,20 @@ plot_text <- function(x, query, call) {
       call = call
     )
   }
+  title <- paste0("What \"", x$tokens[[query]], "\" (", query, ") attends")
+  draw_text(text_frame(x, query), query) + ggplot2::labs(title = title)
+}
+
+# The weights of one query, with the place of each word.
+text_frame <- function(x, query) {
   frame <- as.data.frame(x)
   frame <- frame[frame$query == query, ]
-  frame$panel <- factor(paste0(frame$layer, ", head ", frame$head))
-  frame$panel <- factor(
-    frame$panel,
-    unique(paste0(frame$layer, ", head ", frame$head))
-  )
-  frame <- merge(frame, text_layout(x$tokens), by = "key")
+  frame$panel <- paste0(frame$layer, ", head ", frame$head)
+  frame$panel <- factor(frame$panel, unique(frame$panel))
+  merge(frame, text_layout(x$tokens), by = "key")
+}
+
+draw_text <- function(frame, query) {
   ggplot2::ggplot(frame) +
     ggplot2::geom_tile(
       ggplot2::aes(
@@ -49,9 +55,6 @@ plot_text <- function(x, query, call) {
     ggplot2::coord_fixed(ratio = 3) +
     ggplot2::facet_wrap(ggplot2::vars(.data$panel)) +
     weight_scale("weight") +
-    ggplot2::labs(
-      title = paste0("What \"", x$tokens[[query]], "\" (", query, ") attends")
-    ) +
     ggplot2::theme_void(base_size = 11) +
     ggplot2::theme(
       plot.margin = ggplot2::margin(8, 8, 8, 8),
