@@ -22,7 +22,7 @@ def decoder_of(kv_heads, length=CACHED, batch=BATCH, window=None):
 def step_at_the_end(kv_heads, rounds):
     """Fills a cache with random tokens, but for room for some steps; gives a step.
 
-    Filled, and not merely made: zeros that nobody wrote need not be memory at all.
+    Filled, since pages of zeros that were never written need no memory.
     """
     import numpy as np
     from keras import ops
@@ -30,10 +30,10 @@ def step_at_the_end(kv_heads, rounds):
     from runners import tensor
 
     decoder = decoder_of(kv_heads)
-    piece = 128  # whose scores against all keys take half a GB
-    tokens = np.random.default_rng(1).standard_normal((BATCH, piece, D), dtype="float32")
+    chunk = 128  # whose scores against all keys take half a GB
+    tokens = np.random.default_rng(1).standard_normal((BATCH, chunk, D), dtype="float32")
     decoder.prefill(tokens)
-    while decoder.length + piece <= CACHED - rounds:
+    while decoder.length + chunk <= CACHED - rounds:
         decoder.step(tokens)
     one = tensor((BATCH, D))
     return lambda: ops.convert_to_numpy(decoder.step(one))

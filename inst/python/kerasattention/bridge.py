@@ -1,4 +1,4 @@
-"""R functions as initializers, regularizers and constraints, and what saving makes of them.
+"""R functions as initializers, regularizers and constraints, and how they are saved.
 
 Keras copies such objects by their config (each projection gets its own initializer)
 and saves that config in `.keras` files. An R function cannot be part of a config: the
@@ -46,7 +46,7 @@ class RFunction:
             raise RuntimeError(
                 f"The layer's `{self.argument}` was an R function of another session, "
                 f"`{self.source}`, and is not saved with the model. To train or evaluate, "
-                "build the model with its R code and load the weights alone."
+                "build the model with its R code and load only its weights."
             )
         return self.function
 

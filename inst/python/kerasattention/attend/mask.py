@@ -95,7 +95,7 @@ class AttentionMask:
     # Questions about a block ----------------------------------------------------------
 
     def key_range(self, rows: Span, length: int) -> Span:
-        """The keys outside of which these queries see nothing."""
+        """The keys that these queries may attend; all others are masked out."""
         first, last = 0, length
         if self.positions_are_indices:
             if self.reach.before is not None:
@@ -156,7 +156,7 @@ class AttentionMask:
 
     @property
     def positions_are_indices(self) -> bool:
-        """Whether positions are known from the indices alone."""
+        """Whether positions are known from the indices."""
         return not self.has_explicit_positions and isinstance(self.offset, int)
 
     @property

@@ -127,7 +127,7 @@ def continue_prompts(
 
 
 class _Reports:
-    """Tells a callback each token, and how far a long run is."""
+    """Calls a callback with each token, and reports the progress of a long run."""
 
     def __init__(self, callback: Callback | None, progress: Any, total: int) -> None:
         self.callback, self.total = callback, total

@@ -80,7 +80,7 @@ def pad_right(tokens: np.ndarray, length: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """Prompts of whatever form.
+    """Prompts in any of the accepted forms.
 
     Attributes:
         prompts: A vector of int32 for each.

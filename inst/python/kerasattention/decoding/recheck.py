@@ -1,4 +1,4 @@
-"""Compares a decoder with full passes of its model, where layers are known by a trial only.
+"""Compares a decoder with full passes of its model, where only a trial accepted a layer.
 
 A trial does not detect a layer that reads tokens further back than the trial is long, or one
 whose result changes at an id that the trial did not draw. The real prompt and the first tokens
@@ -17,9 +17,9 @@ from kerasattention.decoding.graph.plan import Plan
 from kerasattention.decoding.graph.run import Values, take_times
 from kerasattention.decoding.prompts import pad_right, rounded_length
 
-# Compared are this many steps after a prompt, and all that lead to a sequence of this length.
+# The number of steps after a prompt that are compared, and a length up to which all are.
 STEPS, LENGTH = 8, 16
-# Of the largest logit of a row. Rounding in a deep model makes smaller differences.
+# Relative to the largest logit of a row. Rounding in a deep model makes smaller differences.
 TOLERANCE, LOW_TOLERANCE = 5e-3, 5e-2
 
 
@@ -170,8 +170,8 @@ class FirstTokens:
                 f"{_named(self.plan.tried)} accepted for decoding token by token because of a "
                 f"trial on random tokens, but after {after} tokens the output for row {row} "
                 f"differs from that of a full pass of the model: by up to {gap:.3g}, where its "
-                f"largest number is {scale:.3g}. A layer's result at a token must depend on that "
-                "token alone. Use layers that do, with attention for what looks at other tokens, "
+                f"largest number is {scale:.3g}. A layer's result at a token must depend only "
+                "on that token. Use layers that do, with attention for what looks at other tokens, "
                 "or call the model on the whole sequence for each new token."
             )
 

@@ -14,9 +14,9 @@ from keras import ops
 from kerasattention.attend.dropout import mix_bits
 from kerasattention.attend.tensors import Tensor, numpy_of
 
-# Below this no two logits in float32 are near enough for the less likely one to be drawn, and
-# above the other no two are far enough apart. Neither bound is 0 or infinite in float32.
-COLDEST, HOTTEST = 1e-20, 1e30
+# Below the first, no two logits in float32 are near enough for the less likely one to be drawn.
+# Above the second, no two are far enough apart. Neither bound is 0 or infinite in float32.
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-20, 1e30
 # In place of an infinite logit, of which no difference can be taken.
 _MOST = 3e38
 
@@ -55,7 +55,7 @@ class Sampler:
     @property
     def kind(self) -> tuple[bool, int | None, bool]:
         """The options that decide the operations: compiled once per kind."""
-        if self.temperature < COLDEST:
+        if self.temperature < LEAST_TEMPERATURE:
             return (True, None, False)
         return (False, self.top_k, self.top_p is not None and self.top_p < 1.0)
 
@@ -65,7 +65,7 @@ class Sampler:
         if seed is None:
             seed = int(numpy_of(keras.random.randint((), 0, 2**31 - 1)))
         top_p = 1.0 if self.top_p is None else self.top_p
-        return float(min(self.temperature, HOTTEST)), float(top_p), int(seed) % (2**31)
+        return float(min(self.temperature, MOST_TEMPERATURE)), float(top_p), int(seed) % (2**31)
 
 
 def choose_tokens(
@@ -82,7 +82,7 @@ def choose_tokens(
         kind: Of a `Sampler`.
         numbers: Of a `Sampler`.
         at: Index of the tokens in the rows.
-        padding: None, or (B): how much of a row is padding, which counts for nothing.
+        padding: None, or (B): the number of padding tokens of a row, which do not count.
 
     Returns:
         (B) int32.
@@ -122,7 +122,7 @@ def check_usable(unusable: bool, number: int) -> None:
 
 
 def _choose_among(logits: Tensor, top_k: int, top_p: Any, seed: Any, at: Any) -> Tensor:
-    """Among the k likeliest, which come sorted."""
+    """A token among the k likeliest, which `top_k()` sorts."""
     values, tokens = cast("tuple[Tensor, Tensor]", ops.top_k(logits, top_k))
     if top_p is not None:
         values = ops.where(_within(values, top_p), values, float("-inf"))
@@ -143,12 +143,12 @@ def in_nucleus(logits: Tensor, top_p: Any) -> Tensor:
 
     By bisection: sorting a large vocabulary takes longer than a small model's step.
     """
-    peak = ops.max(logits, axis=-1, keepdims=True)
-    shifted = logits - peak
+    largest = ops.max(logits, axis=-1, keepdims=True)
+    shifted = logits - largest
     weights = ops.exp(shifted)
     wanted = top_p * ops.sum(weights, axis=-1, keepdims=True)
-    low = ops.full_like(peak, -88.0)  # exp(-88) is the least float32
-    high = ops.zeros_like(peak)
+    low = ops.full_like(largest, -88.0)  # exp(-88) is the least float32
+    high = ops.zeros_like(largest)
     # The tokens above `low` always reach the probability; the interval ends below float32's steps.
     for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)

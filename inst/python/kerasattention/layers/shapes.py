@@ -48,7 +48,7 @@ def check_inputs(
     if len(query) < 3:
         raise ValueError(
             "Inputs must have at least 3 axes (batch, length, features). "
-            f"Received: {received}. One sequence alone needs a batch axis of 1."
+            f"Received: {received}. A single sequence needs a batch axis of 1."
         )
     if not len(query) == len(value) == len(key):
         raise ValueError(

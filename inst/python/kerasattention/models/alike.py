@@ -41,7 +41,7 @@ def twins(source: Any, copy: Any) -> list[Pair]:
 def _adapt(theirs: Any, ours: Any, name: str) -> None:
     """Quantises a part of a copy, or adds LoRA's factors, as it was done to the source.
 
-    The configs of Keras's attention layers say nothing of either.
+    The configs of Keras's attention layers contain neither.
     """
     try:
         mode = getattr(theirs, "quantization_mode", None)
@@ -80,7 +80,7 @@ def freeze_alike(pairs: Iterable[Pair], leaves: Iterable[Pair]) -> None:
 def _made_frozen(source: Any, copy: Any) -> bool:
     """Whether an attention layer was made with `trainable=False`.
 
-    Keras does not tell the projections, and trains them: ours stays frozen.
+    Keras does not pass the flag on to the projections, and trains them. Ours stays frozen.
     """
     return (
         isinstance(copy, AttentionLayer)

@@ -74,10 +74,11 @@ def _run_step(model: keras.Model, step: Step, state: Any, iterator: Iterator[Any
 
 
 class _Postponed:
-    """SIGINT that arrives within is handled at the end; in threads, none arrives.
+    """Postpones SIGINT to the end of a `with` block. Only the main thread gets it.
 
-    Also the iterator over the step's data. Waits for the first can be interrupted: the state is
-    not consumed yet. No generator, since Python ignores an interrupt while it ends one.
+    Also the iterator over the step's data. The wait for the first batch can be interrupted, since
+    the state is not consumed yet. It is not a generator: Python ignores an interrupt while it
+    ends one.
     """
 
     def __init__(self, iterator: Iterator[Any]) -> None:

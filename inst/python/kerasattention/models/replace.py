@@ -165,7 +165,7 @@ def check_graph(model: keras.Model) -> None:
     if not _is_graph(model):
         raise ValueError(
             "`model` must be a Functional or Sequential model: the layers of a "
-            f"subclassed one are known to its own code alone. Received: {type(model)}"
+            f"subclassed one are known only to its own code. Received: {type(model)}"
         )
 
 

@@ -1,8 +1,8 @@
 """Faster products of layers with their weights while a decoder runs.
 
 Each backend makes one map from layers to overrides of their calls. `override_calls()` honours
-it in Keras's own layers, wherever in a model they are, at prefill and in each step alike. Here
-are the layers whose call is a product of their input with a matrix, and that call.
+it in Keras's own layers, wherever in a model they are, at prefill and in each step. This
+module finds the layers whose call is a product of their input with a matrix, and overrides it.
 """
 
 import dataclasses
@@ -73,7 +73,7 @@ class Linear:
 
 
 def linear_layers(model: keras.Model) -> list[Linear]:
-    """The layers of a model, however deep, whose call is one product with a weight and no more.
+    """The layers of a model, however deep, whose call is one product with a weight, nothing else.
 
     Not subclasses, other quantisations than int8, LoRA, and weights in another dtype than that
     of the computation.

@@ -91,43 +91,43 @@ class CacheContext(AttentionContext):
         return self._from_cache("key", key), self._from_cache("value", value)
 
     def set_positions(
-        self, layer: AttentionLayer, visibility: AttentionMask, self_attention: bool
+        self, layer: AttentionLayer, mask: AttentionMask, self_attention: bool
     ) -> AttentionMask:
         spec, info = self.specs[self._call], self.info
         if info.padding is None and info.is_prefill:
-            return visibility
+            return mask
         if layer.position is None and not spec.cross:
-            return visibility
+            return mask
         queries = self._indices()  # (t)
         if info.padding is not None:
             queries = queries[None] - info.padding[:, None]  # (B, t)
-        keys = visibility.key_positions if spec.cross else queries
-        return dataclasses.replace(visibility, query_positions=queries, key_positions=keys)
+        keys = mask.key_positions if spec.cross else queries
+        return dataclasses.replace(mask, query_positions=queries, key_positions=keys)
 
     def update_cache(
         self,
         layer: AttentionLayer,
         key: Tensor,
         value: Tensor,
-        visibility: AttentionMask,
+        mask: AttentionMask,
         self_attention: bool,
     ) -> tuple[Tensor, Tensor, AttentionMask]:
         spec = self.specs[self._call]
         if spec.cross:
             # The layer keeps non-finite padding out of its keys.
             finite = not self.info.is_prefill
-            return key, value, dataclasses.replace(visibility, masked_out_is_finite=finite)
+            return key, value, dataclasses.replace(mask, masked_out_is_finite=finite)
         key, value = self._without_padding(key), self._without_padding(value)
         new = {"key": to_cache("key", key), "value": to_cache("value", value)}
         if spec.masked:
-            new["mask"] = visibility.key_mask
+            new["mask"] = mask.key_mask
         if self.info.is_prefill:
             for name, x in new.items():
                 self._fill(name, x)
-            return key, value, self._mask_padding(visibility)
+            return key, value, self._mask_padding(mask)
         held, positions = self._append(new)
-        visibility = dataclasses.replace(
-            visibility,
+        mask = dataclasses.replace(
+            mask,
             causal=False,
             window=None,
             offset=self.info.position,
@@ -139,7 +139,7 @@ class CacheContext(AttentionContext):
             masked_out_is_finite=self.length == 1,
         )
         key, value = (self._from_cache(name, held[name]) for name in ("key", "value"))
-        return key, value, visibility
+        return key, value, mask
 
     def _from_cache(self, name: str, x: Tensor) -> Tensor:
         return from_cache(name, x, self.specs[self._call].kv_heads)
@@ -176,17 +176,15 @@ class CacheContext(AttentionContext):
         chosen = ops.take(x, ops.maximum(positions, 0), axis=axis)
         self.storage.replace(self._call, name, chosen)
 
-    def _mask_padding(self, visibility: AttentionMask) -> AttentionMask:
+    def _mask_padding(self, mask: AttentionMask) -> AttentionMask:
         """Masks out padding. Masks may compare indices: padding shifts a whole row."""
         padding = self.info.padding
         if padding is None:
-            return visibility
+            return mask
         real = ops.arange(self.length, dtype="int32")[None] >= padding[:, None]  # (B, t)
-        if visibility.key_mask is not None:
-            real = ops.logical_and(real, visibility.key_mask)
-        return dataclasses.replace(
-            visibility, query_positions=None, key_positions=None, key_mask=real
-        )
+        if mask.key_mask is not None:
+            real = ops.logical_and(real, mask.key_mask)
+        return dataclasses.replace(mask, query_positions=None, key_positions=None, key_mask=real)
 
     # Extending the cache --------------------------------------------------------
 

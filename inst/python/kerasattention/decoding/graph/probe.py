@@ -34,7 +34,7 @@ _RUNS = (PROMPT, 1, 1, 17, 1, 1, 13, 1, 1)
 
 @contextlib.contextmanager
 def without_changes(instruction: Instruction) -> Iterator[None]:
-    """Refuses a layer that changes a variable when it is called; the variable is as it was."""
+    """Refuses a layer that changes a variable when it is called, and restores the variable."""
     variables = getattr(instruction.operation, "non_trainable_variables", [])
     before = [np.array(numpy_of(x)) for x in variables]
     refusal = None
@@ -139,7 +139,7 @@ class Trial:
     def _agrees(self, whole: list[np.ndarray], part: slice) -> bool:
         try:
             result = self._result(self._part(part))
-        except Exception:  # whatever a layer raises: it cannot take a few tokens
+        except Exception:  # of any kind: the layer cannot take a few tokens
             return False
         return _near(result, [x[:, part] for x in whole])
 
@@ -201,7 +201,7 @@ class _Recorder(AttentionContext):
         layer: AttentionLayer,
         key: Tensor,
         value: Tensor,
-        visibility: AttentionMask,
+        mask: AttentionMask,
         self_attention: bool,
     ) -> tuple[Tensor, Tensor, AttentionMask]:
         spec = CacheSpec(
@@ -212,23 +212,23 @@ class _Recorder(AttentionContext):
             dtype=keras.backend.standardize_dtype(key.dtype),
             window=layer.sliding_window,
             cross=not self_attention and key.shape[1] == OTHERS,
-            masked=visibility.key_mask is not None,
+            masked=mask.key_mask is not None,
         )
         self.specs.append(spec)
         if not spec.cross:
-            self._check(layer.name, visibility)
-        return key, value, visibility
+            self._check(layer.name, mask)
+        return key, value, mask
 
-    def _check(self, name: str, visibility: AttentionMask) -> None:
+    def _check(self, name: str, mask: AttentionMask) -> None:
         given = {
-            "attention_mask": visibility.mask,
-            "segment_ids": visibility.query_segments,
-            "positions": visibility.query_positions,
+            "attention_mask": mask.mask,
+            "segment_ids": mask.query_segments,
+            "positions": mask.query_positions,
         }
         reasons = [
             layer_support.UNKNOWN.format(argument) for argument, x in given.items() if x is not None
         ]
-        reasons += [] if visibility.causal else [layer_support.NOT_CAUSAL]
+        reasons += [] if mask.causal else [layer_support.NOT_CAUSAL]
         self.refusals += [layer_support.refusal(name, reason) for reason in reasons]
 
 

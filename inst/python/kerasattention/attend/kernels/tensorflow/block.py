@@ -1,6 +1,6 @@
 """A block of queries on TensorFlow: its output and its gradients.
 
-TensorFlow's softmax is one pass of oneDNN, faster than the exponential alone, while a maximum
+TensorFlow's softmax is one pass of oneDNN, faster than the exponential by itself, while a maximum
 or a mask's addition is another pass over the logits. So a block's weights are normalised at
 once, and the backward pass takes the softmax again instead of restoring the weights from the
 log of a denominator.

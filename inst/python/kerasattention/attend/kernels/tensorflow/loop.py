@@ -134,7 +134,7 @@ class BlockLoop:
 
 
 def _visible_columns(reach: Reach, rows: Span, keys: Tensor | int) -> Span:
-    """The keys outside of which these queries see nothing: one at least, for a softmax."""
+    """The keys that these queries may attend: at least one, for a softmax."""
     first, last = tf.zeros((), tf.int32), tf.convert_to_tensor(keys, tf.int32)
     if reach.before is not None:
         first = reach.first_key(rows.start)

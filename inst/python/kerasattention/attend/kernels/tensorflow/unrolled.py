@@ -87,9 +87,9 @@ def plan_head_groups(inputs: AttentionInputs) -> list[Span]:
     kv_heads = inputs.kv_heads
     by_head = inputs.bias is not None or inputs.mask.num_heads != 1
     # The dropout mask counts heads from the first; without a graph nothing runs in parallel.
-    one_walk = tf.executing_eagerly() or is_compiled_by_xla()
-    one_walk = one_walk or inputs.query.shape[3] > MAX_QUERIES_OF_HEAD_GROUPS
-    if kv_heads == 1 or by_head or inputs.rate > 0.0 or one_walk:
+    one_group = kv_heads == 1 or by_head or inputs.rate > 0.0
+    one_group = one_group or tf.executing_eagerly() or is_compiled_by_xla()
+    if one_group or inputs.query.shape[3] > MAX_QUERIES_OF_HEAD_GROUPS:
         return [Span(0, kv_heads)]
     half = kv_heads // 2
     return [Span(0, half), Span(half, kv_heads - half)]
