@@ -138,36 +138,12 @@ def layer_call(rng, kind):
         pick(rng, None, (1,), (-2,)) if rank == 3 else pick(rng, None, (1,), (2,), (1, 2), (2, 1))
     )
     axes = None if kind == "gqa" else axes
-    if rank == 3:
-        lengths = [length(rng)]
-        others = [other_length(rng, lengths[0])]
-    else:
-        lengths = [pick(rng, 1, 2, 3, 5), pick(rng, 1, 2, 3, 5, 7)]
-        attended = resolved_axes(axes, rank)
-        others = [
-            other_length(rng, size) if axis in attended and size > 1 and chance(rng, 0.5) else size
-            for axis, size in zip((1, 2), lengths, strict=True)
-        ]
-        others = [
-            min(size, 7) if axis in attended else size
-            for axis, size in zip((1, 2), others, strict=True)
-        ]
+    lengths, others = drawn_lengths(rng, axes, rank)
     form = pick(rng, "query", "query", "query", "same", "same3", "value", "key")
     own = form in ("query", "same", "same3")
     T = math.prod(lengths[axis - 1] for axis in resolved_axes(axes, rank))
     attended = len(resolved_axes(axes, rank))
-    paddings = {
-        name: pick(rng, None, None, "explicit", "attached", "both")
-        for name in ("query", "value", "key")
-        if chance(rng, 0.3)
-    }
-    given = (
-        ("query",) if own else ("query", "value", "key") if form == "key" else ("query", "value")
-    )
-    # A mask can be attached to a tensor that is given only.
-    paddings = {
-        name: "explicit" if how and name not in given else how for name, how in paddings.items()
-    }
+    paddings = drawn_paddings(rng, form)
     return {
         "K": K,
         "N": K * G,
@@ -201,6 +177,38 @@ def layer_call(rng, kind):
         "segments": maybe(rng, 0.25, lambda: pick(rng, "rows", "one")) if own else None,
         "positions": maybe(rng, 0.25, lambda: pick(rng, "rows", "one", "far")),
         "paddings": {name: how for name, how in paddings.items() if how},
+    }
+
+
+def drawn_lengths(rng, axes, rank):
+    """The sizes of the axes between batch and features, of the queries and of the keys."""
+    if rank == 3:
+        lengths = [length(rng)]
+        return lengths, [other_length(rng, lengths[0])]
+    lengths = [pick(rng, 1, 2, 3, 5), pick(rng, 1, 2, 3, 5, 7)]
+    attended = resolved_axes(axes, rank)
+    others = [
+        other_length(rng, size) if axis in attended and size > 1 and chance(rng, 0.5) else size
+        for axis, size in zip((1, 2), lengths, strict=True)
+    ]
+    others = [
+        min(size, 7) if axis in attended else size
+        for axis, size in zip((1, 2), others, strict=True)
+    ]
+    return lengths, others
+
+
+def drawn_paddings(rng, form):
+    """For each input how its mask is given: by name, attached to the tensor, or both."""
+    paddings = {
+        name: pick(rng, None, None, "explicit", "attached", "both")
+        for name in ("query", "value", "key")
+        if chance(rng, 0.3)
+    }
+    given = {"value": ("query", "value"), "key": ("query", "value", "key")}.get(form, ("query",))
+    # A mask can be attached to a tensor that is given only.
+    return {
+        name: "explicit" if how and name not in given else how for name, how in paddings.items()
     }
 
 

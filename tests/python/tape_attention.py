@@ -50,7 +50,7 @@ def visible(
     query_mask=None,
     key_mask=None,
 ):
-    """`reference.visibility` of whole arrays."""
+    """`reference.visible` of whole arrays."""
     T, S = shape[2:]
     here = np.arange(T)[None] if query_positions is None else np.asarray(query_positions)
     there = np.arange(S)[None] if key_positions is None else np.asarray(key_positions)
@@ -195,15 +195,8 @@ class Layer:
         batch = [axis for axis in range(rank - 1) if axis not in self.axes]
         self.order = batch + list(self.axes)
         folded = {id(x): self.fold(tape, x) for x in (query, value, key)}
-        heads = [
-            self.project(tape, leaves, name, folded[id(x)])
-            for name, x in (("query", query), ("key", key), ("value", value))
-        ]
-        for i, name in enumerate(("query_norm", "key_norm")):
-            if f"{name}/scale" in leaves:
-                heads[i] = tape.rms(heads[i], leaves[f"{name}/scale"])
-        q, k, v = heads
-        B, T, N, H = q.value.shape
+        q, k, v = self.heads(tape, leaves, *(folded[id(x)] for x in (query, key, value)))
+        B, T, N, _ = q.value.shape
         S = k.value.shape[1]
         places = np.arange(T)[None] if positions is None else np.asarray(positions)
         key_places = places if own else np.arange(S)[None]
@@ -211,25 +204,12 @@ class Layer:
         if bias is not None:
             leaves["attention_bias"] = tape.leaf(bias)
             biases.append(self.fold_bias(tape, leaves["attention_bias"], len(batch), (B, T, S)))
-        kind = None if self.position is None else self.position["kind"]
-        if kind == "rotary":
-            options = {n: x for n, x in self.position.items() if n in ("theta", "scaling")}
-            size = int(H * self.position["fraction"] + 1e-6)
-            layout = self.position["layout"]
-            q, k = (
-                tape.rotate(x, *rotary_angles(tape, p, size, single=self.single, **options), layout)
-                for x, p in ((q, places), (k, key_places))
+        if self.position is not None and self.position["kind"] == "rotary":
+            q, k = (self.rotated(tape, x, p) for x, p in ((q, places), (k, key_places)))
+        elif self.position is not None:
+            biases.append(
+                self.position_bias(tape, leaves, N, distances(places, key_places), causal)
             )
-        elif kind == "alibi":
-            biases.append(tape.leaf(tape.rounded(alibi_bias(N, distances(places, key_places)))))
-        elif kind == "relative":
-            found = relative_buckets(
-                distances(places, key_places),
-                self.position["num_buckets"],
-                self.position["max_distance"],
-                causal,
-            )
-            biases.append(tape.look_up(leaves["table"], found))
         seen = visible(
             (B, N, T, S),
             mask=None if mask is None else self.fold_mask(mask, len(batch), (B, N, T, S)),
@@ -268,6 +248,29 @@ class Layer:
         batches = [query.value.shape[axis] for axis in batch]
         weights = tape.reshape(weights, (*batches, N, *lengths[0], *lengths[1]))
         return output, weights, leaves, seen
+
+    def heads(self, tape, leaves, query, key, value):
+        """Projected and normalised queries, keys and values."""
+        heads = [
+            self.project(tape, leaves, name, x)
+            for name, x in (("query", query), ("key", key), ("value", value))
+        ]
+        for i, name in enumerate(("query_norm", "key_norm")):
+            if f"{name}/scale" in leaves:
+                heads[i] = tape.rms(heads[i], leaves[f"{name}/scale"])
+        return heads
+
+    def rotated(self, tape, x, places):
+        options = {n: y for n, y in self.position.items() if n in ("theta", "scaling")}
+        size = int(x.value.shape[3] * self.position["fraction"] + 1e-6)
+        angles = rotary_angles(tape, places, size, single=self.single, **options)
+        return tape.rotate(x, *angles, self.position["layout"])
+
+    def position_bias(self, tape, leaves, heads, distance, causal):
+        if self.position["kind"] == "alibi":
+            return tape.leaf(tape.rounded(alibi_bias(heads, distance)))
+        sizes = (self.position["num_buckets"], self.position["max_distance"])
+        return tape.look_up(leaves["table"], relative_buckets(distance, *sizes, causal))
 
     def project(self, tape, leaves, name, x):
         heads = tape.einsum("btd,dnh->btnh", x, leaves[f"{name}/kernel"])
