@@ -13,6 +13,8 @@ from kerasattention.layers.context import AttentionContext, attention_context
 from kerasattention.models.scores import choose_layers, with_our_layers
 
 Gates = list[Tensor]
+Total = Callable[[Gates, Any, Any], Tensor]
+Gradients = Callable[[list[np.ndarray], np.ndarray, np.ndarray], Gates]
 
 
 def head_importance(
@@ -50,11 +52,10 @@ def head_importance(
     if len(x) != len(y):
         raise ValueError(f"`x` and `y` must have as many examples. Received: {len(x)}, {len(y)}")
     totals = [np.zeros(layer.heads.query) for layer in layers]
+    gate_gradients = _gate_gradients(model, layers, loss_of)
     for start in range(0, len(x), batch_size):
         part = slice(start, start + batch_size)
-        for total, gradient in zip(
-            totals, _gate_gradients(model, layers, loss_of, x[part], y[part]), strict=True
-        ):
+        for total, gradient in zip(totals, gate_gradients(x[part], y[part]), strict=True):
             total += np.abs(gradient).sum(axis=0)
     means = [total / len(x) for total in totals]
     if normalize:
@@ -95,42 +96,60 @@ def _loss_function(model: keras.Model, loss: Any) -> Callable[[Any, Tensor], Ten
 
 
 def _gate_gradients(
-    model: keras.Model,
-    layers: list[AttentionLayer],
-    loss_of: Callable[[Any, Tensor], Tensor],
-    x: np.ndarray,
-    y: np.ndarray,
-) -> list[np.ndarray]:
-    def total(gates: Gates) -> Tensor:
+    model: keras.Model, layers: list[AttentionLayer], loss_of: Callable[[Any, Tensor], Tensor]
+) -> Callable[[np.ndarray, np.ndarray], list[np.ndarray]]:
+    """A function of inputs and targets that gives the gradient of each layer's gates (B, N)."""
+
+    def total(gates: Gates, x: Any, y: Any) -> Tensor:
         with attention_context(_Gates(layers, gates)):
             return loss_of(y, model(x, training=False))
 
-    ones = [np.ones((len(x), layer.heads.query), "float32") for layer in layers]
-    gradients = _GRADIENTS[keras.backend.backend()](total, ones)
-    return [numpy_of(gradient) for gradient in gradients]
+    differentiate = _GRADIENTS[keras.backend.backend()](model, total)
+
+    def gradients(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
+        ones = [np.ones((len(x), layer.heads.query), "float32") for layer in layers]
+        return [numpy_of(gradient) for gradient in differentiate(ones, x, y)]
+
+    return gradients
 
 
-def _tensorflow(total: Callable[[Gates], Tensor], ones: list[np.ndarray]) -> Gates:
+def _tensorflow(model: keras.Model, total: Total) -> Gradients:
     import tensorflow as tf
 
-    gates = [tf.constant(one) for one in ones]
-    with tf.GradientTape() as tape:
-        tape.watch(gates)
-        value = total(gates)
-    return tape.gradient(value, gates)
+    def gradients(ones: list[np.ndarray], x: np.ndarray, y: np.ndarray) -> Gates:
+        gates = [tf.constant(one) for one in ones]
+        with tf.GradientTape() as tape:
+            tape.watch(gates)
+            value = total(gates, x, y)
+        return tape.gradient(value, gates)
+
+    return gradients
 
 
-def _jax(total: Callable[[Gates], Tensor], ones: list[np.ndarray]) -> Gates:
+def _jax(model: keras.Model, total: Total) -> Gradients:
+    """Compiled as one: without that JAX compiles each operation, which takes longer."""
     import jax
 
-    return jax.grad(total)(ones)
+    variables = list({id(v): v for v in model.variables}.values())
+
+    def total_of_weights(weights: list[Tensor], gates: Gates, x: Tensor, y: Tensor) -> Tensor:
+        with keras.StatelessScope(state_mapping=list(zip(variables, weights, strict=True))):
+            return total(gates, x, y)
+
+    differentiated = jax.grad(total_of_weights, argnums=1)
+    # A model that runs eagerly may have a layer that cannot be compiled.
+    function = differentiated if model.run_eagerly else jax.jit(differentiated)
+    return lambda ones, x, y: function([v.value for v in variables], ones, x, y)
 
 
-def _torch(total: Callable[[Gates], Tensor], ones: list[np.ndarray]) -> Gates:
+def _torch(model: keras.Model, total: Total) -> Gradients:
     import torch
 
-    gates = [tensor_of(one).requires_grad_() for one in ones]
-    return list(torch.autograd.grad(total(gates), gates))
+    def gradients(ones: list[np.ndarray], x: np.ndarray, y: np.ndarray) -> Gates:
+        gates = [tensor_of(one).requires_grad_() for one in ones]
+        return list(torch.autograd.grad(total(gates, x, y), gates))
+
+    return gradients
 
 
 _GRADIENTS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
