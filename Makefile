@@ -20,7 +20,7 @@ help: ## show this list
 setup: ## install all that is needed into .venv/ and .rlib/ (again and again if you like)
 	@tools/setup.sh
 
-setup-peers: ## also what the benchmarks compare with
+setup-peers: ## also what the benchmarks compare with, and the R package keras3 from CRAN
 	@tools/setup.sh --peers
 
 demo: setup ## train a transformer on real text from R, about two minutes; KERAS_BACKEND=jax ...

@@ -2,7 +2,7 @@
 # Set up everything the project needs: system packages, Python in .venv/, R packages
 # in .rlib/. Run it as often as you like: what is there already is left alone.
 #   tools/setup.sh           what the demo, the tests and the checks need
-#   tools/setup.sh --peers   also the packages that `make bench` compares with
+#   tools/setup.sh --peers   also the packages that `make bench` compares with, and keras3
 #   tools/setup.sh --quality also what `make coverage` and `make mutants` use
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -174,6 +174,21 @@ install_reticulate() {
   date >"$stamp"
 }
 
+# keras3, whose code in README and articles runs where it is installed. It is in no Debian release.
+install_keras3() {
+  local stamp=$library/kerasattention-keras3.stamp
+  if [ -f "$stamp" ] && [ -d "$library/keras3" ]; then
+    return
+  fi
+  say "R: installing keras3 into .rlib from CRAN (a few minutes)"
+  if logged keras3 env R_LIBS="$library" Rscript --vanilla tools/r-packages.R "$library" keras3; then
+    date >"$stamp"
+  else
+    say "keras3 was not installed: CRAN cannot be reached, or it does not fit this R." \
+      "Code for keras3 in README and articles is shown without its output. All else works."
+  fi
+}
+
 install_package() {
   local stamp=$library/kerasattention-source.stamp sum
   sum=$(
@@ -203,6 +218,7 @@ install_group dev
 install_group models --no-deps
 if [ "${1:-}" = "--peers" ]; then
   install_group peers --no-deps
+  install_keras3
 elif [ "${1:-}" = "--quality" ]; then
   install_group quality
 fi
