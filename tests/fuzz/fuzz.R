@@ -7,7 +7,7 @@
 #   Rscript tests/fuzz/fuzz.R seed=1 call=17         one call again, which it prints
 #
 # Each finding is one line that repeats it. Exit status 1 if there was one. Should R
-# itself end, the call under way is in the file named in the first line.
+# itself end, the current call is in the file named in the first line.
 
 options <- list(seed = 1, seconds = Inf, calls = Inf, call = NA, slow = 5)
 for (argument in strsplit(commandArgs(TRUE), "=")) {
@@ -194,7 +194,7 @@ report <- function(i, call, wrong) {
 
 run <- function() {
   trace <- tempfile("fuzz-", fileext = ".txt")
-  cat("The call under way is in", trace, "\n")
+  cat("The current call is in", trace, "\n")
   from <- if (is.na(options$call)) 1 else options$call
   to <- if (is.na(options$call)) options$calls else options$call
   end <- Sys.time() + options$seconds

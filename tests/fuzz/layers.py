@@ -23,7 +23,7 @@ from yardstick import Yardstick, evaluate
 
 from tape import Tape
 
-# How many inputs share a configuration, which is compiled once (`--draws`), and how often each way
+# How many inputs share a configuration, which is compiled once (`--draws`), and how often each mode
 # of running is drawn.
 GROUPS = {"torch": 2, "tensorflow": 8, "jax": 16}
 MODES = {

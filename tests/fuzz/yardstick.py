@@ -111,7 +111,7 @@ class Yardstick:
 
 
 def evaluate(tape, config, data, weights):
-    """Nodes of the output and the scores, the leaves by name, and who sees whom."""
+    """Nodes of the output and the scores, the leaves by name, and the visible pairs."""
     if config["kind"] == "function":
         return evaluate_function(tape, config, data)
     rank = data["query"].ndim

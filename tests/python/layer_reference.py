@@ -41,7 +41,7 @@ def attention_layer(
         for name, x in (("query", query), ("key", key), ("value", value))
     )
     B, T, N, S = *q.shape[:3], k.shape[1]
-    seen = reference.visibility(
+    seen = reference.visible(
         B,
         N,
         T,

@@ -49,7 +49,7 @@ def _describe(given, dtype, inputs=None):
         arrays = (given.query, given.key, given.value)
         inputs = [keras.ops.cast(tensor(x, "float32"), dtype) for x in arrays]
     described = {
-        name: tensor(x) if isinstance(x, np.ndarray) else x for name, x in given.visibility.items()
+        name: tensor(x) if isinstance(x, np.ndarray) else x for name, x in given.mask_fields.items()
     }
     if "mask" in described:
         described["mask"] = api.expand_mask(described["mask"], "mask")

@@ -42,7 +42,7 @@ def frequencies(theta, size):
 
 
 def slopes(heads):
-    """Of the ALiBi paper: its sequence for a power of two, and its way of filling up."""
+    """Of the ALiBi paper: its sequence for a power of two, and its rule for other numbers."""
     if math.log2(heads).is_integer():
         start = 2.0 ** (-8.0 / heads)
         return [start ** (n + 1) for n in range(heads)]

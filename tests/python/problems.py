@@ -37,12 +37,12 @@ PER_SAMPLE = {
 
 @dataclasses.dataclass
 class AttentionProblem:
-    """NumPy inputs and options of one problem; `visibility` holds AttentionMask's own fields."""
+    """NumPy inputs and options of one problem; `mask_fields` holds the fields of its mask."""
 
     query: np.ndarray
     key: np.ndarray
     value: np.ndarray
-    visibility: dict[str, Any] = dataclasses.field(default_factory=dict)
+    mask_fields: dict[str, Any] = dataclasses.field(default_factory=dict)
     bias: np.ndarray | None = None
     scale: float | None = None
     cap: float | None = None
@@ -64,7 +64,7 @@ class AttentionProblem:
     @functools.cached_property
     def seen(self):
         """Booleans (B, N, T, S)."""
-        options = dict(self.visibility)
+        options = dict(self.mask_fields)
         sizes = dict(zip("BNTS", self.shape, strict=True))
         offset = options.pop("offset", 0)
         if offset:
@@ -73,7 +73,7 @@ class AttentionProblem:
         for name in PER_SAMPLE & options.keys():
             if options[name].ndim == 1:
                 options[name] = np.broadcast_to(options[name], (sizes["B"], len(options[name])))
-        return reference.visibility(**sizes, **options)
+        return reference.visible(**sizes, **options)
 
     @functools.cached_property
     def expected(self):
@@ -116,7 +116,7 @@ class AttentionProblem:
         """Ours, of tensors that take the place of the arrays."""
         described = {
             name: tensor(x) if isinstance(x, np.ndarray) else x
-            for name, x in self.visibility.items()
+            for name, x in self.mask_fields.items()
         }
         if "mask" in described:
             described["mask"] = api.expand_mask(described["mask"], "mask")
@@ -171,7 +171,7 @@ def _without_rows(mask, *rows):
     return mask
 
 
-def _hidden_rows():
+def _masked_rows():
     bias = np.random.default_rng(3).normal(size=(B, 1, T, S))
     bias[0, :, 2] = -np.inf
     bias[:, :, :, 5] = -np.inf
@@ -190,16 +190,16 @@ PROBLEMS = {
     "nothing hidden": problem(),
     "one key/value head": problem(K=1),
     "a key/value head for each query head": problem(G=1),
-    "causal": problem(visibility={"causal": True}),
-    "causal, more queries than keys": problem(T=S, S=T, visibility={"causal": True}),
-    "causal from an offset": problem(visibility={"causal": True, "offset": 3}),
-    "window": problem(visibility={"window": 4}),
-    "window of one": problem(visibility={"window": 1}),
-    "window, more queries than keys": problem(T=23, S=7, visibility={"window": 3}),
-    "window, causal": problem(visibility={"window": 4, "causal": True}),
-    "window, causal, offset": problem(visibility={"window": 4, "causal": True, "offset": 4}),
+    "causal": problem(mask_fields={"causal": True}),
+    "causal, more queries than keys": problem(T=S, S=T, mask_fields={"causal": True}),
+    "causal from an offset": problem(mask_fields={"causal": True, "offset": 3}),
+    "window": problem(mask_fields={"window": 4}),
+    "window of one": problem(mask_fields={"window": 1}),
+    "window, more queries than keys": problem(T=23, S=7, mask_fields={"window": 3}),
+    "window, causal": problem(mask_fields={"window": 4, "causal": True}),
+    "window, causal, offset": problem(mask_fields={"window": 4, "causal": True, "offset": 4}),
     "positions of each sample": problem(
-        visibility={
+        mask_fields={
             "window": 7,
             "causal": True,
             "query_positions": QUERY_POSITIONS,
@@ -207,60 +207,60 @@ PROBLEMS = {
         }
     ),
     "positions of all": problem(
-        visibility={
+        mask_fields={
             "causal": True,
             "query_positions": QUERY_POSITIONS[0],
             "key_positions": KEY_POSITIONS[1],
         }
     ),
-    "padded keys": problem(visibility={"key_mask": PADDING}),
-    "padded keys, causal": problem(visibility={"key_mask": LEFT_PADDING, "causal": True}),
+    "padded keys": problem(mask_fields={"key_mask": PADDING}),
+    "padded keys, causal": problem(mask_fields={"key_mask": LEFT_PADDING, "causal": True}),
     "padded queries and keys, causal": problem(
-        visibility={"query_mask": QUERY_PADDING, "key_mask": PADDING, "causal": True}
+        mask_fields={"query_mask": QUERY_PADDING, "key_mask": PADDING, "causal": True}
     ),
-    "a sample of padding": problem(visibility={"key_mask": PADDING & [[True], [False]]}),
+    "a sample of padding": problem(mask_fields={"key_mask": PADDING & [[True], [False]]}),
     "segments": problem(
-        visibility={"query_segments": QUERY_SEGMENTS, "key_segments": KEY_SEGMENTS}
+        mask_fields={"query_segments": QUERY_SEGMENTS, "key_segments": KEY_SEGMENTS}
     ),
     "segments, causal": problem(
-        visibility={
+        mask_fields={
             "query_segments": QUERY_SEGMENTS,
             "key_segments": KEY_SEGMENTS,
             "causal": True,
         }
     ),
-    "mask (T, S)": problem(visibility={"mask": _some(T, S)}),
-    "mask (B, T, S)": problem(visibility={"mask": _some(B, T, S)}),
-    "mask (B, N, T, S)": problem(visibility={"mask": _some(B, N, T, S)}),
-    "mask of one for all": problem(visibility={"mask": _some(1, N, 1, S)}),
+    "mask (T, S)": problem(mask_fields={"mask": _some(T, S)}),
+    "mask (B, T, S)": problem(mask_fields={"mask": _some(B, T, S)}),
+    "mask (B, N, T, S)": problem(mask_fields={"mask": _some(B, N, T, S)}),
+    "mask of one for all": problem(mask_fields={"mask": _some(1, N, 1, S)}),
     "mask with empty rows": problem(
-        visibility={"mask": _without_rows(_some(B, 1, T, S), 0, 7, T - 1)}
+        mask_fields={"mask": _without_rows(_some(B, 1, T, S), 0, 7, T - 1)}
     ),
     "mask (B, N, T, S), padding, causal": problem(
-        visibility={"mask": _some(B, N, T, S), "key_mask": LEFT_PADDING, "causal": True}
+        mask_fields={"mask": _some(B, N, T, S), "key_mask": LEFT_PADDING, "causal": True}
     ),
     "bias (T, S)": problem(bias=_random(T, S)),
-    "bias (B, N, T, S), causal": problem(bias=_random(B, N, T, S), visibility={"causal": True}),
-    "bias of heads, window": problem(bias=_random(1, N, 1, S), visibility={"window": 5}),
-    "bias of minus infinity": problem(bias=_hidden_rows()),
+    "bias (B, N, T, S), causal": problem(bias=_random(B, N, T, S), mask_fields={"causal": True}),
+    "bias of heads, window": problem(bias=_random(1, N, 1, S), mask_fields={"window": 5}),
+    "bias of minus infinity": problem(bias=_masked_rows()),
     "scale": problem(scale=0.7),
     "cap": problem(cap=1.3, scale=1.0),
     "cap, bias, causal": problem(
-        cap=1.3, scale=1.0, bias=_random(1, N, T, S), visibility={"causal": True}
+        cap=1.3, scale=1.0, bias=_random(1, N, T, S), mask_fields={"causal": True}
     ),
     "sink": problem(sink=_random(N)),
     "sink, empty rows": problem(
-        sink=_random(N), visibility={"mask": _without_rows(_some(B, 1, T, S), 3)}
+        sink=_random(N), mask_fields={"mask": _without_rows(_some(B, 1, T, S), 3)}
     ),
     "dropout": problem(rate=0.3),
-    "dropout, window, causal": problem(rate=0.3, visibility={"window": 6, "causal": True}),
+    "dropout, window, causal": problem(rate=0.3, mask_fields={"window": 6, "causal": True}),
     "all at once": problem(
         rate=0.2,
         cap=2.1,
         scale=0.9,
         sink=_random(N),
         bias=_random(B, N, T, S),
-        visibility={
+        mask_fields={
             "causal": True,
             "window": 9,
             "offset": 2,
@@ -306,17 +306,17 @@ def kernel(run):
 
 
 def visible(**options):
-    return problem(T=61, S=61, visibility=options)
+    return problem(T=61, S=61, mask_fields=options)
 
 
 _LONGER = {
     "causal": visible(causal=True),
-    "causal, from an offset": problem(T=37, S=61, visibility={"causal": True, "offset": 23}),
+    "causal, from an offset": problem(T=37, S=61, mask_fields={"causal": True, "offset": 23}),
     "window wider than a tile": visible(causal=True, window=23),
     "two-sided window wider than a tile": visible(window=23),
     "narrow window": visible(causal=True, window=3),
     "whole tiles": problem(T=30, S=35),
-    "more queries than keys, window": problem(T=61, S=17, visibility={"window": 4}),
+    "more queries than keys, window": problem(T=61, S=17, mask_fields={"window": 4}),
     "padding, window": visible(
         causal=True, window=23, key_mask=np.arange(61) < np.array([[61], [7]])
     ),

@@ -39,7 +39,7 @@ def sees(
     return not (key_mask is not None and not key_mask[s])
 
 
-def visibility(B, N, T, S, *, mask=None, causal=False, window=None, **per_sample):
+def visible(B, N, T, S, *, mask=None, causal=False, window=None, **per_sample):
     """All of it as booleans (B, N, T, S). `per_sample` holds arrays (B, T), (B, S) or None."""
     explicit = None if mask is None else spread(mask, (B, N, T, S))
     seen = np.zeros((B, N, T, S), dtype=bool)

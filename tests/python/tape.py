@@ -1,4 +1,4 @@
-"""Differentiation in float64 NumPy: operations that remember how to pass gradients back.
+"""Differentiation in float64 NumPy: operations that record how to pass gradients back.
 
 Whole arrays at a time, for the fuzzers; it shares no code with the package. `rounding` gives each
 result a random relative error, which samples the error of the formula itself in a precision
@@ -213,7 +213,7 @@ class Tape:
 
 
 def contract(equation, a, b):
-    # A sum over no element: the optimised way refuses it.
+    # A sum over no element: the optimised `einsum` refuses it.
     return np.einsum(equation, a, b, optimize=bool(a.size and b.size))
 
 

@@ -173,7 +173,7 @@ def test_numbers_and_gradients(name):
     rng = np.random.default_rng(5)
     upstream = rng.normal(size=ours.compute_output_shape(*case.shapes))
     upstream = tensor(upstream * valid_rows(case))
-    # Keras's way with scores: its other one fails for some, and ours must equal both.
+    # Keras's path with scores: its other one fails for some, and ours must equal both.
     function, named = pure(theirs, inputs, case.masks, return_attention_scores=True, **case.call)
     with keras_loses_masks():
         (wanted, wanted_scores), wanted_gradients = value_and_gradients(

@@ -1,4 +1,4 @@
-"""Every way of computing attention against the float64 reference, and the public function."""
+"""Every kernel against the float64 reference, and the public function."""
 
 import keras
 import numpy as np
@@ -49,7 +49,7 @@ def test_blocked(name):
 
 @pytest.mark.parametrize("size", [1, 2, 64])
 def test_block_sizes(size):
-    given = problem(T=5, S=3, rate=0.2, sink=np.ones(N), visibility={"causal": True, "window": 2})
+    given = problem(T=5, S=3, rate=0.2, sink=np.ones(N), mask_fields={"causal": True, "window": 2})
     with block_size(size):
         check(given, implementation="blocked")
 
@@ -89,14 +89,14 @@ HAND_WORKED = {
 
 
 @pytest.mark.parametrize("name", HAND_WORKED)
-@pytest.mark.parametrize("way", [None, "plain", "blocked"])
-def test_hand_worked_values(name, way):
+@pytest.mark.parametrize("implementation", [None, "plain", "blocked"])
+def test_hand_worked_values(name, implementation):
     """One query over keys whose logits are log 1, log 2 and log 3 and values 10, 20 and 60."""
     options, expected = HAND_WORKED[name]
     key = tensor(np.log([1.0, 2.0, 3.0]).reshape(1, 3, 1, 1))
     value = tensor(np.reshape([10.0, 20.0, 60.0], (1, 3, 1, 1)))
     output = run(
-        lambda *x: scaled_dot_product_attention(*x, implementation=way, **options),
+        lambda *x: scaled_dot_product_attention(*x, implementation=implementation, **options),
         tensor(np.ones((1, 1, 1, 1))),
         key,
         value,
@@ -107,9 +107,9 @@ def test_hand_worked_values(name, way):
 PUBLIC = {
     "causal": {"causal": True},
     "window": {"causal": True, "sliding_window": 4},
-    "mask (T, S)": {"attention_mask": PROBLEMS["mask (T, S)"].visibility["mask"]},
-    "mask (B, T, S)": {"attention_mask": PROBLEMS["mask (B, T, S)"].visibility["mask"]},
-    "mask (B, N, T, S)": {"attention_mask": PROBLEMS["mask (B, N, T, S)"].visibility["mask"]},
+    "mask (T, S)": {"attention_mask": PROBLEMS["mask (T, S)"].mask_fields["mask"]},
+    "mask (B, T, S)": {"attention_mask": PROBLEMS["mask (B, T, S)"].mask_fields["mask"]},
+    "mask (B, N, T, S)": {"attention_mask": PROBLEMS["mask (B, N, T, S)"].mask_fields["mask"]},
     "bias (T, S)": {"attention_bias": PROBLEMS["bias (T, S)"].bias},
     "cap": {"logit_soft_cap": 1.3, "scale": 1.0},
     "sink": {"sink": PROBLEMS["sink"].sink},
@@ -133,7 +133,7 @@ def test_masks_may_be_numbers():
     given = PROBLEMS["mask (B, T, S)"]
     inputs = [tensor(x) for x in (given.query, given.key, given.value)]
     for dtype in ("int32", "float32"):
-        mask = given.visibility["mask"].astype(dtype)
+        mask = given.mask_fields["mask"].astype(dtype)
         output = run(
             lambda *x, mask=mask: scaled_dot_product_attention(*x, attention_mask=mask), *inputs
         )
@@ -142,7 +142,7 @@ def test_masks_may_be_numbers():
 
 def test_one_array_of_segments_serves_queries_and_keys():
     segments = np.array([[1] * 4 + [2] * 6 + [0] * 3, [3] * 1 + [1] * 12])
-    given = problem(S=T, visibility={"query_segments": segments, "key_segments": segments})
+    given = problem(S=T, mask_fields={"query_segments": segments, "key_segments": segments})
     inputs = [tensor(x) for x in (given.query, given.key, given.value)]
     output = run(lambda *x: scaled_dot_product_attention(*x, segment_ids=segments), *inputs)
     np.testing.assert_allclose(to_numpy(output), given.expected[0], **CLOSE)

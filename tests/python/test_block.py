@@ -22,7 +22,9 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
 def inputs_of(given):
-    fields = {k: tensor(x) if isinstance(x, np.ndarray) else x for k, x in given.visibility.items()}
+    fields = {
+        k: tensor(x) if isinstance(x, np.ndarray) else x for k, x in given.mask_fields.items()
+    }
     bias = None if given.bias is None else TensorBias(tensor(given.bias))
     return api.make_inputs(
         *(tensor(x) for x in (given.query, given.key, given.value)),

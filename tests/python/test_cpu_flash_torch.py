@@ -65,21 +65,21 @@ def test_public_function_of_other_devices(name, size):
 
 
 def visible(**options):
-    return problem(T=61, S=61, visibility={"causal": True, **options})
+    return problem(T=61, S=61, mask_fields={"causal": True, **options})
 
 
 LONGER = {
     "window": visible(window=8),
     "window of all": visible(window=61),
-    "two-sided window": problem(T=61, S=61, visibility={"window": 8}),
+    "two-sided window": problem(T=61, S=61, mask_fields={"window": 8}),
     "window, padding": visible(window=8, key_mask=np.arange(61) < np.array([[61], [40]])),
-    "window, cross": problem(T=61, S=37, visibility={"causal": True, "window": 8}),
-    "window, from an offset": problem(T=53, S=61, visibility={"window": 8, "offset": 8}),
-    "one query": problem(T=1, visibility={"key_mask": np.arange(17) < np.array([[17], [6]])}),
+    "window, cross": problem(T=61, S=37, mask_fields={"causal": True, "window": 8}),
+    "window, from an offset": problem(T=53, S=61, mask_fields={"window": 8, "offset": 8}),
+    "one query": problem(T=1, mask_fields={"key_mask": np.arange(17) < np.array([[17], [6]])}),
     "one query, mask of heads": problem(
-        T=1, visibility={"mask": np.random.default_rng(8).random((2, 15, 1, 17)) < 0.5}
+        T=1, mask_fields={"mask": np.random.default_rng(8).random((2, 15, 1, 17)) < 0.5}
     ),
-    "larger heads than values": problem(H=13, Hv=11, visibility={"causal": True}),
+    "larger heads than values": problem(H=13, Hv=11, mask_fields={"causal": True}),
     "no queries": problem(T=0),
     "no keys": problem(S=0),
 }
@@ -95,18 +95,18 @@ def test_strided_blocks_cover_most_of_a_window():
     """Else the test above would prove nothing about them."""
     given = LONGER["window"]
     planned = tiling.plan_kernel_calls(engine_problem(given), broadcasts=True, block_size=3)
-    assert max(piece.count for piece in planned) >= 15
+    assert max(strided.count for strided in planned) >= 15
     covered = [
         row
-        for piece in planned
-        for row in range(piece.rows.start, piece.rows.start + piece.count * piece.rows.size)
+        for strided in planned
+        for row in range(strided.rows.start, strided.rows.start + strided.count * strided.rows.size)
     ]
     assert covered == list(range(61))
 
 
 def engine_problem(given):
     query, key, value = (tensor(x) for x in (given.query, given.key, given.value))
-    return make_inputs(query, key, value, AttentionMask(**given.visibility))
+    return make_inputs(query, key, value, AttentionMask(**given.mask_fields))
 
 
 @pytest.mark.parametrize("name", PREVENTED)
@@ -175,9 +175,11 @@ def test_upstream_gradients_of_any_strides():
 
     inputs = [tensor(PROBLEMS["causal"].__dict__[x]) for x in ("query", "key", "value")]
     found = []
-    for way in ("fused", "plain"):
+    for implementation in ("fused", "plain"):
         moving = [x.clone().requires_grad_() for x in inputs]
-        scaled_dot_product_attention(*moving, causal=True, implementation=way).sum().backward()
+        scaled_dot_product_attention(
+            *moving, causal=True, implementation=implementation
+        ).sum().backward()
         found.append([to_numpy(x.grad) for x in moving])
     for ours, plain in zip(*found, strict=True):
         np.testing.assert_allclose(ours, plain, **CLOSE)

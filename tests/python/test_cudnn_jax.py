@@ -14,9 +14,9 @@ from problems import PROBLEMS, kernel, problem
 
 CUDNN = {
     "nothing hidden": problem(H=8, Hv=8),
-    "causal": problem(H=8, Hv=8, visibility={"causal": True}),
-    "window, causal": problem(H=8, Hv=8, S=13, visibility={"causal": True, "window": 4}),
-    "window of one": problem(H=8, Hv=8, S=13, visibility={"causal": True, "window": 1}),
+    "causal": problem(H=8, Hv=8, mask_fields={"causal": True}),
+    "window, causal": problem(H=8, Hv=8, S=13, mask_fields={"causal": True, "window": 4}),
+    "window of one": problem(H=8, Hv=8, S=13, mask_fields={"causal": True, "window": 1}),
 }
 
 NOT_CUDNN = {

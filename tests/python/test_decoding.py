@@ -65,7 +65,7 @@ OPTIONS = {
     "sink": {"attention_sink": True},
     "no bias": {"use_bias": False},
     "dropout": {"dropout": 0.5},
-    "plain path": {"flash_attention": False},
+    "plain kernel": {"flash_attention": False},
     "never hold scores": {"flash_attention": True},
     "all": {
         "sliding_window": 4,
@@ -101,7 +101,7 @@ STACKS = {
         *("window and alibi", "window and relative"),
     ),
     "logits": ("gate", "qk norm", "soft cap", "sink", "no bias"),
-    "ways": ("plain", "dropout", "plain path", "never hold scores", "all"),
+    "kernels": ("plain", "dropout", "plain kernel", "never hold scores", "all"),
 }
 
 

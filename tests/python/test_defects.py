@@ -29,7 +29,7 @@ def built(kind, *shapes, **options):
 
 
 def check(layer, inputs, masks=(), call_options=None, **expected):
-    """Output and scores of both ways against the reference."""
+    """Output and scores of both kernels against the reference."""
     wanted, wanted_scores = attention_layer(weights_of(layer), *inputs, **expected)
     call_options = call_options or {}
     output, scores = call(layer, inputs, masks, return_attention_scores=True, **call_options)
@@ -171,7 +171,7 @@ def test_symbolic_scores_have_the_shape_of_the_real_ones(axes, query, value):
 
 
 def test_dropout_costs_nothing_at_inference(monkeypatch):
-    """With and without a rate the same way is taken, and no random number is drawn."""
+    """With and without a rate the same kernel is selected, and no random number is drawn."""
     import kerasattention.layers.attending as base
 
     seen = []

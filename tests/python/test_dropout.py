@@ -97,7 +97,7 @@ def inputs():
 
 
 def test_one_seed_one_result(inputs):
-    """Bit for bit where the way is the same, to rounding where it is another."""
+    """Bit for bit in the same kernel, to rounding in another."""
     first = attend(inputs, seed=5, implementation="plain")
     np.testing.assert_array_equal(first, attend(inputs, seed=5, implementation="plain"))
     assert np.abs(first - attend(inputs, seed=6, implementation="plain")).max() > 0.1

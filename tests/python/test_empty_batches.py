@@ -31,7 +31,7 @@ def test_a_batch_of_no_rows(name):
     assert tuple(layer(x, x).shape) == (0, 5, 7)
 
 
-# One query has a way of its own in torch's kernel.
+# torch's kernel computes one query by other code.
 @pytest.mark.parametrize(("heads", "length"), [(2, 1), (6, 13)])
 @pytest.mark.parametrize("kind", ["mask of heads", "window", "positions"])
 def test_gradients_of_no_rows(kind, heads, length):
@@ -53,7 +53,7 @@ def test_gradients_of_no_rows(kind, heads, length):
     assert not any(gradient.any() for gradient in gradients.values())
 
 
-WAYS = ["plain", "blocked", None, *(["fused"] if BACKEND == "torch" else [])]
+IMPLEMENTATIONS = ["plain", "blocked", None, *(["fused"] if BACKEND == "torch" else [])]
 LENGTHS = [(0, 5), (3, 0), (0, 0)]
 GIVEN = {
     "nothing": {},
@@ -65,8 +65,8 @@ GIVEN = {
 
 
 @pytest.mark.parametrize("name", GIVEN)
-@pytest.mark.parametrize("way", WAYS)
-def test_no_queries_or_no_keys(name, way):
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_no_queries_or_no_keys(name, implementation):
     """Zeros, and gradients of zeros."""
     for T, S in LENGTHS:
         options = dict(GIVEN[name])
@@ -75,8 +75,8 @@ def test_no_queries_or_no_keys(name, way):
         shapes = {"query": (2, T, 6, 3), "key": (2, S, 3, 3), "value": (2, S, 3, 7)}
         inputs = {which: np.ones(shape, "float32") for which, shape in shapes.items()}
 
-        def attend(way=way, options=options, **inputs):
-            found = scaled_dot_product_attention(**inputs, **options, implementation=way)
+        def attend(implementation=implementation, options=options, **inputs):
+            found = scaled_dot_product_attention(**inputs, **options, implementation=implementation)
             return found if isinstance(found, tuple) else (found,)
 
         upstream = tensor(np.ones((2, T, 6, 7)))

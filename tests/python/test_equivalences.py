@@ -23,7 +23,7 @@ CLOSE = {"rtol": 1e-5, "atol": 5e-6}
 
 @dataclasses.dataclass
 class Pair:
-    """Two functions of (query, key, value, way) that should agree."""
+    """Two functions of (query, key, value, kernel) that should agree."""
 
     left: Callable
     right: Callable
@@ -32,25 +32,27 @@ class Pair:
     length: int = T
 
 
-def sdpa(query, key, value, way, **options):
-    return scaled_dot_product_attention(query, key, value, implementation=way, **options)
+def sdpa(query, key, value, kernel, **options):
+    return scaled_dot_product_attention(query, key, value, implementation=kernel, **options)
 
 
 def with_options(**options):
-    return lambda q, k, v, way: sdpa(q, k, v, way, **options)
+    return lambda q, k, v, kernel: sdpa(q, k, v, kernel, **options)
 
 
 def head(x, index):
     return x[:, :, index : index + 1]
 
 
-def each_head_alone(q, k, v, way):
-    parts = [sdpa(head(q, n), head(k, n), head(v, n), way, causal=True) for n in range(q.shape[2])]
+def each_head_alone(q, k, v, kernel):
+    parts = [
+        sdpa(head(q, n), head(k, n), head(v, n), kernel, causal=True) for n in range(q.shape[2])
+    ]
     return ops.concatenate(parts, axis=2)
 
 
-def copied_heads(q, k, v, way):
-    return sdpa(q, ops.repeat(k, G, axis=2), ops.repeat(v, G, axis=2), way, causal=True)
+def copied_heads(q, k, v, kernel):
+    return sdpa(q, ops.repeat(k, G, axis=2), ops.repeat(v, G, axis=2), kernel, causal=True)
 
 
 PERMUTATION = RNG.permutation(T)
@@ -59,99 +61,97 @@ MASK[0, 2, 5] = False
 BIAS = RNG.normal(size=(B, 1, T, T))
 
 
-def permuted_keys(q, k, v, way):
+def permuted_keys(q, k, v, kernel):
     k, v = (ops.take(x, PERMUTATION, axis=1) for x in (k, v))
     bias = BIAS[..., PERMUTATION].astype("float32")
-    return sdpa(q, k, v, way, attention_mask=MASK[..., PERMUTATION], attention_bias=bias)
+    return sdpa(q, k, v, kernel, attention_mask=MASK[..., PERMUTATION], attention_bias=bias)
 
 
 HEAD_ORDER = RNG.permutation(K)
 
 
-def permuted_heads(q, k, v, way):
+def permuted_heads(q, k, v, kernel):
     query_order = np.concatenate([np.arange(G) + G * k for k in HEAD_ORDER])
     q = ops.take(q, query_order, axis=2)
     k, v = (ops.take(x, HEAD_ORDER, axis=2) for x in (k, v))
-    output = sdpa(q, k, v, way, attention_mask=MASK[:, query_order])
+    output = sdpa(q, k, v, kernel, attention_mask=MASK[:, query_order])
     return ops.take(output, np.argsort(query_order), axis=2)
 
 
 PREFIX = 5
 
 
-def prefix_of_output(q, k, v, way):
-    return sdpa(q, k, v, way, causal=True)[:, :PREFIX]
+def prefix_of_output(q, k, v, kernel):
+    return sdpa(q, k, v, kernel, causal=True)[:, :PREFIX]
 
 
-def output_of_prefix(q, k, v, way):
-    return sdpa(*(x[:, :PREFIX] for x in (q, k, v)), way, causal=True)
+def output_of_prefix(q, k, v, kernel):
+    return sdpa(*(x[:, :PREFIX] for x in (q, k, v)), kernel, causal=True)
 
 
-def last_steps_of_output(q, k, v, way):
-    return sdpa(q, k, v, way, causal=True, sliding_window=4)[:, -3:]
+def last_steps_of_output(q, k, v, kernel):
+    return sdpa(q, k, v, kernel, causal=True, sliding_window=4)[:, -3:]
 
 
-def output_of_last_steps(q, k, v, way):
-    visibility = AttentionMask(causal=True, window=4, offset=T - 3)
-    return api.attend(q[:, -3:], k, v, visibility, implementation=way)
+def output_of_last_steps(q, k, v, kernel):
+    mask = AttentionMask(causal=True, window=4, offset=T - 3)
+    return api.attend(q[:, -3:], k, v, mask, implementation=kernel)
 
 
-def steps_one_by_one(q, k, v, way):
+def steps_one_by_one(q, k, v, kernel):
     steps = [
         api.attend(
             q[:, t : t + 1],
             k[:, : t + 1],
             v[:, : t + 1],
             AttentionMask(causal=True, offset=t),
-            implementation=way,
+            implementation=kernel,
         )
         for t in (0, 4, T - 1)
     ]
     return ops.concatenate(steps, axis=1)
 
 
-def some_steps(q, k, v, way):
-    return ops.take(sdpa(q, k, v, way, causal=True), [0, 4, T - 1], axis=1)
+def some_steps(q, k, v, kernel):
+    return ops.take(sdpa(q, k, v, kernel, causal=True), [0, 4, T - 1], axis=1)
 
 
 KEPT = 9
 
 
-def padded(q, k, v, way):
+def padded(q, k, v, kernel):
     padding = np.broadcast_to(np.arange(T) < KEPT, (B, 1, 1, T))
-    return sdpa(q, k, v, way, attention_mask=padding)
+    return sdpa(q, k, v, kernel, attention_mask=padding)
 
 
-def shorter(q, k, v, way):
-    return sdpa(q, k[:, :KEPT], v[:, :KEPT], way)
+def shorter(q, k, v, kernel):
+    return sdpa(q, k[:, :KEPT], v[:, :KEPT], kernel)
 
 
 SPLIT = 4
 
 
-def packed(q, k, v, way):
+def packed(q, k, v, kernel):
     segments = np.array([[1] * SPLIT + [2] * (T - SPLIT)] * B)
-    return sdpa(q, k, v, way, segment_ids=segments, causal=True)
+    return sdpa(q, k, v, kernel, segment_ids=segments, causal=True)
 
 
-def apart(q, k, v, way):
+def apart(q, k, v, kernel):
     return ops.concatenate(
-        [sdpa(*(x[:, part] for x in (q, k, v)), way, causal=True) for part in HALVES], axis=1
+        [sdpa(*(x[:, part] for x in (q, k, v)), kernel, causal=True) for part in HALVES], axis=1
     )
 
 
 HALVES = [slice(0, SPLIT), slice(SPLIT, T)]
 
 
-def positions_turned(q, k, v, way):
+def positions_turned(q, k, v, kernel):
     """Tokens in another order with their positions: the causal rule follows the positions."""
     order = np.stack([PERMUTATION, PERMUTATION[::-1]])
     positions = tensor(order)
     q, k, v = (ops.stack([ops.take(x[b], order[b], axis=0) for b in range(B)]) for x in (q, k, v))
-    visibility = AttentionMask(
-        causal=True, window=6, query_positions=positions, key_positions=positions
-    )
-    output = api.attend(q, k, v, visibility, implementation=way)
+    mask = AttentionMask(causal=True, window=6, query_positions=positions, key_positions=positions)
+    output = api.attend(q, k, v, mask, implementation=kernel)
     return ops.stack([ops.take(output[b], np.argsort(order[b]), axis=0) for b in range(B)], axis=0)
 
 
@@ -165,8 +165,8 @@ PAIRS = {
     ),
     "one key head: each head against it": Pair(
         with_options(causal=True),
-        lambda q, k, v, way: ops.concatenate(
-            [sdpa(head(q, n), k, v, way, causal=True) for n in range(G)], axis=2
+        lambda q, k, v, kernel: ops.concatenate(
+            [sdpa(head(q, n), k, v, kernel, causal=True) for n in range(G)], axis=2
         ),
         heads=G,
         kv_heads=1,
@@ -210,7 +210,7 @@ PAIRS = {
     ),
     "scale: a scaled query": Pair(
         with_options(scale=0.3),
-        lambda q, k, v, way: sdpa(q * (0.3 * H**0.5), k, v, way),
+        lambda q, k, v, kernel: sdpa(q * (0.3 * H**0.5), k, v, kernel),
     ),
     "a cap out of reach: none": Pair(with_options(), with_options(logit_soft_cap=1e4)),
     "a sink out of reach: none": Pair(
@@ -218,22 +218,25 @@ PAIRS = {
     ),
     "a sink of zero: one more key and value of zeros": Pair(
         with_options(sink=np.zeros(N, "float32")),
-        lambda q, k, v, way: sdpa(
-            q, *(ops.concatenate([x, x[:, :1] * 0], axis=1) for x in (k, v)), way
+        lambda q, k, v, kernel: sdpa(
+            q, *(ops.concatenate([x, x[:, :1] * 0], axis=1) for x in (k, v)), kernel
         ),
     ),
     "values in parts": Pair(
         with_options(causal=True),
-        lambda q, k, v, way: ops.concatenate(
-            [sdpa(q, k, v[..., :4], way, causal=True), sdpa(q, k, v[..., 4:], way, causal=True)],
+        lambda q, k, v, kernel: ops.concatenate(
+            [
+                sdpa(q, k, v[..., :4], kernel, causal=True),
+                sdpa(q, k, v[..., 4:], kernel, causal=True),
+            ],
             axis=-1,
         ),
     ),
     "samples apart": Pair(
         with_options(attention_mask=MASK),
-        lambda q, k, v, way: ops.concatenate(
+        lambda q, k, v, kernel: ops.concatenate(
             [
-                sdpa(*(x[b : b + 1] for x in (q, k, v)), way, attention_mask=MASK[b : b + 1])
+                sdpa(*(x[b : b + 1] for x in (q, k, v)), kernel, attention_mask=MASK[b : b + 1])
                 for b in range(B)
             ],
             axis=0,

@@ -45,7 +45,7 @@ FUSED = [
     "sink, empty rows",
     "segments, causal",
 ]
-KERNELS = [(name, way) for name in NAMES for way in ("plain", "blocked")]
+KERNELS = [(name, implementation) for name in NAMES for implementation in ("plain", "blocked")]
 KERNELS += [(name, "fused") for name in FUSED if BACKEND == "torch"]
 
 
@@ -76,18 +76,20 @@ def gradients_of(function, inputs, upstream):
     return [x.detach() for x in outputs], dict(zip(inputs, found, strict=True))
 
 
-@pytest.mark.parametrize(("name", "way"), KERNELS)
-def test_kernels(name, way):
+@pytest.mark.parametrize(("name", "implementation"), KERNELS)
+def test_kernels(name, implementation):
     given = PROBLEMS[name]
     inputs = {name: double(x) for name, x in given.trainable().items()}
-    fixed = {"bias": inputs.pop("bias")} if way == "fused" and "bias" in inputs else {}
-    with_scores = way == "plain"
+    fixed = {"bias": inputs.pop("bias")} if implementation == "fused" and "bias" in inputs else {}
+    with_scores = implementation == "plain"
 
     def attend(**values):
-        found = given.attend(**values, **fixed, implementation=way, return_scores=with_scores)
+        found = given.attend(
+            **values, **fixed, implementation=implementation, return_scores=with_scores
+        )
         return found if with_scores else (found,)
 
-    with block_size(SMALL_BLOCK) if way == "blocked" else contextlib.nullcontext():
+    with block_size(SMALL_BLOCK) if implementation == "blocked" else contextlib.nullcontext():
         (output, *scores), gradients = gradients_of(attend, inputs, double(given.upstream))
     assert keras.backend.standardize_dtype(output.dtype) == "float64"
     np.testing.assert_allclose(to_numpy(output), given.expected[0], **EXACT)
@@ -106,7 +108,7 @@ def test_masks_and_biases_that_the_kernel_of_the_cpu_reads(bias):
     for sizes in ({"T": 4, "S": 5}, {"T": 3, "S": 23}, {"T": 61, "S": 61}):
         shape = (2, 15, sizes["T"], sizes["S"])
         options = {"bias": rng.normal(size=shape)} if bias else {}
-        given = problem(**sizes, **options, visibility={"mask": rng.random(shape) < 0.5})
+        given = problem(**sizes, **options, mask_fields={"mask": rng.random(shape) < 0.5})
         values = {name: double(x) for name, x in given.trainable().items()}
         output = given.attend(**values, implementation="fused")
         np.testing.assert_allclose(to_numpy(output), given.expected[0], **EXACT)
@@ -179,8 +181,8 @@ def test_gradient_of_a_table_of_relative_positions():
     buckets = np.array(bias.buckets)[np.clip(np.arange(17) - np.arange(13)[:, None], -3, 3) + 3]
     expected = [[gradient[:, n][:, buckets == i].sum() for n in range(3)] for i in range(4)]
     for positions in (None, tensor(np.arange(13))):
-        visibility = AttentionMask(query_positions=positions)
-        found = bias.block_gradient(double(gradient), visibility, Span(0, 13), Span(0, 17))
+        mask = AttentionMask(query_positions=positions)
+        found = bias.block_gradient(double(gradient), mask, Span(0, 13), Span(0, 17))
         np.testing.assert_allclose(to_numpy(found["table"]), expected, **EXACT)
 
 

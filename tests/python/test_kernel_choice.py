@@ -27,19 +27,19 @@ def _kinds(length, keys):
     segments = 1 + np.arange(keys)[None] * np.ones((2, 1), int) // 100
     kinds = {
         "nothing hidden": {},
-        "causal": {"visibility": {"causal": True}},
-        "offset": {"visibility": {"causal": True, "offset": 3}},
-        "window 64": {"visibility": {"window": 64}},
-        "window 64, causal": {"visibility": {"window": 64, "causal": True}},
-        "window 256, causal": {"visibility": {"window": 256, "causal": True}},
-        "padding": {"visibility": {"key_mask": padding}},
-        "padding, causal": {"visibility": {"key_mask": padding, "causal": True}},
+        "causal": {"mask_fields": {"causal": True}},
+        "offset": {"mask_fields": {"causal": True, "offset": 3}},
+        "window 64": {"mask_fields": {"window": 64}},
+        "window 64, causal": {"mask_fields": {"window": 64, "causal": True}},
+        "window 256, causal": {"mask_fields": {"window": 256, "causal": True}},
+        "padding": {"mask_fields": {"key_mask": padding}},
+        "padding, causal": {"mask_fields": {"key_mask": padding, "causal": True}},
         "padding, window 256, causal": {
-            "visibility": {"key_mask": padding, "window": 256, "causal": True}
+            "mask_fields": {"key_mask": padding, "window": 256, "causal": True}
         },
-        "positions": {"visibility": {"causal": True, "query_positions": np.arange(length)}},
+        "positions": {"mask_fields": {"causal": True, "query_positions": np.arange(length)}},
         "segments": {
-            "visibility": {"query_segments": segments[:, :length], "key_segments": segments}
+            "mask_fields": {"query_segments": segments[:, :length], "key_segments": segments}
         },
         "cap": {"cap": 2.0},
         "sink": {"sink": np.zeros(15)},
@@ -47,7 +47,7 @@ def _kinds(length, keys):
     }
     if length * keys <= LARGEST_ARRAY:
         kinds |= {
-            "mask (T, S)": {"visibility": {"mask": np.ones((length, keys), bool)}},
+            "mask (T, S)": {"mask_fields": {"mask": np.ones((length, keys), bool)}},
             "bias (T, S)": {"bias": np.zeros((length, keys))},
         }
     return {name: problem(T=length, S=keys, **options) for name, options in kinds.items()}

@@ -30,11 +30,11 @@ def test_arguments_stand_in_the_order_of_the_layers_call():
 
 def test_value_is_the_query_and_key_the_value_by_default():
     query, value = inputs(T, S)
-    alone, crossed = LayerCall(query), LayerCall(query, value)
+    alone, cross = LayerCall(query), LayerCall(query, value)
     assert alone.tensors == (query, query, query)
     assert alone.self_attention
-    assert crossed.tensors == (query, value, value)
-    assert not crossed.self_attention
+    assert cross.tensors == (query, value, value)
+    assert not cross.self_attention
     with pytest.raises(ValueError, match="`key` needs a `value`"):
         LayerCall(query, key=value)
 

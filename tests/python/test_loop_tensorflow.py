@@ -29,7 +29,7 @@ def unknown_shape(name, shape):
     return [size if is_known else None for is_known, size in zip(known, shape, strict=True)]
 
 
-def run_with_unknown_sizes(given, way="blocked", jit_compile=False):
+def run_with_unknown_sizes(given, implementation="blocked", jit_compile=False):
     """Output and gradients in a graph that knows neither batch nor lengths."""
     inputs = {name: tensor(x) for name, x in given.trainable().items()}
     names = list(inputs)
@@ -39,7 +39,9 @@ def run_with_unknown_sizes(given, way="blocked", jit_compile=False):
     def run(*values):
         with tf.GradientTape() as tape:
             tape.watch(values)
-            output = given.attend(**dict(zip(names, values, strict=True)), implementation=way)
+            output = given.attend(
+                **dict(zip(names, values, strict=True)), implementation=implementation
+            )
             loss = tf.reduce_sum(output * tensor(given.upstream))
         return output, tape.gradient(loss, values)
 
@@ -74,10 +76,10 @@ TRACED = [
 @pytest.mark.parametrize("name", TRACED)
 def test_graphs_without_sizes(name):
     with block_size(SMALL_BLOCK):
-        check(PROBLEMS[name], way=looped(0))
+        check(PROBLEMS[name], implementation=looped(0))
 
 
-# XLA takes seconds for each: one of each way to find a block's keys, and all options at once.
+# XLA takes seconds for each: one for each rule that finds a block's keys, and all options at once.
 COMPILED = [
     "window, causal, offset",
     "positions of each sample",
@@ -89,13 +91,13 @@ COMPILED = [
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_graphs_without_sizes(name):
     with block_size(SMALL_BLOCK):
-        check(PROBLEMS[name], way=looped(0), jit_compile=True)
+        check(PROBLEMS[name], implementation=looped(0), jit_compile=True)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("most_logits", [13 * 17 - 1, 13 * 17])
 def test_one_block_gives_what_the_loop_gives(most_logits, jit_compile):
-    check(PROBLEMS["all at once"], way=looped(most_logits), jit_compile=jit_compile)
+    check(PROBLEMS["all at once"], implementation=looped(most_logits), jit_compile=jit_compile)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

@@ -1,4 +1,4 @@
-"""Who sees whom, block by block, against the table of the rules written down one pair at a time."""
+"""The mask of each block against the table of the rules, written down one pair at a time."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from problems import PROBLEMS, N, S, T
 
 ROWS = [Span(0, T), Span(0, 1), Span(3, 5), Span(T - 2, 2)]
 COLUMNS = [Span(0, S), Span(0, 3), Span(4, 7), Span(S - 1, 1)]
-# Padded queries see nothing: their rows of the output are zeroed, the blocks do not say it.
+# The rows of padded queries are zeroed in the output; the masks of blocks do not hold them.
 NOT_IN_BLOCKS = "query_mask"
 
 
@@ -29,26 +29,26 @@ def cut(table, rows, columns):
     return table[..., rows.start : rows.stop, columns.start : columns.stop]
 
 
-def names_of_visibility():
+def names_with_masks():
     return [
         name
         for name, problem in PROBLEMS.items()
-        if problem.visibility
-        and NOT_IN_BLOCKS not in problem.visibility
+        if problem.mask_fields
+        and NOT_IN_BLOCKS not in problem.mask_fields
         and problem.shape[2:] == (T, S)
     ]
 
 
-@pytest.mark.parametrize("name", names_of_visibility())
+@pytest.mark.parametrize("name", names_with_masks())
 def test_every_block_is_cut_from_the_same_table(name):
     problem = PROBLEMS[name]
-    visibility = described(problem.visibility)
+    mask = described(problem.mask_fields)
     pairs = [(rows, columns) for rows in ROWS for columns in COLUMNS]
     # None where all is visible.
-    blocks = run(lambda: [visibility.block_mask(rows, columns) for rows, columns in pairs])
-    for (rows, columns), mask in zip(pairs, blocks, strict=True):
+    blocks = run(lambda: [mask.block_mask(rows, columns) for rows, columns in pairs])
+    for (rows, columns), block in zip(pairs, blocks, strict=True):
         expected = cut(problem.seen, rows, columns)
-        found = True if mask is None else to_numpy(mask)
+        found = True if block is None else to_numpy(block)
         np.testing.assert_array_equal(np.broadcast_to(found, expected.shape), expected)
 
 
@@ -63,12 +63,12 @@ RULES = {
 @given(length=LENGTHS, keys=LENGTHS, data=st.data(), **RULES)
 @settings(max_examples=300)
 def test_ranges_of_keys_are_exact(length, keys, causal, window, offset, data):
-    """No query sees a key outside its range, and a mask is asked for only where one hides."""
+    """No query sees a key outside its range, and masks are asked for where they mask out a key."""
     start = data.draw(st.integers(0, length - 1))
     rows = Span(start, data.draw(st.integers(1, length - start)))
-    visibility = AttentionMask(causal=causal, window=window, offset=offset)
-    columns = visibility.key_range(rows, keys)
-    table = reference.visibility(
+    mask = AttentionMask(causal=causal, window=window, offset=offset)
+    columns = mask.key_range(rows, keys)
+    table = reference.visible(
         1,
         1,
         length,
@@ -83,35 +83,35 @@ def test_ranges_of_keys_are_exact(length, keys, causal, window, offset, data):
         assert columns.size == 0
         return
     assert (columns.start, columns.stop) == (wanted[0], wanted[-1] + 1)
-    hides = not cut(table, rows, columns).all()
-    assert visibility.masks_positions(rows, columns) == hides
-    if not visibility.may_mask_out_all_keys:
+    masks_out = not cut(table, rows, columns).all()
+    assert mask.masks_positions(rows, columns) == masks_out
+    if not mask.may_mask_out_all_keys:
         assert table.any(axis=1).all()
 
 
-@pytest.mark.parametrize("name", [n for n, p in PROBLEMS.items() if p.visibility])
+@pytest.mark.parametrize("name", [n for n, p in PROBLEMS.items() if p.mask_fields])
 def test_empty_rows_are_announced(name):
     problem = PROBLEMS[name]
-    fields = {k: v for k, v in problem.visibility.items() if k != NOT_IN_BLOCKS}
+    fields = {k: v for k, v in problem.mask_fields.items() if k != NOT_IN_BLOCKS}
     if not described(fields).may_mask_out_all_keys:
         assert problem.seen.any(axis=-1).all()
 
 
 def test_tensors_can_be_exchanged_by_name():
-    fields = PROBLEMS["all at once"].visibility
-    visibility = described(fields)
-    named = visibility.tensors()
+    fields = PROBLEMS["all at once"].mask_fields
+    mask = described(fields)
+    named = mask.tensors()
     assert set(named) == {name for name, x in fields.items() if isinstance(x, np.ndarray)}
     named["mask"] = tensor(np.zeros((1, 1, T, S), dtype=bool))
-    changed = visibility.with_tensors(named)
+    changed = mask.with_tensors(named)
     assert not to_numpy(changed.block_mask(Span(0, T), Span(0, S))).any()
     assert changed.causal
     assert changed.window == fields["window"]
 
 
 def test_distances_are_key_less_query_position():
-    visibility = AttentionMask(offset=2)
-    found = to_numpy(visibility.distances(Span(1, 2), Span(3, 3)))
+    mask = AttentionMask(offset=2)
+    found = to_numpy(mask.distances(Span(1, 2), Span(3, 3)))
     assert found.tolist() == [[[[0, 1, 2], [-1, 0, 1]]]]
     positions = tensor(np.array([[5, 9], [0, 1]]), "int32")
     of_samples = AttentionMask(query_positions=positions, key_positions=positions)

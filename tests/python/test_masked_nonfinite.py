@@ -19,14 +19,14 @@ CLOSE = {"rtol": 1e-5, "atol": 5e-6}
 POISON = np.array([np.nan, np.inf, -np.inf])
 
 GIVEN = PROBLEMS | {
-    "causal, all see the first": problem(T=S, visibility={"causal": True}),
-    "window, many blocks": problem(K=1, G=2, T=29, S=29, visibility={"causal": True, "window": 5}),
+    "causal, all see the first": problem(T=S, mask_fields={"causal": True}),
+    "window, many blocks": problem(K=1, G=2, T=29, S=29, mask_fields={"causal": True, "window": 5}),
     "padding, window": problem(
-        K=1, G=2, T=29, S=29, visibility={"window": 3, "key_mask": np.arange(29) < [[29], [17]]}
+        K=1, G=2, T=29, S=29, mask_fields={"window": 3, "key_mask": np.arange(29) < [[29], [17]]}
     ),
     "bias of minus infinity, causal": problem(
         bias=np.where(np.random.default_rng(3).random((B, N, T, S)) < 0.3, -np.inf, 0.5),
-        visibility={"causal": True},
+        mask_fields={"causal": True},
     ),
 }
 MASKS = [
@@ -51,10 +51,10 @@ MASKS = [
 
 @dataclasses.dataclass(frozen=True)
 class Poisoned:
-    """A problem with non-finite numbers, and what the queries give that see none of them.
+    """A problem with non-finite numbers, and the output of the queries that see none of them.
 
-    Poison lies in all keys that nobody sees, in the last key that somebody sees (by turns in
-    its key, its value and both), and in the queries that see no key or a poisoned one.
+    NaN and infinity are in all keys that are masked out, in the last visible key (in turn in its
+    key, its value and both), and in the queries that see no key or a poisoned one.
     """
 
     inputs: dict
@@ -186,10 +186,10 @@ if BACKEND == "tensorflow":
         ("all at once", "blocked", "graph"),
     ]
 
-    @pytest.mark.parametrize(("name", "way", "mode"), GRAPHS)
-    def test_graphs(name, way, mode):
+    @pytest.mark.parametrize(("name", "implementation", "mode"), GRAPHS)
+    def test_graphs(name, implementation, mode):
         with block_size(SMALL_BLOCK):
-            check(name, mode, implementation=way)
+            check(name, mode, implementation=implementation)
 
 
 def float64_of(dtype):
@@ -320,7 +320,7 @@ def check_gradients(found, expected):
         np.testing.assert_allclose(x, expected[of], rtol=1e-6, atol=1e-7, err_msg=of)
 
 
-# Options of the layer and of the call, and the keys that nobody sees.
+# Options of the layer and of the call, and the keys that are masked out.
 UNSEEN = {
     "causal, more keys than queries": ({"qk_norm": True}, {"use_causal_mask": True}, 7),
     "mask": ({"use_gate": True}, {"attention_mask": np.arange(11) < np.full((7, 1), 8)}, 8),
@@ -332,7 +332,7 @@ UNSEEN = {
 @pytest.mark.parametrize(
     ("name", "dtype"), [*((name, "float32") for name in UNSEEN), ("mask", "bfloat16")]
 )
-def test_keys_that_nobody_sees_reach_no_gradient_of_a_layer(name, dtype):
+def test_masked_out_keys_reach_no_gradient_of_a_layer(name, dtype):
     """The gradient x^T dk of a kernel is NaN where x is, although dk is zero."""
     options, call, first = UNSEEN[name]
     layer = layer_of({**options, "dtype": dtype})

@@ -1,4 +1,4 @@
-"""NaN that nobody sees, or whose users have no loss, reaches no second derivative either."""
+"""NaN in masked-out keys, or in rows without a loss, reaches no second derivative either."""
 
 import keras
 import numpy as np
@@ -53,7 +53,7 @@ def check(loss, values, name, places):
         np.testing.assert_allclose(found[1][of], expected, rtol=1e-4, atol=1e-5, err_msg=of)
 
 
-def test_keys_that_nobody_sees_reach_no_second_derivative_of_a_layer():
+def test_masked_out_keys_reach_no_second_derivative_of_a_layer():
     """Causal, with more keys than queries: their heads are NaN, and no mask says so."""
     layer = kerasattention.GroupQueryAttention(4, 6, 2, use_bias=False)
     rng = np.random.default_rng(1)

@@ -1,4 +1,4 @@
-"""Options of the layers together: each against a float64 reference, by every way.
+"""Options of the layers together: each against a float64 reference, in every kernel.
 
 The reference is written out below for self-attention of three axes, from projections
 to output; it knows of the package's numbers only the weights.
@@ -52,7 +52,7 @@ def expected_output(layer, x, *, mask=None, bias=None, segments=None, positions=
     batch, length = x.shape[:2]
     at = np.broadcast_to(np.arange(length) if positions is None else positions, (batch, length))
     query, key, own = positioned(layer, weights, query, key, at)
-    seen = reference.visibility(
+    seen = reference.visible(
         batch,
         query.shape[2],
         length,
@@ -179,7 +179,7 @@ def call_options(name):
 
 @pytest.mark.parametrize("combination", dict.fromkeys(combinations()), ids=describe)
 def test_options_together_by_every_way(combination):
-    """The output is the reference's, and so are the gradients of the two ways each other's."""
+    """The output is the reference's, and so are the gradients of the two kernels each other's."""
     position, switches, name = combination
     plain, blocked = (make(position, switches, flash) for flash in (False, True))
     expected = expected_output(plain, X, **CALLS[name])
@@ -251,16 +251,16 @@ def test_left_padding_with_positions_is_the_shorter_sequence(position):
 # Packing ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", [False, True], ids=["plain", "blocked"])
+@pytest.mark.parametrize("flash", [False, True], ids=["plain", "blocked"])
 @pytest.mark.parametrize("position", POSITIONS)
-def test_packed_sequences_train_as_alone(position, way):
+def test_packed_sequences_train_as_alone(position, flash):
     """Outputs, and gradients of every weight summed over the sequences one by one."""
     rng = np.random.default_rng(8)
     sequences = [rng.integers(1, 19, size) for size in (5, 3, 8, 2, 6)]
     packed = pack_sequences(sequences, 11)
     embedded = rng.normal(size=(19, D)).astype("float32")
     upstreams = [rng.normal(size=(1, len(s), D)).astype("float32") for s in sequences]
-    layer = make(position, {"use_causal_mask", "qk_norm", "attention_sink"}, flash=way)
+    layer = make(position, {"use_causal_mask", "qk_norm", "attention_sink"}, flash=flash)
     where = [packed.segment_ids == index + 1 for index in range(len(sequences))]
     x, upstream = embedded[packed.tokens], np.zeros((*packed.tokens.shape, D), "float32")
     for rows, part in zip(where, upstreams, strict=True):
@@ -290,13 +290,13 @@ def test_packed_sequences_train_as_alone(position, way):
 
 @pytest.mark.parametrize("position", POSITIONS)
 def test_cross_attention_with_values_of_their_own_size(position):
-    """Keys stand at 0, 1, ...; both ways agree, and positions matter."""
+    """Keys stand at 0, 1, ...; both kernels agree, and positions matter."""
     options = {"num_heads": 3, "key_dim": H, "value_dim": 5, "logit_soft_cap": 2.0}
     layers = [
         MultiHeadAttention(
-            **options, position=POSITIONS[position](), flash_attention=way, attention_sink=True
+            **options, position=POSITIONS[position](), flash_attention=flash, attention_sink=True
         )
-        for way in (False, True)
+        for flash in (False, True)
     ]
     source = RNG.normal(size=(B, 17, 5)).astype("float32")
     for layer in layers:

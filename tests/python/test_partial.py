@@ -13,7 +13,7 @@ from kerasattention.attend.mask import AttentionMask
 from problems import PROBLEMS
 
 CLOSE = {"rtol": 1e-5, "atol": 5e-6}
-# Where the parts begin: the last is longer, and a causal query sees nothing of it.
+# Where the parts begin: the last is longer, and masked out for causal queries.
 BOUNDS = (0, 5, 7, 17)
 NAMES = [
     "nothing hidden",
@@ -30,7 +30,7 @@ NAMES = [
 
 def mask_of(given, start, stop):
     """The mask of all queries and the keys from start to stop."""
-    fields = dict(given.visibility)
+    fields = dict(given.mask_fields)
     fields["offset"] = fields.get("offset", 0) - start
     for name, axis in (("key_mask", 1), ("key_segments", 1), ("mask", -1)):
         if name in fields:

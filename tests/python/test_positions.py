@@ -47,10 +47,10 @@ def places(options):
     return np.broadcast_to(here, (B, T)), np.broadcast_to(there, (B, S))
 
 
-@pytest.mark.parametrize("way", ["plain", "blocked"])
+@pytest.mark.parametrize("implementation", ["plain", "blocked"])
 @pytest.mark.parametrize("options", PLACES.values(), ids=PLACES)
 @pytest.mark.parametrize("kind", ["alibi", "buckets"])
-def test_biases_by_both_ways(kind, options, way):
+def test_biases_in_both_kernels(kind, options, implementation):
     """Output and gradients, the table's too, against the reference with the whole bias."""
     here, there = places(options)
     causal = options.get("causal", False)
@@ -70,7 +70,7 @@ def test_biases_by_both_ways(kind, options, way):
             ]
         )
         bias = np.moveaxis(arrays["table"][buckets], -1, 1)
-    seen = reference.visibility(
+    seen = reference.visible(
         B,
         N,
         T,
@@ -90,8 +90,8 @@ def test_biases_by_both_ways(kind, options, way):
 
     def ours(query, key, value, table=None):
         made = AlibiBias(alibi_slopes(N)) if table is None else BucketBias(table, lookup)
-        visibility = AttentionMask(**described)
-        return (api.attend(query, key, value, visibility, biases=[made], implementation=way),)
+        mask = AttentionMask(**described)
+        return (api.attend(query, key, value, mask, biases=[made], implementation=implementation),)
 
     with block_size(5):
         (output,), found = value_and_gradients(
@@ -157,13 +157,13 @@ def test_steps_with_an_offset_continue_the_whole(make):
     query, key, value = (tensor(numbers(B, 11, N, 6, seed=i)) for i in range(3))
 
     def attend(rows, offset):
-        visibility = AttentionMask(causal=True, offset=offset)
-        queries = visibility.positions_of_queries(Span(0, rows.stop - rows.start))
-        keys = visibility.positions_of_keys(Span(0, 11))
+        mask = AttentionMask(causal=True, offset=offset)
+        queries = mask.positions_of_queries(Span(0, rows.stop - rows.start))
+        keys = mask.positions_of_keys(Span(0, 11))
         rotated, _ = position.rotate(query[:, rows], key, queries, keys)
         _, keys = position.rotate(query, key, keys, keys)
         bias = position.block_bias(N, causal=True)
-        return api.attend(rotated, keys, value, visibility, biases=[bias])
+        return api.attend(rotated, keys, value, mask, biases=[bias])
 
     whole = to_numpy(attend(slice(0, 11), 0))
     for offset in (7, tensor(np.array(7))):

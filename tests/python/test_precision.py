@@ -13,13 +13,13 @@ from kerasattention import scaled_dot_product_attention
 from problems import PROBLEMS, SMALL_BLOCK, block_size, problem
 
 PRECISIONS = ["float16", "bfloat16", "float32"]
-WAYS = ["plain", "blocked"]
+IMPLEMENTATIONS = ["plain", "blocked"]
 
 # More keys than in other tests: sums over them are where low precision loses digits.
 SIZES = {"B": 2, "K": 3, "G": 2, "H": 31, "Hv": 29, "T": 43, "S": 61}
 PRECISE = {
     "nothing hidden": problem(**SIZES),
-    "causal": problem(**SIZES, visibility={"causal": True, "window": 23}),
+    "causal": problem(**SIZES, mask_fields={"causal": True, "window": 23}),
     # More heads: the error of six numbers is a matter of luck.
     "sink, cap": problem(
         **SIZES | {"G": 11}, sink=np.random.default_rng(1).normal(size=33), cap=3.0, scale=0.5
@@ -51,11 +51,11 @@ def formula(given, dtype):
             logits = ops.tanh(logits / given.cap) * given.cap
         if not given.seen.all():
             logits = ops.where(given.seen, logits, ops.cast(-np.inf, dtype))
-        peak = ops.max(logits, axis=-1, keepdims=True)
-        weights = ops.exp(logits - peak)
+        row_max = ops.max(logits, axis=-1, keepdims=True)
+        weights = ops.exp(logits - row_max)
         total = ops.sum(weights, axis=-1, keepdims=True)
         if sink is not None:
-            total = total + ops.exp(ops.reshape(sink, (1, -1, 1, 1)) - peak)
+            total = total + ops.exp(ops.reshape(sink, (1, -1, 1, 1)) - row_max)
         return (ops.transpose(ops.matmul(weights / total, value), (0, 2, 1, 3)),)
 
     return attend
@@ -79,18 +79,22 @@ def test_errors_are_at_most_twice_those_of_the_formula(name, dtype):
         return {what: root_mean_square(found[what] - expected[what]) for what in found}
 
     allowed = errors(formula(given, dtype))
-    for way in WAYS:
+    for implementation in IMPLEMENTATIONS:
         with block_size(19):
-            ours = errors(lambda way=way, **x: (given.attend(**x, implementation=way),))
+            ours = errors(
+                lambda implementation=implementation, **x: (
+                    given.attend(**x, implementation=implementation),
+                )
+            )
         for what, size in ours.items():
-            assert size <= 2 * allowed[what], (way, what)
+            assert size <= 2 * allowed[what], (implementation, what)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_float16_inputs_of_size_1000_do_not_overflow(way):
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_float16_inputs_of_size_1000_do_not_overflow(implementation):
     """Logits of a million are beyond float16; the weights are then those of a maximum."""
     rng = np.random.default_rng(31)
-    given = problem(T=13, S=17, visibility={"causal": True})
+    given = problem(T=13, S=17, mask_fields={"causal": True})
     given = problem_like(
         given,
         query=1000.0 * rng.choice([-1, 1], given.query.shape),
@@ -101,7 +105,9 @@ def test_float16_inputs_of_size_1000_do_not_overflow(way):
     inputs = {name: tensor(x, "float16") for name, x in given.trainable().items()}
     with block_size(SMALL_BLOCK):
         (output,), gradients = value_and_gradients(
-            lambda **x: (given.attend(**x, implementation=way),), inputs, tensor(given.upstream)
+            lambda **x: (given.attend(**x, implementation=implementation),),
+            inputs,
+            tensor(given.upstream),
         )
     np.testing.assert_allclose(output, given.expected[0], rtol=1e-3)
     for gradient in gradients.values():
@@ -109,18 +115,18 @@ def test_float16_inputs_of_size_1000_do_not_overflow(way):
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
-@pytest.mark.parametrize("way", WAYS)
-def test_nothing_is_nan_where_nothing_is_visible(way, dtype):
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_nothing_is_nan_where_nothing_is_visible(implementation, dtype):
     """Rows without keys give zero and pass no gradient on, with every other option at once."""
-    hiding = PROBLEMS["all at once"]
-    seen = hiding.seen
+    given = PROBLEMS["all at once"]
+    seen = given.seen
     assert (~seen.any(axis=-1)).sum() > 50
-    inputs = {name: tensor(x, dtype) for name, x in hiding.trainable().items()}
+    inputs = {name: tensor(x, dtype) for name, x in given.trainable().items()}
     with block_size(SMALL_BLOCK):
         (output, scores), gradients = value_and_gradients(
-            lambda **x: hiding.attend(**x, implementation=way, return_scores=True),
+            lambda **x: given.attend(**x, implementation=implementation, return_scores=True),
             inputs,
-            tensor(hiding.upstream),
+            tensor(given.upstream),
         )
     empty = ~seen.any(axis=-1)  # (B, N, T)
     assert (output.transpose(0, 2, 1, 3)[empty] == 0.0).all()
@@ -136,31 +142,33 @@ def test_nothing_is_nan_where_nothing_is_visible(way, dtype):
     assert (gradients["value"][unseen] == 0.0).all()
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_unbounded_inputs_stay_finite(way):
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_unbounded_inputs_stay_finite(implementation):
     """The largest finite numbers of float16 in every input."""
     largest = float(np.finfo("float16").max)
-    given = problem(visibility={"causal": True})
+    given = problem(mask_fields={"causal": True})
     inputs = {
         name: ops.ones(x.shape, dtype="float16") * largest for name, x in given.trainable().items()
     }
     with block_size(SMALL_BLOCK):
         (output,), _ = value_and_gradients(
-            lambda **x: (given.attend(**x, implementation=way),), inputs, tensor(given.upstream)
+            lambda **x: (given.attend(**x, implementation=implementation),),
+            inputs,
+            tensor(given.upstream),
         )
     # A mean of equal values; one rounding step of float16 may take it past the largest.
     assert np.isfinite(output).all()
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_the_same_call_gives_the_same_bits(way):
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_the_same_call_gives_the_same_bits(implementation):
     given = PROBLEMS["all at once"]
     inputs = {name: tensor(x) for name, x in given.trainable().items()}
     found = []
     for _ in range(2):
         with block_size(SMALL_BLOCK):
             output, gradients = value_and_gradients(
-                lambda **x: (given.attend(**x, implementation=way),),
+                lambda **x: (given.attend(**x, implementation=implementation),),
                 inputs,
                 tensor(given.upstream),
             )

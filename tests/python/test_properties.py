@@ -26,30 +26,30 @@ def any_problem(draw):
     b, k, g, h, hv, t, s = sizes.values()
     n = k * g
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    visibility = {
+    fields = {
         "causal": draw(st.booleans()),
         "window": draw(st.none() | st.integers(1, 12)),
         "offset": draw(st.integers(0, 4)),
     }
-    hidden = {
+    rules = {
         "query_positions": lambda: rng.integers(0, 12, (b, t)),
         "query_mask": lambda: rng.random((b, t)) < 0.7,
         "key_mask": lambda: rng.random((b, s)) < 0.7,
         "mask": lambda: rng.random(draw(st.sampled_from([(t, s), (b, t, s), (b, n, t, s)]))) < 0.7,
     }
-    chosen = draw(st.sets(st.sampled_from(sorted(hidden)), max_size=3))
-    visibility |= {name: hidden[name]() for name in sorted(chosen)}
+    chosen = draw(st.sets(st.sampled_from(sorted(rules)), max_size=3))
+    fields |= {name: rules[name]() for name in sorted(chosen)}
     if "query_positions" in chosen:
-        visibility["key_positions"] = rng.integers(0, 12, (b, s))
-        visibility.pop("offset")
+        fields["key_positions"] = rng.integers(0, 12, (b, s))
+        fields.pop("offset")
     if draw(st.booleans()):
-        visibility["query_segments"] = rng.integers(0, 3, (b, t))
-        visibility["key_segments"] = rng.integers(0, 3, (b, s))
+        fields["query_segments"] = rng.integers(0, 3, (b, t))
+        fields["key_segments"] = rng.integers(0, 3, (b, s))
     return AttentionProblem(
         query=rng.normal(size=(b, t, n, h)),
         key=rng.normal(size=(b, s, k, h)),
         value=rng.normal(size=(b, s, k, hv)),
-        visibility=visibility,
+        mask_fields=fields,
         bias=rng.normal(size=(b, n, t, s)) if draw(st.booleans()) else None,
         sink=rng.normal(size=n) if draw(st.booleans()) else None,
         cap=draw(st.none() | st.floats(0.5, 3.0)),
@@ -94,14 +94,14 @@ def test_the_chosen_way_with_scores_is_that_of_the_reference(problem):
 @given(any_problem(), st.integers(-1000, 1000))
 @QUICK
 def test_only_differences_of_positions_count(problem, shift):
-    visibility = dict(problem.visibility)
-    offset = visibility.pop("offset", 0)
-    visibility.setdefault("query_positions", np.arange(problem.query.shape[1]) + offset)
-    visibility.setdefault("key_positions", np.arange(problem.key.shape[1]))
-    moved = {name: visibility[name] + shift for name in ("query_positions", "key_positions")}
+    fields = dict(problem.mask_fields)
+    offset = fields.pop("offset", 0)
+    fields.setdefault("query_positions", np.arange(problem.query.shape[1]) + offset)
+    fields.setdefault("key_positions", np.arange(problem.key.shape[1]))
+    moved = {name: fields[name] + shift for name in ("query_positions", "key_positions")}
     described = {
         name: tensor(x) if isinstance(x, np.ndarray) and name != "mask" else x
-        for name, x in {**visibility, **moved}.items()
+        for name, x in {**fields, **moved}.items()
         if name != "mask"
     }
     inputs = [tensor(x) for x in (problem.query, problem.key, problem.value)]
@@ -113,7 +113,7 @@ def test_only_differences_of_positions_count(problem, shift):
         problem.query,
         problem.key,
         problem.value,
-        visibility={name: x for name, x in problem.visibility.items() if name != "mask"},
+        mask_fields={name: x for name, x in problem.mask_fields.items() if name != "mask"},
     )
     np.testing.assert_allclose(to_numpy(output), like.expected[0], rtol=2e-5, atol=1e-5)
 
@@ -128,7 +128,7 @@ def test_an_output_is_a_mean_of_visible_values(length, seed, size):
         query=30 * rng.normal(size=(1, length, 2, 3)),
         key=30 * rng.normal(size=(1, 7, 1, 3)),
         value=rng.normal(size=(1, 7, 1, 2)),
-        visibility={"mask": mask},
+        mask_fields={"mask": mask},
     )
     with block_size(size):
         output = ours(problem, implementation="blocked")

@@ -27,7 +27,7 @@ MANY = 499  # more ids than a trial has tokens
 
 
 def tripled(x):
-    """What acts on each position alone, though nobody can know."""
+    """A layer that acts on each position separately, which only a trial can tell."""
     return layers.Lambda(lambda y: 3.0 * ops.tanh(y), name="own")(x)
 
 

@@ -43,9 +43,9 @@ def test_hand_worked_rows():
     assert dropped.item() == pytest.approx(2 * (10 / 6 + 40 / 6))
 
 
-def test_hand_worked_visibility():
+def test_hand_worked_masks():
     def table(**options):
-        seen = reference.visibility(1, 1, 3, 4, **options)[0, 0].astype(int)
+        seen = reference.visible(1, 1, 3, 4, **options)[0, 0].astype(int)
         return ["".join(map(str, row)) for row in seen]
 
     assert table(causal=True) == ["1000", "1100", "1110"]

@@ -54,7 +54,7 @@ PADDING = np.arange(T) < np.array([[T], [23]])
 
 def made(rules, table, **fields):
     """A problem whose table of visible pairs is written down here."""
-    given = problem(T=T, S=T, visibility={"further_rules": rules, **fields})
+    given = problem(T=T, S=T, mask_fields={"further_rules": rules, **fields})
     given.__dict__["seen"] = np.broadcast_to(table, given.shape)
     return given
 

@@ -157,19 +157,19 @@ def model():
 
 
 DRAWN = {"temperature": 1.2, "top_k": 7, "top_p": 0.9, "seed": 5}
-WAYS = {
+SAMPLERS = {
     "greedy": {},
     "temperature": {"temperature": 1.5, "seed": 11},
     "top k and top p": DRAWN,
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_matrix_is_continued_as_by_full_passes(way):
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_matrix_is_continued_as_by_full_passes(sampler):
     prompts = draw_tokens(3, 4)
-    found = ka.generate(model(), prompts, 9, **WAYS[way])
+    found = ka.generate(model(), prompts, 9, **SAMPLERS[sampler])
     assert found.dtype == np.int32
-    np.testing.assert_array_equal(found, continued(model(), prompts, 9, **WAYS[way]))
+    np.testing.assert_array_equal(found, continued(model(), prompts, 9, **SAMPLERS[sampler]))
 
 
 def test_a_long_run_crosses_the_chunks_of_the_loop():
@@ -179,13 +179,15 @@ def test_a_long_run_crosses_the_chunks_of_the_loop():
     np.testing.assert_array_equal(ka.generate(model(), prompts, 5, **DRAWN), found[:, :9])
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_prompts_of_different_length_are_continued_as_if_alone(way):
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_prompts_of_different_length_are_continued_as_if_alone(sampler):
     tokens = draw_tokens(3, 6)
     prompts = [tokens[0, :2], tokens[1], tokens[2, :1]]
-    found = ka.generate(model(), prompts, 9, **WAYS[way])
+    found = ka.generate(model(), prompts, 9, **SAMPLERS[sampler])
     assert isinstance(found, list)
-    for row, expected in zip(found, continued(model(), prompts, 9, **WAYS[way]), strict=True):
+    for row, expected in zip(
+        found, continued(model(), prompts, 9, **SAMPLERS[sampler]), strict=True
+    ):
         np.testing.assert_array_equal(row, expected)
 
 
@@ -200,7 +202,7 @@ def test_seeds():
     draw = functools.partial(ka.generate, model(), prompts, 9, temperature=1.5)
     np.testing.assert_array_equal(draw(seed=1), draw(seed=1))
     assert np.any(draw(seed=1) != draw(seed=2))
-    # Equal prompts in different rows go different ways.
+    # Equal prompts in different rows are continued differently.
     same = ka.generate(model(), np.tile(prompts[:1], (3, 1)), 9, temperature=1.5, seed=1)
     assert len({tuple(row) for row in same}) == 3
     np.testing.assert_array_equal(same[0], draw(seed=1)[0])

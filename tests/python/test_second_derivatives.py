@@ -35,16 +35,16 @@ HIDDEN = np.random.default_rng(2).random((2, N, 11, 13)) < 0.6
 HIDDEN[:, :, 3] = False  # a row without keys
 
 GIVEN = {
-    "causal": made(visibility={"causal": True}),
-    "window": made(visibility={"causal": True, "window": 4}),
-    "padding and a sink": made(sink=_random(N), visibility={"key_mask": PADDED}),
+    "causal": made(mask_fields={"causal": True}),
+    "window": made(mask_fields={"causal": True, "window": 4}),
+    "padding and a sink": made(sink=_random(N), mask_fields={"key_mask": PADDED}),
     "all": made(
         rate=0.3,
         cap=1.3,
         scale=0.9,
         sink=_random(N),
         bias=_random(2, N, 11, 13),
-        visibility={"mask": HIDDEN, "window": 9},
+        mask_fields={"mask": HIDDEN, "window": 9},
     ),
 }
 CASES = [(name, "blocked") for name in GIVEN]
@@ -145,27 +145,29 @@ def gradient_of(loss, values):
     return gradients(lambda **x: loss(x), values, ops.ones((), "float64"))
 
 
-def second_order(given, way, along):
+def second_order(given, implementation, along):
     """A function of inputs and upstream, in one dictionary: its gradients of second order."""
 
     def total(values):
         values = dict(values)
         upstream = values.pop("upstream")
-        found = gradients(lambda **x: given.attend(**x, implementation=way), values, upstream)
+        found = gradients(
+            lambda **x: given.attend(**x, implementation=implementation), values, upstream
+        )
         return sum(ops.sum(found[name] * along[name]) for name in along)
 
     return lambda values: gradient_of(total, values)
 
 
-@pytest.mark.parametrize(("name", "way"), CASES)
-def test_second_order(name, way):
+@pytest.mark.parametrize(("name", "implementation"), CASES)
+def test_second_order(name, implementation):
     given = GIVEN[name]
     along, steps, differences = expected(name)
     along = {which: double(x) for which, x in along.items()}
     values = {which: double(x) for which, x in given.trainable().items()}
     values["upstream"] = double(given.upstream)
-    with block_size(SMALL_BLOCK) if way == "blocked" else contextlib.nullcontext():
-        found = second_order(given, way, along)(values)
+    with block_size(SMALL_BLOCK) if implementation == "blocked" else contextlib.nullcontext():
+        found = second_order(given, implementation, along)(values)
     for which, direction in steps.items():
         derivative = np.sum(to_numpy(found[which]) * direction)
         np.testing.assert_allclose(derivative, differences[which], rtol=1e-7, err_msg=which)
@@ -173,19 +175,19 @@ def test_second_order(name, way):
 
 def test_third_order():
     """Of one function: the plain formula's, which the backend differentiates by itself."""
-    given = made(sink=_random(N), bias=_random(N, 11, 13)[None], visibility={"causal": True})
+    given = made(sink=_random(N), bias=_random(N, 11, 13)[None], mask_fields={"causal": True})
     along, again = (
         {name: double(x) for name, x in directions_of(given, seed).items()} for seed in (5, 6)
     )
     values = {name: double(x) for name, x in given.trainable().items()}
     values["upstream"] = double(given.upstream)
 
-    def third(way):
+    def third(implementation):
         def total(values):
             found = second_order_of(values)
             return sum(ops.sum(found[name] * again[name]) for name in again)
 
-        second_order_of = second_order(given, way, along)
+        second_order_of = second_order(given, implementation, along)
         return gradient_of(total, values)
 
     expected = third("plain")

@@ -42,8 +42,10 @@ def test_forward_mode_alone_is_right_or_an_error():
     values = {which: double(x) for which, x in given.trainable().items()}
     steps = {which: double(x) for which, x in directions_of(given, 6).items()}
 
-    def tangent(way):
-        return jax.jvp(lambda x: given.attend(**x, implementation=way), (values,), (steps,))[1]
+    def tangent(implementation):
+        return jax.jvp(
+            lambda x: given.attend(**x, implementation=implementation), (values,), (steps,)
+        )[1]
 
     moved = given.trainable()
     above, below = (

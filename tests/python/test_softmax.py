@@ -54,7 +54,7 @@ def test_no_keys_at_all():
     np.testing.assert_array_equal(to_numpy(parts.denominator), np.zeros((2, 3, 1)))
 
 
-def test_a_mask_may_broadcast_and_none_hides_nothing():
+def test_a_mask_may_broadcast_and_none_masks_nothing_out():
     logits = tensor(LOGITS)
     assert softmax.mask_logits(logits, None) is logits
     found = to_numpy(softmax.mask_logits(logits, tensor(np.array([[True], [False]]))))

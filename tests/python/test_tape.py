@@ -79,9 +79,9 @@ def test_whole_arrays_give_what_the_loops_give(name):
 @pytest.mark.parametrize(
     "name", ["causal", "positions of each sample", "segments, causal", "all at once"]
 )
-def test_visibility_of_whole_arrays_is_that_of_the_loops(name):
+def test_masks_of_whole_arrays_are_those_of_the_loops(name):
     given = PROBLEMS[name]
-    options = dict(given.visibility)
+    options = dict(given.mask_fields)
     offset = options.pop("offset", 0)
     if offset:
         options["query_positions"] = np.arange(given.shape[2])[None] + offset

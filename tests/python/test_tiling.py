@@ -69,7 +69,7 @@ def test_blocks_with_their_masks_are_the_mask(name):
     offset = options.pop("offset", 0)
     if offset:
         options["query_positions"] = np.broadcast_to(np.arange(length) + offset, (B, length))
-    expected = reference.visibility(B, 1, length, keys, **options)[:, 0]
+    expected = reference.visible(B, 1, length, keys, **options)[:, 0]
     np.testing.assert_array_equal(visible_by_calls(inputs, calls), expected)
 
 

@@ -74,11 +74,11 @@ def test_other_inputs_that_are_tensors_are_repeated():
     tokens, x = embedded()
     source = keras.Input((None, 5), name="source")
     x = ka.GroupQueryAttention(6, 4, 2)(attending()(x), source)
-    crossed = keras.Model([source, tokens], layers.Dense(VOCABULARY)(x))
+    model_of_two = keras.Model([source, tokens], layers.Dense(VOCABULARY)(x))
     given = np.arange(15, dtype="float32").reshape(1, 3, 5)
-    expected = ka.generate(crossed, [[1, 2]], 3, inputs=[given], num_return_sequences=2)
+    expected = ka.generate(model_of_two, [[1, 2]], 3, inputs=[given], num_return_sequences=2)
     for inputs in (ops.convert_to_tensor(given, dtype="bfloat16"), {"source": given}):
-        found = ka.generate(crossed, [[1, 2]], 3, inputs=inputs, num_return_sequences=2)
+        found = ka.generate(model_of_two, [[1, 2]], 3, inputs=inputs, num_return_sequences=2)
         np.testing.assert_array_equal(found, expected)
 
 

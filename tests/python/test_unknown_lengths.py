@@ -34,7 +34,7 @@ def run_blocked(inputs, block_size):
 
 
 @pytest.fixture(params=["as chosen", "blocks of 3"])
-def way(request):
+def kernel_choice(request):
     """The sizes of a test are those of the plain kernel, so blocks are asked for."""
     if request.param == "as chosen":
         yield
@@ -72,12 +72,12 @@ def train(model, length, jit_compile):
 FITS = [(name, "auto", "blocks of 3") for name in OPTIONS]
 FITS += [("window, causal", "auto", "as chosen")]
 if BACKEND == "tensorflow":
-    FITS = [(name, False, way) for name, _, way in FITS]
+    FITS = [(name, False, kernel_choice) for name, _, kernel_choice in FITS]
     FITS += [("sink, cap, relative positions", True, "blocks of 3")]
 
 
-@pytest.mark.parametrize(("name", "jit_compile", "way"), FITS, indirect=["way"])
-def test_fit_gives_what_a_model_of_known_length_gives(name, jit_compile, way):
+@pytest.mark.parametrize(("name", "jit_compile", "kernel_choice"), FITS, indirect=["kernel_choice"])
+def test_fit_gives_what_a_model_of_known_length_gives(name, jit_compile, kernel_choice):
     length = LENGTHS[1]
     model, known = (make_model(given, **OPTIONS[name]) for given in (None, length))
     known.set_weights(model.get_weights())
@@ -87,7 +87,7 @@ def test_fit_gives_what_a_model_of_known_length_gives(name, jit_compile, way):
     np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_one_model_takes_batches_of_any_length(way):
+def test_one_model_takes_batches_of_any_length(kernel_choice):
     options = OPTIONS["window, causal"]
     model = make_model(None, **options)
     for length in LENGTHS:

@@ -18,7 +18,7 @@ SIZE = 3
 
 
 def long(**options):
-    return problem(T=61, S=61, visibility=options)
+    return problem(T=61, S=61, mask_fields=options)
 
 
 SEGMENTS = np.sort(np.random.default_rng(7).integers(0, 4, (2, 61)))
@@ -26,17 +26,17 @@ WINDOWS = {
     "causal": long(causal=True, window=7),
     "narrower than a block": long(causal=True, window=2),
     "two-sided": long(window=5),
-    "from an offset": problem(T=37, S=61, visibility={"causal": True, "window": 7, "offset": 23}),
-    "more queries than keys": problem(T=61, S=29, visibility={"window": 4}),
+    "from an offset": problem(T=37, S=61, mask_fields={"causal": True, "window": 7, "offset": 23}),
+    "more queries than keys": problem(T=61, S=29, mask_fields={"window": 4}),
     "padding": long(causal=True, window=7, key_mask=np.arange(61) < np.array([[61], [23]])),
     "segments": long(causal=True, window=7, query_segments=SEGMENTS, key_segments=SEGMENTS),
     "sink": problem(
         T=61,
         S=61,
         sink=np.random.default_rng(1).normal(size=15),
-        visibility={"causal": True, "window": 7},
+        mask_fields={"causal": True, "window": 7},
     ),
-    "cap": problem(T=61, S=61, cap=1.3, scale=1.0, visibility={"window": 7}),
+    "cap": problem(T=61, S=61, cap=1.3, scale=1.0, mask_fields={"window": 7}),
 }
 
 
@@ -52,10 +52,12 @@ def test_strided_blocks_cover_most_of_a_window():
     """Else the test above would prove nothing about them."""
     given = WINDOWS["causal"]
     query, key, value = (tensor(x) for x in (given.query, given.key, given.value))
-    problem = make_inputs(query, key, value, AttentionMask(**given.visibility))
+    problem = make_inputs(query, key, value, AttentionMask(**given.mask_fields))
     planned = unrolled.plan_strided_blocks(problem, SIZE)
-    assert max(piece.count for piece in planned) >= 15
-    covered = [row for piece in planned for row in range(piece.all_rows.start, piece.all_rows.stop)]
+    assert max(blocks.count for blocks in planned) >= 15
+    covered = [
+        row for blocks in planned for row in range(blocks.all_rows.start, blocks.all_rows.stop)
+    ]
     assert covered == list(range(61))
 
 

@@ -39,13 +39,13 @@ files_used <- function(paths) {
     Map(f = setdiff, names(values))
 }
 
-# A way from `at` back to itself, or NULL.
-cycle_from <- function(at, uses, way = character()) {
-  if (at %in% way) {
-    return(c(way[match(at, way):length(way)], at))
+# A path of calls from `at` back to itself, or NULL.
+cycle_from <- function(at, uses, path = character()) {
+  if (at %in% path) {
+    return(c(path[match(at, path):length(path)], at))
   }
   for (following in uses[[at]]) {
-    found <- cycle_from(following, uses, c(way, at))
+    found <- cycle_from(following, uses, c(path, at))
     if (!is.null(found)) {
       return(found)
     }
