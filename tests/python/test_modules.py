@@ -44,6 +44,7 @@ TESTED_BY = {
     "decoding/graph/probe": "decode_trials",
     "decoding/graph/run": "decoding",
     "layers/attending": "contract",
+    "decoding/graph/trial_calls": "decode_trials",
     "layers/attention": "contract",
     "layers/docs": "layers_options",
     "layers/group_query_attention": "contract",

@@ -5,6 +5,7 @@ than wrong text.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import keras
@@ -14,10 +15,8 @@ from keras import ops, tree
 from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Tensor, numpy_of, tensor_of
-from kerasattention.decoding.cache.context import CacheContext, CrossKV, StepInfo
 from kerasattention.decoding.cache.spec import CacheSpec
-from kerasattention.decoding.cache.storage import ArrayStorage
-from kerasattention.decoding.graph import layer_support
+from kerasattention.decoding.graph import layer_support, trial_calls
 from kerasattention.decoding.graph.program import Instruction, Program
 from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.context import AttentionContext, attention_context
@@ -67,6 +66,7 @@ class Trial:
         self.instruction, self.length = instruction, length or TOKENS
         self.moving = [slot for slot in instruction.inputs if slot in moving]
         self.program = program
+        self.calls = trial_calls.calls_of(self._call, instruction.operation)
         self.masked = {
             slot for slot in instruction.inputs if get_keras_mask(program.specs[slot]) is not None
         }
@@ -90,7 +90,7 @@ class Trial:
             ValueError: It depends on other tokens.
         """
         whole = self._result(self.inputs)
-        if not _near(self._result(self.inputs), whole):
+        if not _near(self._result(self.inputs, self.calls.run_anew), whole):
             raise self._refusal("its result changes from call to call")
         if self.length > 2 and self._acts_separately(whole):
             return True
@@ -119,18 +119,17 @@ class Trial:
         """
         recorder = _Recorder()
         with attention_context(recorder):
-            whole = self._result(self.inputs)
+            whole = self._result(self.inputs, self.calls.run_anew)
         if recorder.refusals:
             raise recorder.refusals[0]
-        context = _Feed(tuple(recorder.specs), self.length)
+        run = self.calls.with_caches(tuple(recorder.specs), self.length)
         upto = 0
         for size in _RUNS:
             size = min(size, max(1, self.length // 2), self.length - upto)
             if size == 0:
                 break
             part = slice(upto, upto + size)
-            with attention_context(context.at(upto, size)):
-                result = self._result(self._part(part))
+            result = self._result(self._part(part), functools.partial(run, upto, size))
             if not _near(result, [x[:, part] for x in whole]):
                 raise self._refusal(layer_support.MIXING)
             upto += size
@@ -143,16 +142,22 @@ class Trial:
             return False
         return _near(result, [x[:, part] for x in whole])
 
-    def _result(self, inputs: dict[int, np.ndarray]) -> list[np.ndarray]:
+    def _result(
+        self, inputs: dict[int, np.ndarray], run: trial_calls.Call | None = None
+    ) -> list[np.ndarray]:
         tensors = {slot: tensor_of(x) for slot, x in inputs.items()}
-        for slot in self.masked:
-            set_keras_mask(tensors[slot], ops.ones(tensors[slot].shape[:2], dtype="bool"))
-        args, kwargs = self.instruction.fill_in(tensors)
         try:
-            result = tree.flatten(self.instruction.operation(*args, **kwargs))
+            result = (run or self.calls.run)(tensors)
         except Exception as error:
             raise self._refusal(f"it failed on random tokens ({error})") from error
-        return [_to_numpy(x) for x in result]
+        return [numpy_of(x) for x in result]
+
+    def _call(self, inputs: dict[int, Tensor]) -> list[Tensor]:
+        for slot in self.masked:
+            set_keras_mask(inputs[slot], ops.ones(inputs[slot].shape[:2], dtype="bool"))
+        args, kwargs = self.instruction.fill_in(inputs)
+        results = tree.flatten(self.instruction.operation(*args, **kwargs))
+        return [_in_float32(x) for x in results]
 
     def _part(self, part: slice) -> dict[int, np.ndarray]:
         return {slot: x[:, part] if slot in self.moving else x for slot, x in self.inputs.items()}
@@ -232,21 +237,6 @@ class _Recorder(AttentionContext):
         self.refusals += [layer_support.refusal(name, reason) for reason in reasons]
 
 
-class _Feed:
-    """Contexts of runs that follow each other on the same caches."""
-
-    def __init__(self, specs: tuple[CacheSpec, ...], length: int) -> None:
-        self.specs, self.length = specs, length
-        self.storage = ArrayStorage.allocate(specs, 1, length)
-        self.cross_kv: CrossKV = {}
-
-    def at(self, start: int, size: int) -> CacheContext:
-        info = StepInfo(position=start, is_prefill=start == 0)
-        return CacheContext(
-            self.specs, self.storage, info, self.cross_kv, length=size, max_length=self.length
-        )
-
-
 def _with_others(x: np.ndarray, at: int) -> np.ndarray:
     """Other values at all tokens but one."""
     other = np.roll(x, 7, axis=1) if x.dtype.kind in "iub" else x * -1.3 + 0.1
@@ -263,10 +253,9 @@ def _cut(arrays: list[np.ndarray], at: int) -> list[np.ndarray]:
     return [x[:, at : at + 1] for x in arrays]
 
 
-def _to_numpy(x: Tensor) -> np.ndarray:
-    if "float" in keras.backend.standardize_dtype(x.dtype):
-        x = ops.cast(x, "float32")
-    return numpy_of(x)
+def _in_float32(x: Tensor) -> Tensor:
+    is_float = "float" in keras.backend.standardize_dtype(x.dtype)
+    return ops.cast(x, "float32") if is_float else x
 
 
 def _near(found: list[np.ndarray], expected: list[np.ndarray]) -> bool:
