@@ -89,7 +89,9 @@ def _tensorflow(
             with tf.GradientTape() as inner:
                 inner.watch(wanted[:-1])
                 output = tf.cast(plain(inputs | moving), upstream.dtype)
-            found: Any = inner.gradient(output, wanted[:-1], upstream, unconnected_gradients=zero)
+            parts: Any = inner.gradient(output, wanted[:-1], upstream, unconnected_gradients=zero)
+            # The gradient of a table that rows are gathered from is sparse, which no tape takes.
+            found = [tf.convert_to_tensor(part) for part in parts]
         return outer.gradient(found, wanted, list(directions), unconnected_gradients=zero)
 
     return function(*[tf.convert_to_tensor(named[name]) for name in names])
