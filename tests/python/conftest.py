@@ -1,5 +1,6 @@
 """Says which backend is tested; without Keras there is nothing to test, which is never green."""
 
+import gc
 import importlib.util
 import os
 
@@ -34,6 +35,13 @@ def pytest_report_header():
 
     where = os.path.dirname(kerasattention.__file__)
     return f"keras: {keras.__version__} on {keras.backend.backend()}; kerasattention: {where}"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def collect_only_what_this_file_makes():
+    """Keras collects garbage whenever it quantises a layer: a second each in a full process."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
