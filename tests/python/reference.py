@@ -1,5 +1,7 @@
 """Attention as its definition says it, in float64 NumPy: loops over samples, heads and queries.
 
+A query's keys are one vector: with a loop over them the reference took longer than the kernels.
+
 Written from the formulas alone; it shares no code, layout or trick with the package.
 Shape letters: B batch, T query length, S key/value length, N query heads, K
 key/value heads, H head size, Hv value head size.
@@ -89,21 +91,17 @@ def attention(
         for n in range(N):
             shared = n // (N // K)
             for t in range(T):
-                logits = []
-                for s in range(S):
-                    logit = scale * float(np.dot(query[b, t, n], key[b, s, shared]))
-                    if cap is not None:
-                        logit = cap * math.tanh(logit / cap)
-                    if bias is not None:
-                        logit += float(bias[b, n, t, s])
-                    if seen is not None and not seen[b, n, t, s]:
-                        logit = -math.inf
-                    logits.append(logit)
+                logits = scale * (key[b, :, shared] @ query[b, t, n])  # (S)
+                if cap is not None:
+                    logits = cap * np.tanh(logits / cap)
+                if bias is not None:
+                    logits = logits + bias[b, n, t]
+                if seen is not None:
+                    logits = np.where(seen[b, n, t], logits, -math.inf)
                 row = softmax_row(logits, None if sink is None else float(sink[n]))
                 weights[b, n, t] = row
-                for s in range(S):
-                    kept = 1.0 if keep is None else float(keep[b, n, t, s]) / (1.0 - rate)
-                    output[b, t, n] += row[s] * kept * value[b, s, shared]
+                kept = np.ones(S) if keep is None else keep[b, n, t] / (1.0 - rate)
+                output[b, t, n] = (row * kept) @ value[b, :, shared]
     return output, weights
 
 
@@ -156,22 +154,19 @@ def attention_gradients(
                     raw = scale * (key[b, :, shared] @ query[b, t, n])
                     by_logit = by_logit / np.cosh(raw / cap) ** 2
                 found["query"][b, t, n] = scale * (by_logit @ key[b, :, shared])
-                for s in range(S):
-                    found["key"][b, s, shared] += scale * by_logit[s] * query[b, t, n]
-                    found["value"][b, s, shared] += row[s] * kept[s] * u
+                found["key"][b, :, shared] += scale * np.outer(by_logit, query[b, t, n])
+                found["value"][b, :, shared] += np.outer(row * kept, u)
     return found
 
 
 def softmax_row(logits, sink=None):
     """exp(x) over the sum of all exp, one row; zeros where nothing is visible."""
-    members = [x for x in logits if x > -math.inf]
-    if not members:
-        return [0.0 for _ in logits]
-    top = max(members + ([] if sink is None else [sink]))
-    total = sum(math.exp(x - top) for x in members)
-    if sink is not None:
-        total += math.exp(sink - top)
-    return [math.exp(x - top) / total if x > -math.inf else 0.0 for x in logits]
+    members = logits > -math.inf
+    if not members.any():
+        return np.zeros_like(logits)
+    top = max(logits[members].max(), -math.inf if sink is None else sink)
+    powers = np.where(members, np.exp(logits - top), 0.0)
+    return powers / (powers.sum() + (0.0 if sink is None else math.exp(sink - top)))
 
 
 def kept_weights(seed, shape, rate):
