@@ -31,9 +31,11 @@ if [ -n "${COVERAGE_FOLDER:-}" ]; then
   coverage=(--cov=kerasattention --cov-branch --cov-report=)
 fi
 
-# XLA compiles the small programs of the tests in half the time with fewer optimisations, and they
-# give the same numbers. The suites rpy2-jax and fuzz-jax keep XLA's defaults.
-python_jax_flags="--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
+# XLA compiles the small programs of the tests in a tenth of the time without optimisations. The
+# suites rpy2-jax and fuzz-jax keep XLA's defaults.
+python_jax_flags="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+python_jax_flags+=" --xla_llvm_disable_expensive_passes=true"
+python_jax_flags+=" --xla_cpu_parallel_codegen_split_count=1"
 
 pytest_on() {
   local backend=$1 folder=$2 report=$3
