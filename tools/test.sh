@@ -75,17 +75,50 @@ run_suite() {
   esac
 }
 
-suites=("$@")
-if [ "${#suites[@]}" -eq 0 ]; then
-  suites=(python-tensorflow python-jax python-torch r-tensorflow rpy2-jax
-    fuzz-tensorflow fuzz-jax fuzz-torch)
-fi
-number=0
-for suite in "${suites[@]}"; do
-  number=$((number + 1))
-  printf '\n== %s (suite %d of %d, %d s so far)\n' "$suite" "$number" "${#suites[@]}" "$SECONDS"
-  started=$SECONDS
+# The Python suites take both cores, one after the other. The others are one process each, of
+# which two run at a time: their output comes when they have ended.
+run_and_note() {
+  local suite=$1 started=$SECONDS
   run_suite "$suite"
   echo "$? $((SECONDS - started))" >"$results/$suite.status"
+}
+
+run_in_background() {
+  local suite=$1
+  run_and_note "$suite" >"$results/$suite.log" 2>&1
+  printf '\n== %s ended (%d s so far)\n' "$suite" "$SECONDS"
+  cat "$results/$suite.log"
+}
+
+suites=("$@")
+if [ "${#suites[@]}" -eq 0 ]; then
+  suites=(python-tensorflow python-jax python-torch r-tensorflow fuzz-jax fuzz-tensorflow
+    fuzz-torch rpy2-jax)
+fi
+beside=()
+for suite in "${suites[@]}"; do
+  case $suite in python-*) ;; *) beside+=("$suite") ;; esac
 done
-python tools/summarise_tests.py "$results" "${suites[@]}"
+trap 'for job in $(jobs -p); do kill -- "-$job" 2>/dev/null; done' EXIT
+number=0
+running=0
+for suite in "${suites[@]}"; do
+  number=$((number + 1))
+  is_alone=$([[ $suite == python-* || ${#beside[@]} -lt 2 ]] && echo 1)
+  while [ "$running" -ge "${is_alone:-2}" ]; do
+    wait -n
+    running=$((running - 1))
+  done
+  printf '\n== %s (suite %d of %d, %d s so far)\n' "$suite" "$number" "${#suites[@]}" "$SECONDS"
+  if [ -n "$is_alone" ]; then
+    run_and_note "$suite"
+  else
+    # Without job control the shell would have it ignore interrupts, which R's tests send.
+    set -m
+    run_in_background "$suite" </dev/null &
+    set +m
+    running=$((running + 1))
+  fi
+done
+wait
+python tools/summarise_tests.py "$results" "$SECONDS" "${suites[@]}"
