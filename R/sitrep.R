@@ -68,6 +68,19 @@ can_run_examples <- function() {
   is.null(start_python()) && is.null(try_module())
 }
 
+# Whether README, the vignette and the articles run their code for keras3. Does not load it.
+has_keras3 <- function() nzchar(system.file(package = "keras3"))
+
+# The note beside such code where it is not run, for a chunk with `results = "asis"`.
+write_keras3_note <- function(ready = has_keras3()) {
+  if (!ready) {
+    writeLines(paste(
+      "*The R package keras3 was not installed where this page was made: its code is shown,",
+      "but was not run.*"
+    ))
+  }
+}
+
 # Report -----------------------------------------------------------------------
 
 format_sitrep <- function(found) {

@@ -47,3 +47,9 @@ test_that("the report is made on every backend", {
     expect_match(report, "devices +.*(cpu|gpu):0", all = FALSE)
   }
 })
+
+test_that("articles say where code for keras3 was not run", {
+  expect_snapshot(write_keras3_note(FALSE))
+  expect_silent(write_keras3_note(TRUE))
+  expect_equal(has_keras3(), length(find.package("keras3", quiet = TRUE)) == 1)
+})
