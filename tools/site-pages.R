@@ -82,7 +82,7 @@ fill_contents <- function(page) {
   }
 }
 
-# The index of articles: a card for each, with the first figure of the article.
+# The index of articles: a card for each, with the first figure of the article if it has one.
 add_pictures <- function(folder) {
   edit_page(file.path(folder, "index.html"), function(page) {
     for (title in xml2::xml_find_all(page, "//main//dl/dt")) {
@@ -114,7 +114,6 @@ add_picture <- function(card, href, folder) {
     "//main//img[contains(@src, '_files/')]"
   )
   if (inherits(figure, "xml_missing")) {
-    warning("The article ", href, " has no figure.")
     return(invisible())
   }
   link <- xml2::xml_add_child(card, "a", href = href, class = "article-picture")
@@ -134,7 +133,8 @@ check_pages <- function(folder) {
       check_links(path, pages),
       check_images(pages[[path]]),
       check_formulas(pages[[path]]),
-      check_output(pages[[path]])
+      check_output(pages[[path]]),
+      if (basename(path) == "faq.html") check_messages(pages[[path]])
     )
     if (length(about) > 0) paste0(where, ": ", about)
   })
@@ -199,4 +199,15 @@ check_output <- function(page) {
   lines <- unlist(strsplit(output, "\n"))
   warnings <- grep("^#> Warning", lines, value = TRUE)
   if (length(warnings) > 0) paste("output:", warnings)
+}
+
+# The headings of the FAQ are parts of messages, and the code of the page causes these messages.
+check_messages <- function(page) {
+  squash <- function(x) gsub("[[:space:]]+", " ", gsub("\n#>", " ", x))
+  output <- squash(xml2::xml_text(xml2::xml_find_all(page, "//main//pre")))
+  messages <- squash(xml2::xml_text(
+    xml2::xml_find_all(page, "//main//h2/code | //main//h3/code")
+  ))
+  found <- vapply(messages, function(x) any(grepl(x, output, fixed = TRUE)), NA)
+  if (!all(found)) paste("no code causes the message", messages[!found])
 }
