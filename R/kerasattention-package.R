@@ -1,4 +1,40 @@
-#' @keywords internal
+#' kerasattention: attention layers for Keras
+#'
+#' Attention layers for Keras 3 models that are written in R with pipes, with the R package
+#' keras3 or with reticulate only, on TensorFlow, JAX or PyTorch; and functions to generate
+#' text, to inspect models and to load published weights. The functions by task:
+#'
+#' @section Start:
+#' * [attention_sitrep()] shows what is in use, and what to type if something is missing.
+#'
+#' @section Prepare data:
+#' * [pack_sequences()] packs short sequences into rows.
+#' * [shapes] explains arrays, masks and the letters for their sizes.
+#'
+#' @section Write models:
+#' * [layer_multi_head_attention()] and [layer_group_query_attention()] are the layers.
+#' * [position_rotary()], [position_alibi()] and [position_relative()] are position encodings
+#'   for their argument `position`.
+#' * [convert_attention()] replaces the Keras attention layers of a model by ours, and can
+#'   make a multi-head model a grouped-query model.
+#'
+#' @section Generate text:
+#' * [generate_tokens()] continues token ids with a key/value cache.
+#' * [incremental_decoder()] does so step by step, and returns logits.
+#'
+#' @section Explain and shorten models:
+#' * [attention_scores()] collects attention maps, and `plot()` draws them.
+#' * [attention_rollout()] follows the attention through all layers.
+#' * [head_importance()] measures how much each head matters; [prune_heads()] removes heads.
+#'
+#' @section Published models and fine-tuning:
+#' * [load_projections()] loads the weights of a checkpoint into a layer.
+#' * [enable_lora()] fine-tunes a model with few weights.
+#'
+#' @section Learn more:
+#' `vignette("kerasattention")` is an introduction. Errors have the class
+#' `kerasattention_error`. To report a problem, add the output of [attention_sitrep()].
+#'
 #' @importFrom rlang %||% .data caller_arg caller_env names2
 "_PACKAGE"
 
