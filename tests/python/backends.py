@@ -6,6 +6,20 @@ import numpy as np
 BACKEND = keras.backend.backend()
 
 
+def sampled(cases, on_jax):
+    """All cases of a sweep; on JAX, which compiles each for seconds, those named or each n-th.
+
+    For sweeps over code that the backends share. Where a kernel is JAX's, `make fuzz` draws more.
+    """
+    cases = list(cases)
+    if BACKEND != "jax":
+        return cases
+    if isinstance(on_jax, int):
+        return cases[::on_jax]
+    assert set(on_jax) <= set(cases)
+    return list(on_jax)
+
+
 def tensor(x, dtype=None):
     """A NumPy array as a tensor; floating-point numbers become float32 unless told otherwise."""
     x = np.asarray(x)
@@ -30,7 +44,8 @@ def value_and_gradients(function, inputs, upstream, as_one=True):
     """What the function gives and the gradients of sum(first of it * upstream), all as NumPy.
 
     `inputs` is a dictionary of tensors that the function takes by name; it gives a tuple. On
-    JAX all of it is compiled as one, unless many calls have operations and shapes in common.
+    JAX all of it is compiled as one, which takes seconds: not where many calls have operations
+    and shapes in common, of which JAX then compiles each once.
     """
 
     def loss(values):
@@ -113,6 +128,17 @@ def compiled(function, jit_compile=False):
 
         return jax.jit(function)
     return function
+
+
+# For `model.compile(jit_compile=)`: XLA takes seconds for each step of TensorFlow's `fit()`, so
+# only tests of it ask for it.
+JIT = False if BACKEND == "tensorflow" else "auto"
+
+
+def predicted(model, *inputs):
+    """What the model gives, as NumPy: `predict()` would compile a function for each model."""
+    given = [keras.ops.convert_to_tensor(x) for x in inputs]
+    return to_numpy(model(given if len(given) > 1 else given[0], training=False))
 
 
 def run(function, *inputs):

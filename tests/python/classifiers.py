@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from backends import JIT
 from kerasattention import GroupQueryAttention, MultiHeadAttention
 
 VOCABULARY, T, D, CLASSES = 13, 7, 22, 3
@@ -22,7 +23,8 @@ def classifier(make, depth=2, pooled=True):
     if pooled:
         x = keras.layers.GlobalAveragePooling1D()(x)
     model = keras.Model(tokens, keras.layers.Dense(CLASSES)(x))
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, jit_compile=JIT)
     return model
 
 

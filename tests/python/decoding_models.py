@@ -47,22 +47,29 @@ def numpy(x):
 
 
 def full_pass(model, *inputs):
-    """The whole output; on JAX one function for each model, compiled once for each shape."""
-    arguments = [ops.convert_to_tensor(x) for x in inputs]
-    given = arguments if len(arguments) > 1 else arguments[0]
-    if BACKEND != "jax":
-        return numpy(model(given, training=False))
-    weights = [[v.value for v in part] for part in _state_of(model)]
-    return numpy(_compiled_pass(model)(*weights, given))
+    """The whole output; on JAX one function for each model, compiled once for each shape.
+
+    A change of the model's layers needs a function of its own: see `pass_of()`.
+    """
+    return _kept_pass(model)(*inputs)
 
 
-def _state_of(model):
-    return model.trainable_variables, model.non_trainable_variables
+def pass_of(model):
+    """A function that gives the whole output of the model as it is now."""
+    function = compiled(lambda *given: model.stateless_call(*given, training=False)[0])
+
+    def run(*inputs):
+        arguments = [ops.convert_to_tensor(x) for x in inputs]
+        given = arguments if len(arguments) > 1 else arguments[0]
+        if BACKEND != "jax":
+            return numpy(model(given, training=False))
+        state = model.trainable_variables, model.non_trainable_variables
+        return numpy(function(*([v.value for v in part] for part in state), given))
+
+    return run
 
 
-@functools.lru_cache(maxsize=4)
-def _compiled_pass(model):
-    return compiled(lambda *given: model.stateless_call(*given, training=False)[0])
+_kept_pass = functools.lru_cache(maxsize=4)(pass_of)
 
 
 def next_logits(model, rows, length):

@@ -273,6 +273,17 @@ PROBLEMS = {
     ),
 }
 
+# Every kind of mask, bias and option, for kernels that take seconds to compile or to trace each.
+# `make fuzz` draws their products.
+OF_EACH_KIND = [
+    *("nothing hidden", "one key/value head", "causal, more queries than keys"),
+    *("window, more queries than keys", "window, causal, offset", "positions of each sample"),
+    *("positions of all", "padded queries and keys, causal", "segments, causal"),
+    *("mask (T, S)", "mask (B, N, T, S), padding, causal", "mask of one for all"),
+    *("mask with empty rows", "bias of heads, window", "bias of minus infinity"),
+    *("cap, bias, causal", "sink, empty rows", "dropout, window, causal", "all at once"),
+]
+
 
 @contextlib.contextmanager
 def engine_options(**options):

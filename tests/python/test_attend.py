@@ -20,7 +20,9 @@ def check(given, **options):
         found = given.attend(**values, **options)
         return found if isinstance(found, tuple) else (found,)
 
-    (output, *scores), gradients = value_and_gradients(attend, inputs, tensor(given.upstream))
+    (output, *scores), gradients = value_and_gradients(
+        attend, inputs, tensor(given.upstream), as_one=False
+    )
     expected_output, weights = given.expected
     np.testing.assert_allclose(output, expected_output, **CLOSE)
     if scores:

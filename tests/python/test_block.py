@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from backends import tensor, to_numpy
+from backends import run, tensor, to_numpy
 from kerasattention.attend import api, block
 from kerasattention.attend.bias import TensorBias
 from kerasattention.attend.mask import AttentionMask
@@ -21,18 +21,20 @@ NAMES = [
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
-def inputs_of(given):
+def inputs_of(given, values=None):
+    """The kernel's inputs, made of the tensors that are given in place of the arrays."""
+    values = {name: tensor(x) for name, x in given.trainable().items()} | (values or {})
     fields = {
         k: tensor(x) if isinstance(x, np.ndarray) else x for k, x in given.mask_fields.items()
     }
-    bias = None if given.bias is None else TensorBias(tensor(given.bias))
+    bias = TensorBias(values["bias"]) if "bias" in values else None
     return api.make_inputs(
-        *(tensor(x) for x in (given.query, given.key, given.value)),
+        *(values[name] for name in ("query", "key", "value")),
         AttentionMask(**fields),
         biases=[bias],
         scale=given.scale,
         soft_cap=given.cap,
-        sink=None if given.sink is None else tensor(given.sink),
+        sink=values.get("sink"),
         rate=given.rate,
         seed=tensor(np.array(SEED), "int32") if given.rate else None,
     ).scaled()
@@ -45,13 +47,21 @@ def test_blocks_of_queries_give_the_reference_and_restore_the_weights(name):
     output, weights = given.expected
     blocks = block.plan_blocks(inputs, 5)
     assert [part.rows for part in blocks] == [Span(0, 5), Span(5, 5), Span(10, 3)]
-    for rows, columns in blocks:
+    values = given.trainable()
+
+    def compute(*tensors):
+        inputs = inputs_of(given, dict(zip(values, tensors, strict=True)))
+        return [
+            (*block.forward_block(inputs, *part), block.block_logits(inputs, *part)[0])
+            for part in blocks
+        ]
+
+    results = run(compute, *(tensor(x) for x in values.values()))
+    for (rows, columns), (found, lse, logits) in zip(blocks, results, strict=True):
         here = slice(rows.start, rows.stop)
         keys = slice(columns.start, columns.stop)
-        found, lse = block.forward_block(inputs, rows, columns)
         expected = output[:, here].transpose(0, 2, 1, 3).reshape(B, K, G, rows.size, -1)
         np.testing.assert_allclose(to_numpy(found), expected, **CLOSE)
-        logits, _ = block.block_logits(inputs, rows, columns)
         restored = np.exp(to_numpy(logits) - to_numpy(lse)).reshape(B, N, rows.size, columns.size)
         np.testing.assert_allclose(restored, weights[:, :, here, keys], **CLOSE)
         # No weight lies outside of the block's keys.

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from backends import to_numpy
+from backends import JIT, predicted, to_numpy
 from kerasattention import (
     AlibiPosition,
     GroupQueryAttention,
@@ -64,7 +64,8 @@ def with_weights(model, seed=7):
     random = np.random.default_rng(seed)
     for variable in model.trainable_weights:
         variable.assign(0.25 * random.normal(size=variable.shape))
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, jit_compile=JIT)
     return model
 
 
@@ -73,7 +74,7 @@ def tokens():
 
 
 def assert_same_output(model, other):
-    found, expected = (m.predict(tokens(), verbose=0) for m in (model, other))
+    found, expected = (predicted(m, tokens()) for m in (model, other))
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 

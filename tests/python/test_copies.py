@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from backends import to_numpy
+from backends import JIT, to_numpy
 from kerasattention import (
     GroupQueryAttention,
     MultiHeadAttention,
@@ -119,7 +119,7 @@ def test_a_layer_made_frozen_is_frozen_in_every_copy(kind, tmp_path):
 def test_training_a_copy_leaves_frozen_weights():
     model = model_of(layers.MultiHeadAttention(N, H, name="a"))
     model.get_layer("a").trainable = False
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", jit_compile=JIT)
     copy = convert_attention(model)
     before = copy.get_layer("a").get_weights()
     copy.fit(numbers(B, T, D), numbers(B, T, 3), verbose=0)

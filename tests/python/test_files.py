@@ -10,8 +10,9 @@ import keras
 import numpy as np
 import pytest
 
+import backends
 import kerasattention
-from backends import BACKEND, tensor, to_numpy
+from backends import BACKEND, JIT, tensor, to_numpy
 from kerasattention import GroupQueryAttention, MultiHeadAttention, RelativePosition
 from layer_twins import KINDS, randomize
 
@@ -38,7 +39,7 @@ def numbers(count=B):
 
 
 def predicted(model):
-    return model.predict(numbers(), verbose=0)
+    return backends.predicted(model, numbers())
 
 
 def reloaded(model, tmp_path):
@@ -170,7 +171,7 @@ def test_lora_trains_and_reloads(kind, quantised, tmp_path):
     np.testing.assert_allclose(predicted(model), untouched, atol=1e-5)
     trainable = {w.path.split("/")[-1] for w in layer.trainable_weights}
     assert {"lora_kernel_a", "lora_kernel_b"} <= trainable
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", jit_compile=JIT)
     model.fit(numbers(), np.ones((B, T, 3)), epochs=2, verbose=0)
     trained = predicted(model)
     assert np.abs(trained - untouched).max() > 1e-4
@@ -217,7 +218,7 @@ def test_frozen_weights_stay(kind):
     layer.trainable = False
     before = layer.get_weights()
     assert layer.trainable_weights == []
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", jit_compile=JIT)
     model.fit(numbers(), np.ones((B, T, 3)), verbose=0)
     for old, new in zip(before, layer.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -241,7 +242,7 @@ def test_sequential_keeps_the_causal_default(kind, tmp_path):
     x = numbers()
     x[:, -1] += 10.0
     np.testing.assert_allclose(
-        model.predict(x, verbose=0)[:, :-1], expected[:, :-1], rtol=1e-5, atol=1e-6
+        backends.predicted(model, x)[:, :-1], expected[:, :-1], rtol=1e-5, atol=1e-6
     )
     again = reloaded(model, tmp_path)
     assert again.layers[0].use_causal_mask is True

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from backends import BACKEND
+from backends import BACKEND, JIT
 from kerasattention import GroupQueryAttention, generate
 
 VOCABULARY = 13
@@ -45,7 +45,7 @@ def made():
     x = Interrupting()(x + GroupQueryAttention(4, 4, 2, use_causal_mask=True)(x))
     model = keras.Model(tokens, keras.layers.Dense(VOCABULARY)(x))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-3), loss)
+    model.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=JIT)
     return model
 
 

@@ -15,7 +15,7 @@ from kerasattention import (
 from kerasattention.attend import api, registry
 from kerasattention.attend.kernels.tensorflow import loop
 from kerasattention.attend.mask import AttentionMask
-from problems import PROBLEMS, SMALL_BLOCK, K, N, block_size, kernel, problem
+from problems import OF_EACH_KIND, PROBLEMS, SMALL_BLOCK, K, N, block_size, kernel, problem
 
 CLOSE = {"rtol": 1e-5, "atol": 5e-6}
 
@@ -62,18 +62,7 @@ def looped(max_block_logits):
     return kernel(functools.partial(loop.looped_attention, max_block_logits=max_block_logits))
 
 
-# Seconds to trace each: every kind of mask, bias and option. `make fuzz` draws their products.
-TRACED = [
-    *("nothing hidden", "one key/value head", "causal, more queries than keys"),
-    *("window, more queries than keys", "window, causal, offset", "positions of each sample"),
-    *("positions of all", "padded queries and keys, causal", "segments, causal"),
-    *("mask (T, S)", "mask (B, N, T, S), padding, causal", "mask of one for all"),
-    *("mask with empty rows", "bias of heads, window", "bias of minus infinity"),
-    *("cap, bias, causal", "sink, empty rows", "dropout, window, causal", "all at once"),
-]
-
-
-@pytest.mark.parametrize("name", TRACED)
+@pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_graphs_without_sizes(name):
     with block_size(SMALL_BLOCK):
         check(PROBLEMS[name], implementation=looped(0))

@@ -5,29 +5,29 @@ import numpy as np
 import pytest
 
 import kerasattention
-from backends import to_numpy
+from backends import JIT, predicted, to_numpy
 from classifiers import classifier, gqa, mha
 
 
 def test_lora_trains_its_factors_alone_and_reloads(data, tmp_path):
     model = classifier(lambda name: gqa(name=name, attention_sink=True))
-    before = model.predict(data[0], verbose=0)
+    before = predicted(model, data[0])
     kerasattention.enable_lora(model, 2)
-    np.testing.assert_allclose(model.predict(data[0], verbose=0), before, atol=1e-6)
+    np.testing.assert_allclose(predicted(model, data[0]), before, atol=1e-6)
     paths = {variable.path.split("/")[-1] for variable in model.trainable_variables}
     assert paths == {"lora_kernel_a", "lora_kernel_b"}
     assert len(model.trainable_variables) == 2 * 2 * 2
     frozen = {v.path: to_numpy(v) for v in model.non_trainable_variables if "kernel" in v.path}
-    model.compile(keras.optimizers.SGD(1.0), model.loss)
+    model.compile(keras.optimizers.SGD(1.0), model.loss, jit_compile=JIT)
     model.fit(*data, epochs=2, verbose=0)
     for variable in model.non_trainable_variables:
         if variable.path in frozen:
             np.testing.assert_array_equal(to_numpy(variable), frozen[variable.path])
-    after = model.predict(data[0], verbose=0)
+    after = predicted(model, data[0])
     assert np.abs(after - before).max() > 1e-4
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(loaded.predict(data[0], verbose=0), after, atol=1e-5)
+    np.testing.assert_allclose(predicted(loaded, data[0]), after, atol=1e-5)
 
 
 def test_lora_refuses():

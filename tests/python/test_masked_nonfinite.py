@@ -104,9 +104,12 @@ def _put(x, where):
 
 
 def differentiated(function, inputs, upstream, mode):
-    """Output and gradients, on TensorFlow eagerly, in a graph or compiled by XLA."""
-    if mode == "eager":
-        return value_and_gradients(function, inputs, upstream)
+    """Output and gradients, on TensorFlow eagerly, in a graph or compiled by XLA.
+
+    On JAX compiled as a whole, or op by op.
+    """
+    if mode in ("eager", "op by op"):
+        return value_and_gradients(function, inputs, upstream, as_one=mode == "eager")
     import tensorflow as tf
 
     @tf.function(jit_compile=mode == "xla", autograph=False)
@@ -190,6 +193,14 @@ if BACKEND == "tensorflow":
     def test_graphs(name, implementation, mode):
         with block_size(SMALL_BLOCK):
             check(name, mode, implementation=implementation)
+
+
+if BACKEND == "jax":
+
+    @pytest.mark.parametrize("way", ["plain", "blocked"])
+    def test_gradients_that_are_not_compiled(way):
+        with block_size(SMALL_BLOCK):
+            check("segments, causal", "op by op", implementation=way)
 
 
 def float64_of(dtype):

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from backends import run, tensor, to_numpy, value_and_gradients
+from backends import run, sampled, tensor, to_numpy, value_and_gradients
 from kerasattention.attend import attend_to_part, merge, sink_part
 from kerasattention.attend.api import expand_mask
 from kerasattention.attend.bias import TensorBias
@@ -62,7 +62,7 @@ def attend_in_parts(given, order, query, key, value, bias=None, sink=None):
     return functools.reduce(merge, parts)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sampled(NAMES, [NAMES[i] for i in (3, 4, 7, 8)]))
 def test_merged_parts_are_the_whole(name):
     given = PROBLEMS[name]
     order = (2, 0, 1)

@@ -1,12 +1,14 @@
 """Positions in the kernels and in layers: biases of blocks, files, shared tables, errors."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
 
 import position_reference as formulas
 import reference
-from backends import tensor, to_numpy, value_and_gradients
+from backends import JIT, sampled, tensor, to_numpy, value_and_gradients
 from kerasattention import (
     AlibiPosition,
     GroupQueryAttention,
@@ -47,11 +49,21 @@ def places(options):
     return np.broadcast_to(here, (B, T)), np.broadcast_to(there, (B, S))
 
 
-@pytest.mark.parametrize("implementation", ["plain", "blocked"])
-@pytest.mark.parametrize("options", PLACES.values(), ids=PLACES)
-@pytest.mark.parametrize("kind", ["alibi", "buckets"])
-def test_biases_in_both_kernels(kind, options, implementation):
+BIASES = itertools.product(("alibi", "buckets"), PLACES, ("plain", "blocked"))
+ON_JAX = [
+    ("alibi", "causal, window, offset", "blocked"),
+    ("alibi", "positions of each sample", "plain"),
+    ("buckets", "from 0", "plain"),
+    ("buckets", "offset of a cache", "blocked"),
+    ("buckets", "positions", "blocked"),
+    ("buckets", "positions of each sample", "blocked"),
+]
+
+
+@pytest.mark.parametrize(("kind", "place", "implementation"), sampled(BIASES, ON_JAX))
+def test_biases_in_both_kernels(kind, place, implementation):
     """Output and gradients, the table's too, against the reference with the whole bias."""
+    options = PLACES[place]
     here, there = places(options)
     causal = options.get("causal", False)
     arrays = {
@@ -95,9 +107,7 @@ def test_biases_in_both_kernels(kind, options, implementation):
 
     with block_size(5):
         (output,), found = value_and_gradients(
-            ours,
-            {name: tensor(x) for name, x in arrays.items()},
-            tensor(upstream),
+            ours, {name: tensor(x) for name, x in arrays.items()}, tensor(upstream)
         )
     np.testing.assert_allclose(output, expected, atol=1e-5)
     for name in ("query", "key", "value"):
@@ -180,7 +190,7 @@ def test_layers_share_a_table_trained_saved_and_loaded(tmp_path):
     assert len(model.weights) == 2 * 8 + 1
     before = to_numpy(shared.table.value)
     x = numbers(4, 11, 8).astype("float32")
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", jit_compile=JIT)
     model.fit(x, x[::-1], epochs=1, verbose=0)
     assert np.abs(to_numpy(shared.table.value) - before).max() > 0
     model.save(tmp_path / "model.keras")

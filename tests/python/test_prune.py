@@ -7,6 +7,7 @@ import pytest
 import kerasattention
 from backends import to_numpy
 from classifiers import classifier, gqa, keras_mha, mha
+from decoding_models import full_pass
 from kerasattention import AlibiPosition, MultiHeadAttention, RelativePosition
 
 
@@ -33,9 +34,7 @@ def test_a_pruned_model_is_the_model_with_heads_at_zero(make, removed, heads, da
     pruned = kerasattention.prune_heads(model, removed)
     by_hand = kerasattention.convert_attention(model)
     zero_heads(by_hand, removed)
-    np.testing.assert_allclose(
-        pruned.predict(data[0], verbose=0), by_hand.predict(data[0], verbose=0), atol=1e-6
-    )
+    np.testing.assert_allclose(full_pass(pruned, data[0]), full_pass(by_hand, data[0]), atol=1e-6)
     left = pruned.get_layer("attention_0").heads
     assert (left.query, left.key_value) == heads
     assert pruned.count_params() < model.count_params()
@@ -49,9 +48,7 @@ def test_pruning_keeps_sinks_gates_and_norms(data):
     removed = {"attention_0": [1, 3]}
     pruned = kerasattention.prune_heads(model, removed)
     zero_heads(model, removed)
-    np.testing.assert_allclose(
-        pruned.predict(data[0], verbose=0), model.predict(data[0], verbose=0), atol=1e-6
-    )
+    np.testing.assert_allclose(full_pass(pruned, data[0]), full_pass(model, data[0]), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["alibi", "relative"])
@@ -71,12 +68,12 @@ def test_pruning_keeps_the_biases_of_the_heads_that_stay(kind, data):
     pruned = kerasattention.prune_heads(model, removed)
     expected = kerasattention.convert_attention(model)
     zero_heads(expected, removed)
-    outputs = [m.predict(data[0], verbose=0) for m in (pruned, expected)]
+    outputs = [full_pass(m, data[0]) for m in (pruned, expected)]
     np.testing.assert_allclose(*outputs, atol=1e-6)
     # Again, from what is left: heads 1, 2, 4 become 1, 4.
     twice = kerasattention.prune_heads(pruned, {"attention_0": [1]})
     zero_heads(expected, {"attention_0": [2]})
-    outputs = [m.predict(data[0], verbose=0) for m in (twice, expected)]
+    outputs = [full_pass(m, data[0]) for m in (twice, expected)]
     np.testing.assert_allclose(*outputs, atol=1e-6)
 
 
@@ -93,11 +90,11 @@ def test_layers_that_share_a_table_lose_the_same_heads(data, tmp_path):
     positions = [pruned.get_layer(name).position for name in removed]
     assert positions[0] is positions[1]
     zero_heads(model, removed)
-    expected = model.predict(data[0], verbose=0)
-    np.testing.assert_allclose(pruned.predict(data[0], verbose=0), expected, atol=1e-6)
+    expected = full_pass(model, data[0])
+    np.testing.assert_allclose(full_pass(pruned, data[0]), expected, atol=1e-6)
     pruned.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(loaded.predict(data[0], verbose=0), expected, atol=1e-6)
+    np.testing.assert_allclose(full_pass(loaded, data[0]), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from backends import BACKEND, tensor, to_numpy
+from backends import BACKEND, JIT, tensor, to_numpy
 from kerasattention import GroupQueryAttention, MultiHeadAttention
 from kerasattention._keras import get_keras_mask
 
@@ -93,7 +93,7 @@ def test_fit_under_remat_scope():
             layer = GroupQueryAttention(4, 6, 2, dropout=0.5, seed=5, attention_sink=True)
             outputs = layer(inputs)
         model = keras.Model(inputs, outputs)
-        model.compile("sgd", "mse")
+        model.compile("sgd", "mse", jit_compile=JIT)
         model.fit(X, X, epochs=2, batch_size=3, verbose=0)
         return model.get_weights()
 

@@ -1,12 +1,13 @@
 """A rule that no kernel knows, through every kernel against the float64 reference."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 from keras import ops
 
-from backends import BACKEND
+from backends import BACKEND, sampled
 from kerasattention.attend import registry
 from kerasattention.attend.rules import MaskRule
 from problems import kernel, problem
@@ -90,8 +91,14 @@ def tiles(inputs, block_size):
 IMPLEMENTATIONS = {"chosen": None, "plain": "plain", "blocked": "blocked", "tiles": kernel(tiles)}
 
 
-@pytest.mark.parametrize("name", GIVEN)
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+# Each kernel with some rule, and each rule through the tiles.
+ON_JAX = [(name, "tiles") for name in GIVEN]
+ON_JAX += [("prefix, window", "plain"), ("chunks, causal, padding", "chosen")]
+
+
+@pytest.mark.parametrize(
+    ("name", "implementation"), sampled(itertools.product(GIVEN, IMPLEMENTATIONS), ON_JAX)
+)
 def test_every_kernel_obeys_a_new_rule(name, implementation):
     check(GIVEN[name], implementation=IMPLEMENTATIONS[implementation], block_size=7)
 

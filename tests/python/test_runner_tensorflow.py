@@ -13,17 +13,18 @@ from kerasattention.decoding.pool import borrowed_decoder
 
 pytestmark = pytest.mark.skipif(BACKEND != "tensorflow", reason="XLA is asked for on TensorFlow")
 
-MODELS = {
-    "rotary": {"position": ka.RotaryPosition()},
-    "rolling": {"sliding_window": 3, "attention_sink": True},
-    "gated, norms": {"use_gate": True, "qk_norm": True},
-    "no bias": {"use_bias": False},
-}
+# All in one model, of which a loop is compiled for each kind of call.
+OPTIONS = [
+    {"sliding_window": 3, "attention_sink": True},
+    {"use_gate": True, "qk_norm": True, "position": ka.RotaryPosition()},
+    {"use_bias": False},
+]
 CALLS = {
     "greedy": {},
     "drawn": {"temperature": 0.8, "top_k": 7, "top_p": 0.9, "seed": 11},
     "stopped": {"stop_token": list(range(0, 29, 2))},
 }
+RAGGED = [[3, 5, 7, 2], [11], [13, 17]]
 
 
 def compiles(model, rows, length):
@@ -32,49 +33,37 @@ def compiles(model, rows, length):
         return getattr(runner, "runner", runner)._compiles  # behind one that compares
 
 
-@pytest.mark.parametrize(("name", "call"), zip(MODELS, [*CALLS, "greedy"], strict=True))
-def test_compiled_loops_make_the_same_tokens(name, call, monkeypatch):
+@pytest.fixture(scope="module")
+def twins():
+    """Two models of the same weights; the loops of the second are compiled by XLA."""
+
+    def body(x):
+        for options in OPTIONS:
+            x = attending(**options)(x)
+        return x
+
+    model = model_of(body)
+    twin = keras.models.clone_model(model)
+    twin.set_weights(model.get_weights())
+    return model, twin
+
+
+@pytest.mark.parametrize(
+    ("call", "prompts"),
+    [("greedy", draw_tokens(length=5)), ("drawn", RAGGED), ("stopped", RAGGED)],
+    ids=CALLS,
+)
+def test_compiled_loops_make_the_same_tokens(call, prompts, twins, monkeypatch):
     from kerasattention.decoding.backends import tensorflow
 
-    model = model_of(attending(**MODELS[name]))
-    ragged = [[3, 5, 7, 2], [11], [13, 17]]
-    for prompts in (draw_tokens(length=5), ragged):
-        expected = ka.generate(model, prompts, 6, **CALLS[call])
-        with monkeypatch.context() as patch:
-            patch.setattr(tensorflow, "XLA_PARAMETERS", 0)
-            twin = keras.models.clone_model(model)
-            twin.set_weights(model.get_weights())
-            made = ka.generate(twin, prompts, 6, **CALLS[call])
-            assert compiles(twin, 3, 11)
-        assert not compiles(model, 3, 11)
-        for a, b in zip(made, expected, strict=True):
-            np.testing.assert_array_equal(a, b)
-
-
-CHANGES = {
-    "int8": lambda model: model.quantize("int8"),
-    "lora": lambda model: ka.enable_lora(model, rank=2),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_compiled_loops_call_projections_that_are_no_plain_product(change, monkeypatch):
-    from kerasattention.decoding.backends import tensorflow
-
-    def made():
-        keras.utils.set_random_seed(3)
-        model = model_of(attending(position=ka.RotaryPosition()))
-        CHANGES[change](model)
-        for weight in model.trainable_weights:  # factors of zeros change nothing
-            weight.assign(weight + 0.1 * keras.random.normal(weight.shape, seed=7))
-        return model
-
-    prompts = draw_tokens(length=5)
-    expected = ka.generate(made(), prompts, 6)
+    model, twin = twins
+    expected = ka.generate(model, prompts, 6, **CALLS[call])
+    assert not compiles(model, 3, 11)
     monkeypatch.setattr(tensorflow, "XLA_PARAMETERS", 0)
-    model = made()
-    np.testing.assert_array_equal(ka.generate(model, prompts, 6), expected)
-    assert compiles(model, 3, 11)
+    made = ka.generate(twin, prompts, 6, **CALLS[call])
+    assert compiles(twin, 3, 11)
+    for a, b in zip(made, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 class Written(layers.Layer):
@@ -115,8 +104,9 @@ TIED = {
     "plain": ({}, None, 1),
     "of its own": ({"tie_weights": False}, None, 0),
     "capped": ({"logit_soft_cap": 2.0}, None, 0),
-    "int8": ({}, lambda layer: layer.quantize("int8"), 0),
-    "lora": ({}, lambda layer: layer.enable_lora(2), 0),
+    # Of the projections too, which then are no plain products.
+    "int8": ({}, lambda model, layer: model.quantize("int8"), 0),
+    "lora": ({}, lambda model, layer: (ka.enable_lora(model, 2), layer.enable_lora(2)), 0),
 }
 
 
@@ -130,8 +120,8 @@ def test_tied_embeddings_are_transposed_once(name, monkeypatch):
     def made():
         model, embedding = tied(**options)
         if change is not None:
-            change(embedding)
-        for weight in embedding.trainable_weights:  # factors of zeros change nothing
+            change(model, embedding)
+        for weight in model.trainable_weights:  # factors of zeros change nothing
             weight.assign(weight + 0.1 * keras.random.normal(weight.shape, seed=7))
         return model, embedding
 

@@ -12,7 +12,7 @@ import pytest
 from keras import ops
 
 import reference
-from backends import BACKEND, double, to_numpy
+from backends import BACKEND, compiled, double, to_numpy
 from problems import SEED, SMALL_BLOCK, block_size, problem, sum_to
 
 # Central differences need float64.
@@ -159,6 +159,10 @@ def second_order(given, implementation, along):
     return lambda values: gradient_of(total, values)
 
 
+def compiled_on_jax(function):
+    return compiled(function) if BACKEND == "jax" else function
+
+
 @pytest.mark.parametrize(("name", "implementation"), CASES)
 def test_second_order(name, implementation):
     given = GIVEN[name]
@@ -167,7 +171,7 @@ def test_second_order(name, implementation):
     values = {which: double(x) for which, x in given.trainable().items()}
     values["upstream"] = double(given.upstream)
     with block_size(SMALL_BLOCK) if implementation == "blocked" else contextlib.nullcontext():
-        found = second_order(given, implementation, along)(values)
+        found = compiled_on_jax(second_order(given, implementation, along))(values)
     for which, direction in steps.items():
         derivative = np.sum(to_numpy(found[which]) * direction)
         np.testing.assert_allclose(derivative, differences[which], rtol=1e-7, err_msg=which)
@@ -188,11 +192,13 @@ def test_third_order():
             return sum(ops.sum(found[name] * again[name]) for name in again)
 
         second_order_of = second_order(given, implementation, along)
-        return gradient_of(total, values)
+        return lambda values: gradient_of(total, values)
 
-    expected = third("plain")
-    with block_size(SMALL_BLOCK):
-        found = third("blocked")
+    def both_ways(values):
+        with block_size(SMALL_BLOCK):
+            return third("plain")(values), third("blocked")(values)
+
+    expected, found = compiled_on_jax(both_ways)(values)
     for name in values:
         np.testing.assert_allclose(
             to_numpy(found[name]), to_numpy(expected[name]), rtol=1e-9, atol=1e-9, err_msg=name

@@ -140,15 +140,18 @@ def test_tiny_temperatures_are_greedy(model, temperature):
         np.testing.assert_array_equal(found, expected)
 
 
-def biased(at, value):
-    """Chooses token t + 1 after t; the logits after token `at` are `value`."""
+@pytest.fixture(scope="module")
+def chain():
+    """A model whose table of logits each test sets, so that its loops are compiled once."""
     tokens, _ = embedded()
-    x = layers.Embedding(VOCABULARY, VOCABULARY)(tokens)
-    made = keras.Model(tokens, x)
+    return keras.Model(tokens, layers.Embedding(VOCABULARY, VOCABULARY)(tokens))
+
+
+def bias(chain, at, value):
+    """Makes it choose token t + 1 after t; the logits after token `at` are `value`."""
     table = np.roll(np.eye(VOCABULARY, dtype="float32"), 1, axis=1)
     table[at] = value
-    made.set_weights([table])
-    return made
+    chain.set_weights([table])
 
 
 DRAWN = {"greedy": {}, "drawn": {"temperature": 0.01}, "top k": {"temperature": 0.01, "top_k": 3}}
@@ -159,19 +162,20 @@ UNUSABLE = {"NaN": np.where(np.arange(VOCABULARY) == 3, np.nan, 0), "all -Inf": 
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
-def test_logits_that_no_token_can_be_chosen_from_name_the_step(name):
-    chain = biased(7, UNUSABLE[name])
+def test_logits_that_no_token_can_be_chosen_from_name_the_step(chain, name):
+    bias(chain, 7, UNUSABLE[name])
     for start, step in ((7, 1), (6, 2), (3, 5)):
         with pytest.raises(ValueError, match=f"logits for new token {step} are NaN"):
-            ka.generate(chain, [start], 9)
+            ka.generate(chain, [[start], [start]], 9)
     for options in DRAWN.values():
         with pytest.raises(ValueError, match=r"logits for new token [12] are NaN"):
             ka.generate(chain, [[6], [6]], 9, seed=1, **options)
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_an_infinite_logit_is_the_likeliest(name):
+def test_an_infinite_logit_is_the_likeliest(chain, name):
     row = np.zeros(VOCABULARY)
     row[5] = np.inf
-    found = ka.generate(biased(range(VOCABULARY), row), [3], 4, seed=1, **DRAWN[name])
-    np.testing.assert_array_equal(found, [3, 5, 5, 5, 5])
+    bias(chain, range(VOCABULARY), row)
+    found = ka.generate(chain, [[3], [2]], 9, seed=1, **DRAWN[name])
+    np.testing.assert_array_equal(found, [[3, *[5] * 9], [2, *[5] * 9]])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import kerasattention
+from backends import predicted
 
 T, D = 7, 22
 KERAS = {"mha": keras.layers.MultiHeadAttention, "gqa": keras.layers.GroupQueryAttention}
@@ -43,14 +44,14 @@ def numbers():
 def test_weight_files_go_both_ways(kind, options, tmp_path):
     theirs, ours = model(KERAS, kind, **options), model(OURS, kind, **options)
     theirs.save_weights(tmp_path / "theirs.weights.h5")
-    expected = theirs.predict(numbers(), verbose=0)
+    expected = predicted(theirs, numbers())
     ours.load_weights(tmp_path / "theirs.weights.h5")
-    np.testing.assert_allclose(ours.predict(numbers(), verbose=0), expected, atol=1e-5)
+    np.testing.assert_allclose(predicted(ours, numbers()), expected, atol=1e-5)
 
     fresh = model(KERAS, kind, **options)
     ours.save_weights(tmp_path / "ours.weights.h5")
     fresh.load_weights(tmp_path / "ours.weights.h5")
-    np.testing.assert_allclose(fresh.predict(numbers(), verbose=0), expected, atol=1e-5)
+    np.testing.assert_allclose(predicted(fresh, numbers()), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["mha", "gqa"])
@@ -59,9 +60,7 @@ def test_set_weights_goes_both_ways(kind, options):
     theirs, ours = model(KERAS, kind, **options), model(OURS, kind, **options)
     assert [w.shape for w in theirs.weights] == [w.shape for w in ours.weights]
     ours.set_weights(theirs.get_weights())
-    np.testing.assert_allclose(
-        ours.predict(numbers(), verbose=0), theirs.predict(numbers(), verbose=0), atol=1e-5
-    )
+    np.testing.assert_allclose(predicted(ours, numbers()), predicted(theirs, numbers()), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["mha", "gqa"])
@@ -85,13 +84,13 @@ def test_quantised_models_reload(kind, tmp_path):
     quantised = model(
         OURS, kind, use_gate=True, position=kerasattention.RotaryPosition(fraction=0.8)
     )
-    before = quantised.predict(numbers(), verbose=0)
+    before = predicted(quantised, numbers())
     quantised.quantize("int8")
-    after = quantised.predict(numbers(), verbose=0)
+    after = predicted(quantised, numbers())
     assert 0 < np.abs(after - before).max() < 0.1
     quantised.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(loaded.predict(numbers(), verbose=0), after, atol=1e-6)
+    np.testing.assert_allclose(predicted(loaded, numbers()), after, atol=1e-6)
     kernels = [w.dtype for w in loaded.layers[1].weights if w.path.endswith("query/kernel")]
     assert kernels == ["int8"]
 
@@ -111,7 +110,7 @@ def test_a_saved_model_loads_in_a_new_process(tmp_path):
     )
     saved = keras.Model(inputs, layer(inputs))
     saved.save(tmp_path / "model.keras")
-    np.save(tmp_path / "expected.npy", saved.predict(numbers(), verbose=0))
+    np.save(tmp_path / "expected.npy", predicted(saved, numbers()))
     np.save(tmp_path / "x.npy", numbers())
     code = (
         "import keras, kerasattention, numpy as np, sys; folder = sys.argv[1]; "
