@@ -160,11 +160,19 @@ def _known_on_torch(tensors: Sequence[Tensor]) -> bool | None:
 
 
 def _known_on_jax(tensors: Sequence[Tensor]) -> bool | None:
+    values = [_value_on_jax(x) for x in tensors]
+    if any(x is None or not x.is_fully_addressable for x in values):
+        return None
+    return bool(_jax_functions()[0](*values))
+
+
+def _value_on_jax(x: Tensor) -> Tensor | None:
+    """The array of a tensor, also within a gradient that is not compiled; None in other traces."""
     from jax.core import Tracer
 
-    if any(isinstance(x, Tracer) or not x.is_fully_addressable for x in tensors):
-        return None
-    return bool(_jax_functions()[0](*tensors))
+    while isinstance(x, Tracer):
+        x = getattr(x, "primal", None)
+    return x
 
 
 @functools.cache
