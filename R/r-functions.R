@@ -1,5 +1,5 @@
 # R functions as initializers, regularizers and constraints. Keras needs objects that it can
-# copy and save: their classes are in Python, in bridge.py. Here the R function is wrapped, so
+# copy and save: their classes are in Python, in _bridge.py. Here the R function is wrapped, so
 # that its arguments and its result are those that R users expect.
 
 # An initializer, regularizer or constraint: a name, an object of Keras, its config
@@ -47,7 +47,7 @@ as_keras_function <- function(x, argument) {
     initializer = wrap_initializer(x, argument),
     wrap_tensor_function(x, argument)
   )
-  bridge <- python_module()$bridge
+  bridge <- python_module()[["_bridge"]]
   bridge$keras_function(kind, argument, wrapped, function_name(x))
 }
 

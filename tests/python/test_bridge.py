@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from backends import tensor, to_numpy
-from kerasattention import bridge
+from kerasattention import _bridge
 
 X = tensor(np.array([[1.0, -2.0, 3.0]]))
 
 
 def made(kind, function, argument="kernel_initializer"):
-    return bridge.keras_function(kind, argument, function, "function(x) 1")
+    return _bridge.keras_function(kind, argument, function, "function(x) 1")
 
 
 def of_another_session(kind, argument):

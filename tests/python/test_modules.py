@@ -10,7 +10,10 @@ TESTS = Path(__file__).parent
 
 # Tested through what uses them, by the file named.
 TESTED_BY = {
+    "_backend": "backend",
+    "_bridge": "bridge",
     "_keras": "keras_names",
+    "_messages": "messages",
     "attend/api": "attend",
     "attend/finite": "masked_nonfinite",
     "attend/gradient": "second_derivatives",

@@ -1,12 +1,13 @@
 """Attention layers for Keras 3: correct, linear in memory, the same on every backend."""
 
-from kerasattention import bridge
-from kerasattention._keras import override_int8_products
+# In this order: the first two run before Keras is loaded.
+from kerasattention import _backend, _messages, _bridge  # noqa: F401, I001
+from kerasattention._keras import override_int8_products as _override_int8_products
 from kerasattention.attend import scaled_dot_product_attention
 from kerasattention.decoding import IncrementalDecoder, generate
 from kerasattention.layers import GroupQueryAttention, MultiHeadAttention
 from kerasattention.layers.attention import AttentionLayer
-from kerasattention.layers.context import is_observed
+from kerasattention.layers.context import is_observed as _is_observed
 from kerasattention.layers.group_query_attention import GroupedQueryAttention
 from kerasattention.models.checkpoint import load_projections
 from kerasattention.models.convert import convert_attention
@@ -21,6 +22,8 @@ from kerasattention.positions.alibi import AlibiPosition
 from kerasattention.positions.relative import RelativePosition
 from kerasattention.positions.rotary import RotaryPosition
 
+__version__ = "0.0.0.9000"
+
 __all__ = [
     "AlibiPosition",
     "AttentionMap",
@@ -32,7 +35,6 @@ __all__ = [
     "RotaryPosition",
     "attention_rollout",
     "attention_scores",
-    "bridge",
     "convert_attention",
     "enable_lora",
     "generate",
@@ -51,5 +53,5 @@ for _public in [*(globals()[_name] for _name in __all__), AttentionLayer, Groupe
         _public.__module__ = __name__
 del _public
 
-override_int8_products(unless=is_observed)
+_override_int8_products(unless=_is_observed)
 _keep_variables()
