@@ -27,19 +27,55 @@ diagnose <- function(found) {
 }
 
 diagnose_python <- function(found) {
-  packages <- paste0("c(\"keras\", \"", found[["backend"]], "\")")
+  # The setting goes before all others.
+  if (grepl("in RETICULATE_PYTHON", found[["problem"]] %||% "")) {
+    return(list(
+      found = "Python was not found.",
+      todo = c(name_line, "or name none:", unset_line, own_line(found))
+    ))
+  }
   list(
-    found = "Python was not found.",
+    found = paste0("Python was not found.", describe_uv(found)),
     todo = c(
-      "Name one that has Keras, in a new session:",
-      "  Sys.setenv(RETICULATE_PYTHON = \"path/to/python\")",
-      "or let reticulate make one:",
-      paste0(
-        "  reticulate::virtualenv_create(\"r-reticulate\", packages = ",
-        packages,
-        ")"
-      )
+      "Install Keras into an environment of its own:",
+      own_line(found),
+      "or name a Python that has Keras:",
+      name_line[[2]]
     )
+  )
+}
+
+name_line <- c(
+  "Name a Python that has Keras:",
+  "  Sys.setenv(RETICULATE_PYTHON = \"path/to/python\")"
+)
+
+unset_line <- "  Sys.unsetenv(\"RETICULATE_PYTHON\")"
+
+own_line <- function(found) {
+  backend <- found[["backend"]]
+  backend <- if (backend %in% backends) backend else backends[[1]]
+  paste0("  kerasattention::install_kerasattention(\"", backend, "\")")
+}
+
+# Where no Python is named, reticulate makes an environment with uv.
+describe_uv <- function(found) {
+  uv <- found[["uv"]]
+  if (is.null(uv)) {
+    return(" reticulate could not make an environment with uv.")
+  }
+  old <- utils::compareVersion(found[["reticulate"]], "1.44") < 0
+  paste0(
+    " uv ",
+    uv,
+    " could not make an environment.",
+    if (old && utils::compareVersion(uv, "0.8") >= 0) {
+      paste0(
+        " reticulate ",
+        found[["reticulate"]],
+        " works with uv 0.6.1 to 0.7, reticulate 1.44 with newer ones."
+      )
+    }
   )
 }
 
@@ -75,7 +111,7 @@ diagnose_unknown_backend <- function(found) {
       found[["backend"]],
       "\"."
     ),
-    todo = backend_line(c(found[["installed_backends"]], "tensorflow")[[1]])
+    todo = use_line(c(found[["installed_backends"]], "tensorflow")[[1]])
   )
 }
 
@@ -91,7 +127,7 @@ diagnose_backend <- function(found) {
     todo = c(
       install_line(found, found[["backend"]]),
       if (length(others) > 0) {
-        c("or use what is there:", backend_line(others[[1]])[[2]])
+        c("or use what is there:", use_line(others[[1]]))
       }
     )
   )
@@ -111,18 +147,16 @@ where_python <- function(found) {
 }
 
 choose_line <- c(
-  "or choose another Python, in a new session:",
-  "  reticulate::use_virtualenv(\"path/to/environment\")"
+  "or name another Python, in a new session:",
+  name_line[[2]]
 )
 
-backend_line <- function(backend) {
-  c(
-    "In a new session:",
-    paste0("  Sys.setenv(KERAS_BACKEND = \"", backend, "\")")
-  )
+# Works after the error, in the same session.
+use_line <- function(backend) {
+  paste0("  kerasattention::use_backend(\"", backend, "\")")
 }
 
-# Environments made by py_require() have no pip.
+# Environments made by py_require() have no pip, and change only by it.
 install_line <- function(found, packages, upgrade = FALSE) {
   if (isTRUE(found[["managed"]])) {
     line <- paste0("  reticulate::py_require(", deparse1(packages), ")")
@@ -135,6 +169,7 @@ install_line <- function(found, packages, upgrade = FALSE) {
   options <- if (upgrade) "--upgrade"
   c(
     "In a terminal, then restart R:",
+    if (isFALSE(found[["pip"]])) paste0("  ", python, " -m ensurepip"),
     paste(
       c(paste0("  ", python), "-m pip install", options, packages),
       collapse = " "

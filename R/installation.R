@@ -8,6 +8,8 @@ oldest_keras <- "3.15"
 
 # The part of attention_sitrep()'s list that is known without loading Keras.
 find_installation <- function() {
+  # Which backend depends on what is installed in this Python.
+  no_python <- start_python()
   found <- list(
     package = version_of("kerasattention"),
     r = paste0(getRversion(), ", ", utils::osVersion),
@@ -15,9 +17,8 @@ find_installation <- function() {
     keras3 = version_of("keras3"),
     backend = wanted_backend()
   )
-  no_python <- start_python()
   if (!is.null(no_python)) {
-    return(c(found, problem = no_python))
+    return(c(found, uv = uv_version(), problem = no_python))
   }
   c(found, find_python(), find_packages(found[["backend"]]))
 }
@@ -29,10 +30,13 @@ version_of <- function(package) {
   )
 }
 
-# The backend that Keras will choose.
+# The backend that Keras will run on.
 wanted_backend <- function() {
   backend <- Sys.getenv("KERAS_BACKEND")
-  if (nzchar(backend)) backend else configured_backend() %||% "tensorflow"
+  if (nzchar(backend)) {
+    return(backend)
+  }
+  selected_backend() %||% configured_backend() %||% "tensorflow"
 }
 
 # The backend in Keras's configuration file.
@@ -57,6 +61,21 @@ start_python <- function() {
   )
 }
 
+# The uv that reticulate finds first.
+uv_version <- function() {
+  named <- c(Sys.getenv("RETICULATE_UV"), getOption("reticulate.uv_binary"))
+  uv <- Filter(
+    nzchar,
+    c(named, Sys.which("uv"), path.expand("~/.local/bin/uv"))
+  )
+  uv <- Filter(file.exists, uv)
+  if (length(uv) == 0) {
+    return(NULL)
+  }
+  said <- system2(uv[[1]], "--version", stdout = TRUE, stderr = FALSE)
+  sub("^uv ([0-9.]+).*$", "\\1", said[[1]])
+}
+
 find_python <- function() {
   config <- reticulate::py_config()
   version <- as.character(config$version_string %||% config$version)
@@ -77,7 +96,8 @@ find_packages <- function(backend) {
     keras = python_version_of("keras"),
     backend_version = backend_version(backend),
     installed_backends = known,
-    managed = is_managed()
+    managed = is_managed(),
+    pip = !is.null(python_version_of("pip"))
   )
 }
 

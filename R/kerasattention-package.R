@@ -39,5 +39,6 @@
 "_PACKAGE"
 
 # State of the session: the Python `module` and its `functions`, once imported; `importing`,
-# TRUE during the import; `required`, the packages that reticulate was asked for.
+# TRUE during the import; `required`, the packages that reticulate was asked for; `backend_file`,
+# `finder` and `announced`, see R/backend.R.
 the <- new.env(parent = emptyenv())

@@ -6,6 +6,7 @@
 # read. An error here would look like an error of Keras; it is ignored, and raised at the first
 # use of a layer.
 on_keras_load <- function() {
+  announce_backend()
   if (!isTRUE(the$importing)) {
     tryCatch(python_module(), error = function(cnd) NULL)
   }

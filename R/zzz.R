@@ -2,6 +2,8 @@
 # Python is started, and when Keras or our module is loaded.
 .onLoad <- function(libname, pkgname) {
   require_python()
+  use_environment()
+  when_python_starts(before_keras)
   when_python_starts(on_python_start)
   when_loaded("keras", on_keras_load)
   when_loaded("kerasattention", on_module_load)
@@ -22,5 +24,3 @@ when_loaded <- function(module, hook) {
     hook()
   }
 }
-
-loaded_modules <- function() names(reticulate::import("sys")$modules)

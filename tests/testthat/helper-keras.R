@@ -26,8 +26,9 @@ expect_close <- function(actual, expected, tolerance = 1e-5) {
   expect_lt(max(abs(as.array(actual) - as.array(expected))), tolerance)
 }
 
-# Runs R code in a new process with the same library; gives what it prints.
-run_r <- function(code, env = character()) {
+# Runs R code in a new process with the same library; gives what it prints, with `stderr = TRUE`
+# also on standard error.
+run_r <- function(code, env = character(), stderr = FALSE) {
   file <- withr::local_tempfile(fileext = ".R")
   writeLines(code, file)
   libraries <- paste(.libPaths(), collapse = .Platform$path.sep)
@@ -36,7 +37,7 @@ run_r <- function(code, env = character()) {
     file.path(R.home("bin"), "Rscript"),
     c("--vanilla", shQuote(file)),
     stdout = TRUE,
-    stderr = FALSE,
+    stderr = stderr,
     env = c(paste0("R_LIBS=", shQuote(libraries)), python, env)
   )
 }

@@ -1,21 +1,3 @@
-# A Python environment with nothing in it, or with a file named keras.py.
-empty_environment <- function(keras = NULL, frame = parent.frame()) {
-  folder <- withr::local_tempdir(.local_envir = frame)
-  python <- reticulate::py_config()$python
-  system2(python, c("-m", "venv", "--without-pip", shQuote(folder)))
-  windows <- .Platform$OS.type == "windows"
-  packages <- list.files(
-    folder,
-    "^site-packages$",
-    recursive = TRUE,
-    include.dirs = TRUE
-  )
-  if (!is.null(keras)) {
-    writeLines(keras, file.path(folder, packages[[1]], "keras.py"))
-  }
-  file.path(folder, if (windows) "Scripts/python.exe" else "bin/python")
-}
-
 message_with <- function(python, ...) {
   output <- run_r(
     c(
@@ -33,7 +15,7 @@ message_with <- function(python, ...) {
 test_that("a Python without Keras is one clear error, and so is one that is not there", {
   skip_on_cran()
   skip_without_keras()
-  python <- empty_environment()
+  python <- environment_with(NULL)
   text <- message_with(python, "KERAS_BACKEND=torch")
   expect_match(
     text,
@@ -57,7 +39,10 @@ test_that("a Python without Keras is one clear error, and so is one that is not 
 test_that("a Keras that cannot be loaded is one clear error and no loop", {
   skip_on_cran()
   skip_without_keras()
-  text <- message_with(empty_environment("__version__ = '2.15.0'"))
+  python <- environment_with(NULL)
+  broken <- file.path(site_packages(python), "keras.py")
+  writeLines("__version__ = '2.15.0'", broken)
+  text <- message_with(python)
   expect_match(text, "[1] \"kerasattention_error\"", fixed = TRUE)
   expect_match(text, "cannot import name 'ops' from 'keras'", fixed = TRUE)
   expect_match(text, "not ready", fixed = TRUE)

@@ -53,3 +53,27 @@ test_that("Keras that was loaded before the package finds its classes all the sa
     "<MultiHeadAttention \"a\": 2 heads, size 3; not built>"
   )
 })
+
+test_that("library() is enough to load a saved model, before or after Keras", {
+  skip_on_cran()
+  skip_without_keras()
+  inputs <- input(3L, 5L)
+  model <- keras()$Model(inputs, inputs |> layer_group_query_attention(5, 6, 3))
+  file <- withr::local_tempfile(fileext = ".keras")
+  model$save(file)
+  load <- sprintf("model <- keras$saving$load_model(%s)", deparse(file))
+  shape <- "cat(unlist(model$output_shape))"
+  library <- "suppressMessages(library(kerasattention))"
+  keras <- "keras <- reticulate::import('keras')"
+  for (code in list(c(library, keras), c(keras, library))) {
+    expect_equal(utils::tail(run_r(c(code, load, shape)), 1), "3 5")
+  }
+  # Without it the error is Keras's, which the FAQ quotes.
+  failed <- "error <- tryCatch(model <- keras$saving$load_model(%s), error = conditionMessage)"
+  output <- run_r(c(keras, sprintf(failed, deparse(file)), "cat(error)"))
+  expect_match(
+    output,
+    "could not be deserialized properly",
+    all = FALSE
+  )
+})
