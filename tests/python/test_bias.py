@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from backends import tensor, to_numpy
+from kerasattention import AlibiPosition
 from kerasattention.attend.bias import SumOfBiases, TensorBias, add_block_gradient, join_biases
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span
@@ -75,6 +76,14 @@ def test_the_same_sum_of_other_tensors():
     other = {name: x * 2.0 for name, x in bias.tensors().items()}
     found = to_numpy(bias.with_tensors(other).block(MASK, ROWS, COLUMNS))
     np.testing.assert_allclose(found, 2 * to_numpy(bias.block(MASK, ROWS, COLUMNS)), atol=1e-6)
+
+
+def test_a_precision_is_that_of_every_bias_of_a_sum():
+    """ALiBi computes its bias in the precision that it is given."""
+    positional = AlibiPosition().block_bias(N, causal=False)
+    bias = SumOfBiases((TensorBias(tensor(numbers(1, 1, T, S))), positional))
+    assert bias.in_precision("float64").biases[1] == positional.in_precision("float64")
+    assert bias.in_precision("float64").biases[1] != positional
 
 
 def test_joined_are_only_those_given():

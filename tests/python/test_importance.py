@@ -45,3 +45,11 @@ def test_normalized_importance_has_length_one(data):
     found = kerasattention.head_importance(classifier(gqa), *data)
     for values in found.values():
         np.testing.assert_allclose(np.linalg.norm(values), 1.0, rtol=1e-6)
+
+
+def test_examples_without_answers_and_losses_that_are_not_one_are_refused(data):
+    model, (x, y) = classifier(gqa), data
+    with pytest.raises(ValueError, match=r"as many examples\. Received: 5, 4"):
+        kerasattention.head_importance(model, x, y[:4])
+    with pytest.raises(ValueError, match=r"`loss` must be one Keras loss.*loss=\['mse'\]"):
+        kerasattention.head_importance(model, x, y, loss=["mse"])

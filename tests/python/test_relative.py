@@ -45,3 +45,4 @@ def test_diagonals_are_spread_and_summed():
     np.testing.assert_allclose(to_numpy(sum_diagonals(tensor(x))), summed, 1e-4, 1e-6)
     one = numbers(3, 7)
     np.testing.assert_allclose(to_numpy(spread_diagonals(tensor(one), 1, 7))[:, 0], one, 1e-6)
+    np.testing.assert_allclose(to_numpy(sum_diagonals(tensor(one[:, None]))), one, 1e-6)

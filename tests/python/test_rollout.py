@@ -24,6 +24,11 @@ def test_rollout_rows_sum_to_one(data):
     np.testing.assert_allclose(rollout.sum(-1), 1.0, atol=1e-6)
 
 
+def test_rollout_refuses_to_begin_with_nothing():
+    with pytest.raises(ValueError, match="the map of at least one layer"):
+        kerasattention.attention_rollout([])
+
+
 def test_rollout_refuses_maps_of_some_rows(data):
     maps = kerasattention.attention_scores(classifier(gqa), data[0], rows=[0, 1])
     with pytest.raises(ValueError, match=r"all rows.*\(5, 6, 2, 7\)"):
