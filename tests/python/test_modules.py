@@ -22,7 +22,6 @@ TESTED_BY = {
     "attend/poisoned_rows": "masked_nonfinite",
     "attend/registry": "kernel_choice",
     "attend/weights": "attend",
-    "attend/kernels/blocked": "attend",
     "attend/kernels/plain": "attend",
     "attend/kernels/jax/tile_loops": "tiled_jax",
     "attend/kernels/jax/tiled_backward": "tiled_jax",
