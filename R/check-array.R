@@ -15,17 +15,32 @@ check_array <- function(
   if (left_to_python(x, null, rule, arg, call)) {
     return(invisible(x))
   }
-  if (is.data.frame(x)) {
-    hint <- "Turn it into an array first: `data.matrix()`, then `array()`."
-    abort_argument(arg, rule, x, hint, call)
-  }
-  if (!is_numeric_array(x)) {
-    abort_argument(arg, rule, x, hint, call)
+  if (!is_data_array(x) || lost_integer64(x)) {
+    abort_argument(arg, rule, x, data_hint(x, arg) %||% hint, call)
   }
   if (!is.null(axes) && !axes_of(x) %in% axes) {
     abort_argument(arg, rule, x, hint, call)
   }
   check_no_na(x, arg = arg, call = call)
+}
+
+# The way from data frames and sequences to arrays.
+data_hint <- function(x, arg) {
+  if (is.data.frame(x)) {
+    return(c(
+      "Rows of several sequences: `as_sequences(data, id, time, vars)$x` is an array (B, T, D).",
+      paste0("All rows as one matrix: `as.matrix(", arg, ")`.")
+    ))
+  }
+  if (inherits(x, "sequences")) {
+    paste0(
+      "Its array is `",
+      arg,
+      "$x`, the mask of its padding `",
+      arg,
+      "$mask`."
+    )
+  }
 }
 
 array_rule <- function(axes, letters, null) {

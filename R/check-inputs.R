@@ -108,16 +108,27 @@ check_input <- function(x, arg, call) {
   if (is_tensor(x)) {
     return(invisible())
   }
-  if (!is_numeric_array(x) || axes_of(x) < 2) {
-    abort_argument(arg, rule, x, input_hint(x), call)
+  if (!is_data_array(x) || axes_of(x) < 2 || lost_integer64(x)) {
+    abort_argument(arg, rule, x, input_hint(x, arg), call)
   }
   hint <- "Replace them, and mask out their positions."
   check_no_na(x, hint, arg, call)
 }
 
-input_hint <- function(x) {
+input_hint <- function(x, arg) {
   if (is.data.frame(x)) {
-    return("Turn it into an array first: `array(data.matrix(x), c(B, T, D))`.")
+    return(c(
+      "Rows of several sequences: `as_sequences(data, id, time, vars)$x` is an array (B, T, D).",
+      "One sequence, rows in order of time: `array(as.matrix(x), c(1, dim(x)))`."
+    ))
+  }
+  if (inherits(x, "sequences")) {
+    return(data_hint(x, arg))
+  }
+  if (inherits(x, "ts")) {
+    return(
+      "A series is one sequence with one variable: `array(x, c(1, length(x), 1))`."
+    )
   }
   if (is_model(x)) {
     return("Attend to what the model returns: `model$output`.")
@@ -125,12 +136,12 @@ input_hint <- function(x) {
   if (is_layer(x)) {
     return("Call that layer on a tensor first.")
   }
-  if (is_number(x)) {
+  if (is_number(x) && !lost_integer64(x)) {
     return(
       "`object` comes first. To make only a layer, name the other arguments."
     )
   }
-  if (is_plain_number(x) && axes_of(x) == 1) {
+  if (is_plain_number(x) && axes_of(x) == 1 && !lost_integer64(x)) {
     return(
       "A vector has no axes: `array(x, c(B, T, D))`. Two arrays go into a `list()`, not `c()`."
     )

@@ -14,11 +14,11 @@ check_mask <- function(
   if (left_to_python(x, null, rule, arg, call)) {
     return(invisible(x))
   }
-  if (!is_numeric_array(x)) {
-    abort_argument(arg, rule, x, call = call)
+  if (!is_numeric_array(x) || lost_integer64(x)) {
+    abort_argument(arg, rule, x, mask_class_hint(x, arg), call)
   }
   if (axes_of(x) < 2) {
-    hint <- mask_hint(arg)
+    hint <- if (are_lengths(x, arg)) lengths_hint(arg) else mask_hint(arg)
     abort_argument(arg, rule, x, hint, call)
   }
   check_no_na(x, "Replace them with TRUE or FALSE.", arg, call)
@@ -26,6 +26,8 @@ check_mask <- function(
   if (length(other) > 0) {
     hint <- if (arg == "attention_mask") {
       "To add numbers to the logits, use `attention_bias`."
+    } else if (ncol(x) == 1 && are_lengths(x, arg)) {
+      lengths_hint(arg)
     }
     abort(
       "{.arg {arg}} must hold TRUE and FALSE, or 1 and 0, not {.val {other[[1]]}}.",
@@ -36,6 +38,36 @@ check_mask <- function(
   }
   warn_inverted(x, arg, call)
   invisible(x)
+}
+
+mask_class_hint <- function(x, arg) {
+  if (is.data.frame(x)) {
+    paste0("Convert it first: `as.matrix(", arg, ")`.")
+  } else if (inherits(x, "table")) {
+    paste0(
+      "A table counts: say which counts are TRUE, as `unclass(",
+      arg,
+      ") > 0`."
+    )
+  }
+}
+
+# The lengths of sequences in place of a mask of their padding.
+are_lengths <- function(x, arg) {
+  arg != "attention_mask" &&
+    is.numeric(x) &&
+    length(x) > 0 &&
+    all(is.finite(x) & x == trunc(x) & x >= 0) &&
+    any(x > 1)
+}
+
+lengths_hint <- function(arg) {
+  size <- if (arg == "query_mask") "T" else "S"
+  paste0(
+    "Lengths of sequences become a mask by `outer(lengths, seq_len(",
+    size,
+    "), \">=\")`."
+  )
 }
 
 mask_hint <- function(arg) {

@@ -16,6 +16,9 @@ describe_any <- function(x) {
   if (is.function(x)) {
     return("a function")
   }
+  if (lost_integer64(x)) {
+    return("numbers of class <integer64> that have lost their class")
+  }
   if (is.factor(x)) {
     return(paste("a factor of length", length(x)))
   }

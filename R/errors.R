@@ -11,7 +11,7 @@
 abort_argument <- function(arg, rule, value, hint = NULL, call = caller_env()) {
   abort(
     "{.arg {arg}} must be {rule}, not {describe_value(value)}.",
-    hint = hint,
+    hint = hint %||% conversion_hint(value, arg),
     arg = arg,
     call = call
   )

@@ -29,6 +29,12 @@ is_numeric_array <- function(x) {
   (is.numeric(x) || is.logical(x)) && !is.object(x)
 }
 
+# The numbers and axes of tables and time series are what they seem; their class is about
+# labels only.
+is_data_array <- function(x) {
+  is_numeric_array(x) || inherits(x, c("table", "ts")) && is.numeric(x)
+}
+
 # R values that only have the class attribute of a Python object are none.
 is_python <- function(x) {
   inherits(x, "python.builtin.object") &&
