@@ -74,10 +74,15 @@ checked_by <- function(checker) {
   names(Filter(has_checker, constructor_checks()))
 }
 
-# All arguments of the layer function whose frame is `env`, except for the tensors.
-layer_arguments <- function(env, dots, call = caller_env()) {
+# Unknown names come before missing arguments: `heads = 2` is a misspelt `num_heads`.
+check_layer_dots <- function(dots, call = caller_env()) {
   formals <- names(formals(sys.function(-1)))
   check_dots(dots, c(keras_arguments, mask_arguments), formals, call = call)
+}
+
+# All arguments of the layer function whose frame is `env`, except for the tensors.
+layer_arguments <- function(env, dots) {
+  formals <- names(formals(sys.function(-1)))
   names <- setdiff(formals, c("object", "value", "key", "..."))
   c(mget(names, envir = env), dots)
 }

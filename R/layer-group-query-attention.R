@@ -173,6 +173,7 @@ layer_group_query_attention <- function(
   return_attention_scores = FALSE,
   training = NULL
 ) {
+  check_layer_dots(list(...))
   object <- if (missing(object)) NULL else object
   hint <- sizes_hint(
     object,

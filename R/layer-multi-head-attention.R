@@ -105,6 +105,7 @@ layer_multi_head_attention <- function(
   if ("inputs" %in% names(substitute(list(...)))) {
     return(call_with_inputs(sys.call(), parent.frame()))
   }
+  check_layer_dots(list(...))
   object <- if (missing(object)) NULL else object
   hint <- sizes_hint(object, "num_heads", "key_dim")
   check_required(num_heads, hint)

@@ -34,3 +34,13 @@ test_that("what is no value for Python is refused where it is given", {
     layer_multi_head_attention(object = NULL, 2, 5, inputs = NULL)
   })
 })
+
+test_that("a misspelt required argument is named", {
+  x <- numbers(2, 3, 5)
+  expect_snapshot(error = TRUE, {
+    layer_multi_head_attention(x, heads = 2, key_dim = 4)
+    layer_multi_head_attention(x, num_heads = 2, keydim = 4)
+    layer_group_query_attention(x, 4, query_heads = 4, num_key_value_heads = 2)
+    layer_multi_head_attention(x, key_dim = 4)
+  })
+})
