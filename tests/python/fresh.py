@@ -6,14 +6,14 @@ import sys
 
 import kerasattention
 
-# Some modules are not there.
+# Some modules are not found.
 WITHOUT = """
-import os, sys
-class Without:
-    def find_spec(self, name, path=None, target=None):
-        if name in {modules!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Without())
+import importlib.machinery, os, sys
+finder = importlib.machinery.PathFinder
+find_spec = finder.find_spec
+def find_others(name, *args):
+    return None if name in {modules!r} else find_spec(name, *args)
+finder.find_spec = staticmethod(find_others)
 """
 
 
