@@ -11,7 +11,7 @@ PYTHON ?=
 export PYTHON
 
 .PHONY: help setup setup-peers demo demo-llm test test-quick test-python test-r test-rpy2 test-versions \
-  fuzz fuzz-r fuzz-files coverage mutants setup-quality check document site lint typecheck format \
+  fuzz fuzz-r fuzz-files coverage mutants setup-quality build check document site lint typecheck format \
   bench readme clean clean-all
 
 help: ## show this list
@@ -69,6 +69,9 @@ coverage: setup-quality ## lines and branches that the tests reach, in both lang
 
 mutants: setup-quality ## mutation testing of attend/ and layers/ on torch; ARGS="300 1": how many, seed
 	@tools/mutants.sh $(ARGS)
+
+build: setup ## the source package, kerasattention_VERSION.tar.gz
+	@tools/build.sh
 
 check: setup ## R CMD check --as-cran
 	@tools/check.sh

@@ -20,14 +20,7 @@ export _R_CHECK_CRAN_INCOMING_=false
 export _R_CHECK_SYSTEM_CLOCK_=false
 export _R_CHECK_FORCE_SUGGESTS_=false
 
-# R CMD build copies the whole folder before it leaves anything out: not the gigabytes
-# that `make setup` has installed.
-mkdir kerasattention
-tar -C "$KERASATTENTION_HOME" -cf - \
-  --exclude=./.venv --exclude=./.rlib --exclude=./.setup --exclude=./.git --exclude=./docs . |
-  tar -C kerasattention -xf -
-
-R CMD build kerasattention
+"$KERASATTENTION_HOME/tools/build.sh" .
 R CMD check "${options[@]}" kerasattention_*.tar.gz
 
 if ! tail -n 3 kerasattention.Rcheck/00check.log | grep -q '^Status: OK'; then
