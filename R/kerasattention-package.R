@@ -4,10 +4,13 @@
 #' keras3 or with reticulate only, on TensorFlow, JAX or PyTorch; and functions to generate
 #' text, to inspect models and to load published weights. The functions by task:
 #'
-#' @section Start:
+#' @section Install and choose a backend:
+#' * [install_kerasattention()] installs Python, Keras and a backend.
+#' * [use_backend()] chooses the backend of the session.
 #' * [attention_sitrep()] shows what is in use, and what to type if something is missing.
 #'
 #' @section Prepare data:
+#' * [as_sequences()] makes an array (B, T, D) from a data frame with several sequences.
 #' * [pack_sequences()] packs short sequences into rows.
 #' * [shapes] explains arrays, masks and the letters for their sizes.
 #'
