@@ -102,7 +102,7 @@ plot_heads <- function(x) {
   } else {
     ggplot2::facet_wrap(ggplot2::vars(.data$head))
   }
-  map_plot(frame, x$tokens) +
+  map_plot(frame, axis_labels(x, "key"), axis_labels(x, "query")) +
     facets +
     ggplot2::labs(
       title = if (several) "Attention of each head" else names(x$maps)
@@ -112,7 +112,7 @@ plot_heads <- function(x) {
 plot_mean <- function(x) {
   frame <- as.data.frame(x)
   frame <- stats::aggregate(weight ~ layer + query + key, frame, mean)
-  map_plot(frame, x$tokens) +
+  map_plot(frame, axis_labels(x, "key"), axis_labels(x, "query")) +
     ggplot2::facet_wrap(ggplot2::vars(.data$layer)) +
     ggplot2::labs(title = "Attention, mean over heads")
 }

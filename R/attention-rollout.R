@@ -12,7 +12,8 @@
 #'   queries and keys.
 #' @returns An `attention_rollout` object: `rollout$rollout` is an array (L, B, T, T) of
 #'   layers, samples, positions and input tokens, whose rows sum to 1. It has methods
-#'   for `plot()`, [ggplot2::autoplot()] and `as.data.frame()`.
+#'   for `plot()`, [ggplot2::autoplot()] and `as.data.frame()`, whose rows have the tokens of
+#'   the scores as `query_token` and `key_token`.
 #' @export
 #' @examplesIf kerasattention:::can_run_examples()
 #' keras <- reticulate::import("keras")
@@ -30,7 +31,7 @@ attention_rollout <- function(scores) {
   if (!is_scores(scores)) {
     abort_argument("scores", "an `attention_scores()` object", scores)
   }
-  whole <- vapply(scores$index, function(i) identical(i$query, i$key), NA)
+  whole <- vapply(scores$index, is_whole, NA)
   if (!all(whole)) {
     abort(
       "{.arg scores} must hold all queries and keys of self-attention: layer {.val {names(scores$maps)[!whole][[1]]}} does not.",
@@ -47,10 +48,22 @@ attention_rollout <- function(scores) {
     list(
       rollout = rollout,
       layers = names(scores$maps),
-      tokens = scores$tokens
+      tokens = rollout_labels(scores)
     ),
     class = "attention_rollout"
   )
+}
+
+is_whole <- function(index) {
+  index$self_attention && identical(index$query, index$key)
+}
+
+# A matrix of the labels of the samples in the scores, or NULL.
+rollout_labels <- function(scores) {
+  index <- scores$index[[1]]
+  if (!is.null(scores$tokens) && index$labelled) {
+    scores$tokens[index$sample, index$key, drop = FALSE]
+  }
 }
 
 #' @export
@@ -77,7 +90,12 @@ as.data.frame.attention_rollout <- function(x, ...) {
     key = seq_len(size[[4]]),
     KEEP.OUT.ATTRS = FALSE
   )
-  cbind(grid, weight = as.vector(x$rollout))
+  frame <- cbind(grid, weight = as.vector(x$rollout))
+  if (!is.null(x$tokens)) {
+    frame$query_token <- x$tokens[cbind(frame$sample, frame$query)]
+    frame$key_token <- x$tokens[cbind(frame$sample, frame$key)]
+  }
+  frame
 }
 
 #' @rdname plot.attention_scores
@@ -110,7 +128,8 @@ autoplot_rollout <- function(
   frame <- as.data.frame(x)
   one <- as.integer(frame$layer) == match(x$layers[[layer]], unique(x$layers))
   frame <- frame[one & frame$sample == sample, ]
-  map_plot(frame, x$tokens) +
+  tokens <- x$tokens[sample, ]
+  map_plot(frame, tokens, tokens) +
     ggplot2::labs(
       x = "input token",
       y = "position",

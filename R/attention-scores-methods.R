@@ -37,6 +37,55 @@ cut_map <- function(x, i, axes, call) {
   x
 }
 
+#' @export
+`[[.attention_scores` <- function(x, layer, ...) {
+  call <- rlang::current_env()
+  at <- match_positions(layer, length(x$maps), names(x$maps), "layer", call)
+  if (length(at) != 1) {
+    abort_argument("layer", "one number or name", layer, call = call)
+  }
+  x$maps[[at]]
+}
+
+#' @export
+names.attention_scores <- function(x) names(unclass(x)$maps)
+
+#' @export
+as.list.attention_scores <- function(x, ...) x$maps
+
+#' @importFrom utils head
+#' @export
+head.attention_scores <- function(x, n = 6L, ...) {
+  check_whole_number(n)
+  x[utils::head(seq_along(x$maps), n)]
+}
+
+#' @importFrom utils tail
+#' @export
+tail.attention_scores <- function(x, n = 6L, ...) {
+  check_whole_number(n)
+  x[utils::tail(seq_along(x$maps), n)]
+}
+
+#' @export
+as.array.attention_scores <- function(x, ...) {
+  sizes <- unique(lapply(unname(x$maps), dim))
+  if (length(sizes) != 1) {
+    shapes <- vapply(sizes, show_shape, "")
+    abort(
+      "{.arg x} must have maps of one size to become an array, not of {shapes}.",
+      hint = "Choose layers with `[` first, or take one array with `[[`.",
+      arg = "x"
+    )
+  }
+  values <- do.call(rbind, lapply(x$maps, as.vector))
+  array(
+    values,
+    c(length(x$maps), sizes[[1]]),
+    list(names(x), NULL, NULL, NULL, NULL)
+  )
+}
+
 slice_axis <- function(x, axis, at) {
   whole <- rep(list(TRUE), length(dim(x)))
   whole[[axis]] <- at
@@ -67,22 +116,27 @@ length.attention_scores <- function(x) length(unclass(x)$maps)
 
 #' @export
 as.data.frame.attention_scores <- function(x, ...) {
-  frames <- Map(map_frame, x$maps, x$index, names(x$maps))
+  labels <- list(x$tokens)
+  frames <- Map(map_frame, x$maps, x$index, names(x$maps), labels)
   frame <- do.call(rbind, c(unname(frames), make.row.names = FALSE))
   frame$layer <- factor(frame$layer, unique(names(x$maps)))
-  if (!is.null(x$tokens)) {
-    frame$query_token <- x$tokens[frame$query]
-    frame$key_token <- x$tokens[frame$key]
-  }
   frame
 }
 
-map_frame <- function(map, index, layer) {
+map_frame <- function(map, index, layer, labels) {
   grid <- expand.grid(
     index[c("sample", "head", "query", "key")],
     KEEP.OUT.ATTRS = FALSE
   )
-  cbind(layer = layer, grid, weight = as.vector(map))
+  frame <- cbind(layer = layer, grid, weight = as.vector(map))
+  if (!is.null(labels)) {
+    at <- function(axis) {
+      labels_at(labels, index, axis, frame$sample, frame[[axis]])
+    }
+    frame$query_token <- at("query")
+    frame$key_token <- at("key")
+  }
+  frame
 }
 
 #' @export
@@ -153,9 +207,10 @@ format.attention_scores <- function(x, ...) {
     )
   }
   if (!is.null(x$tokens)) {
+    shown <- x$tokens[x$index[[1]]$sample[[1]], ]
     lines <- c(
       lines,
-      paste0("tokens: ", shorten(paste(x$tokens, collapse = " "), 60))
+      paste0("tokens: ", shorten(paste(shown, collapse = " "), 60))
     )
   }
   lines

@@ -15,13 +15,19 @@
 #' @param ... Not used.
 #' @param heads,queries Numbers of heads and of query positions, from 1; `NULL` for
 #'   all.
-#' @param tokens Labels of the positions, for instance the words of a text: a character
-#'   vector of length S, used by `plot()`.
+#' @param tokens Labels of the key positions, for instance the words of a text, for `plot()`
+#'   and `as.data.frame()`: for one sample a character vector of length S, for several a
+#'   list with a vector for each sample, or a matrix (B, S). Layers with another S have no
+#'   labels; queries have labels in self-attention.
 #'
 #' @returns An `attention_scores` object. It has methods for
 #' * `[`: `scores[layer, head, query, key, sample]`, by number; layers also by name;
+#' * `[[`: the array (B, N, T, S) of one layer, by number or name;
+#' * `names()` and `length()`: the names and the number of the layers; `head()` and `tail()`:
+#'   the first or last layers; `as.list()`: the arrays of all;
+#' * `as.array()`: an array (L, B, N, T, S) of layers of the same sizes;
 #' * `as.data.frame()`: a row for each weight, with the columns `layer`, `sample`, `head`,
-#'   `query`, `key`, `weight`;
+#'   `query`, `key`, `weight`, and with `tokens` also `query_token` and `key_token`;
 #' * `summary()`: mean entropy (in bits) and mean distance for each head;
 #' * `plot()` and [ggplot2::autoplot()], see [plot.attention_scores()].
 #'
@@ -69,33 +75,31 @@ attention_scores <- function(
     rows = zero_based(queries),
     doing = "collect the attention maps"
   )
-  check_tokens_length(tokens, maps)
+  labels <- as_labels(tokens, lapply(maps, function(map) dim(map$weights)))
   new_attention_scores(
     lapply(maps, function(map) map$weights),
     data.frame(layer = vapply(maps, function(map) map$layer, "")),
-    index = lapply(maps, function(map) {
-      list(
-        head = unlist(map$heads) + 1L,
-        query = unlist(map$rows) + 1L,
-        key = seq_len(dim(map$weights)[[4]]),
-        sample = seq_len(dim(map$weights)[[1]])
-      )
-    }),
-    tokens = tokens
+    index = lapply(maps, map_index, labels),
+    tokens = labels
   )
 }
 
-# One label for each key of at least one layer.
-check_tokens_length <- function(tokens, maps, call = caller_env()) {
-  sizes <- unique(vapply(maps, function(map) dim(map$weights)[[4]], 1L))
-  if (!is.null(tokens) && !length(tokens) %in% sizes) {
-    rule <- cli::format_inline("a character vector of length {.or {sizes}}")
-    abort_argument("tokens", rule, tokens, call = call)
-  }
+# The numbers that the entries of each axis have in the model, and whether the labels are
+# those of its keys and queries.
+map_index <- function(map, labels) {
+  size <- dim(map$weights)
+  list(
+    head = unlist(map$heads) + 1L,
+    query = unlist(map$rows) + 1L,
+    key = seq_len(size[[4]]),
+    sample = seq_len(size[[1]]),
+    self_attention = map$self_attention,
+    labelled = !is.null(labels) && ncol(labels) == size[[4]]
+  )
 }
 
-# maps: arrays (sample, head, query, key); index: the numbers that the entries of each axis
-# have in the model, kept when the object is subset.
+# maps: arrays (sample, head, query, key); index: as map_index() makes it, kept when the object
+# is subset; tokens: a matrix (B, S) of labels, or NULL.
 new_attention_scores <- function(maps, layers, index, tokens) {
   names(maps) <- layers$layer
   structure(

@@ -44,6 +44,7 @@ make_layer <- function(python_class, options, call) {
         names(options),
         value = TRUE
       )) {
+        check_keras_name(options[[name]], name, call)
         options[[name]] <- as_keras_function(options[[name]], name)
       }
       if (!is.null(options$position)) {

@@ -12,7 +12,8 @@
 #'   key/value heads of every attention layer. 1 makes multi-query attention.
 #' @param method How heads are merged: the `"mean"` of each group, the `"first"` head of each
 #'   group, or new `"random"` heads.
-#' @param seed A whole number, for `"random"`.
+#' @param seed A whole number, for `"random"`; by default a number drawn in R, which
+#'   [set.seed()] governs.
 #'
 #' @returns The copy, compiled as `model` is, with a new optimizer.
 #' @export
@@ -40,7 +41,7 @@ convert_attention <- function(
     model,
     as_int(num_key_value_heads),
     method,
-    as_int(seed),
+    as_int(if (method == "random") seed %||% draw_seed() else seed),
     doing = "convert the attention layers"
   )
 }

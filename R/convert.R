@@ -26,6 +26,9 @@ as_ints <- function(x) {
   reticulate::tuple(as.list(as.integer(unlist(x))))
 }
 
+# A seed from R's random numbers, which set.seed() governs.
+draw_seed <- function() sample.int(.Machine$integer.max, 1)
+
 as_tensor <- function(x, dtype = "float32") as_numpy(x, dtype)
 
 as_mask <- function(x) as_numpy(x, "bool")

@@ -29,7 +29,19 @@ abort <- function(
   hint <- as.character(hint)
   names(hint) <- rep("i", length(hint))
   bullets <- c(text, hint)
-  rlang::abort(bullets, class = "kerasattention_error", call = call, ...)
+  signal_error(bullets, call, ...)
+}
+
+# The backtrace ends with the user's call: what is called below it is ours.
+signal_error <- function(bullets, call, ...) {
+  on_stack <- vapply(sys.frames(), identical, NA, call)
+  rlang::abort(
+    bullets,
+    class = "kerasattention_error",
+    call = call,
+    ...,
+    trace = if (any(on_stack)) rlang::trace_back(bottom = call)
+  )
 }
 
 # Runs `code`. A Python exception becomes a kerasattention_error with the exception's class in
@@ -68,23 +80,63 @@ is_interrupt <- function(cnd) {
 
 abort_python <- function(cnd, doing, call) {
   message <- python_message(conditionMessage(cnd))
-  rlang::abort(
-    c(paste0("Could not ", doing, "."), x = message),
-    class = "kerasattention_error",
+  bullets <- index_message(cnd) %||%
+    c(paste0("Could not ", doing, "."), x = message)
+  signal_error(
+    bullets,
+    call,
     python_class = python_class(cnd),
-    python_message = message,
-    call = call
+    python_message = message
+  )
+}
+
+# Exceptions about indices of layers, heads and queries, which Python counts from 0 and R
+# from 1. NULL for others.
+index_message <- function(cnd) {
+  exception <- attr(cnd, "py_object") %||% cnd
+  if (inherits(cnd, "kerasattention.checks.OutOfRangeError")) {
+    return(out_of_range_message(exception))
+  }
+  if (inherits(cnd, "kerasattention.checks.UnknownLayerError")) {
+    unknown_layer_message(exception)
+  }
+}
+
+out_of_range_message <- function(exception) {
+  arg <- exception$argument
+  if (arg == "rows") {
+    arg <- "queries"
+  }
+  layer <- exception$layer
+  sprintf(
+    "`%s` must be whole numbers from 1 to %d%s, not `%d`.",
+    arg,
+    exception$count,
+    if (is.null(layer)) "" else paste0(" in layer \"", layer, "\""),
+    exception$index + 1L
+  )
+}
+
+unknown_layer_message <- function(exception) {
+  layer <- exception$layer
+  known <- paste0("\"", unlist(exception$known), "\"")
+  rule <- if (is.character(layer)) {
+    "names of attention layers"
+  } else {
+    paste("numbers of attention layers, from 1 to", length(known))
+  }
+  given <- if (is.character(layer)) paste0("\"", layer, "\"") else layer + 1L
+  known <- shorten(paste(known, collapse = ", "), 400)
+  c(
+    sprintf("`%s` must be %s, not `%s`.", exception$argument, rule, given),
+    i = paste0("The model has ", known, ".")
   )
 }
 
 abort_r <- function(cnd, doing, call) {
   message <- paste(conditionMessage(cnd), collapse = "\n")
-  rlang::abort(
-    c(paste0("Could not ", doing, "."), x = message),
-    class = "kerasattention_error",
-    r_error = cnd,
-    call = call
-  )
+  bullets <- c(paste0("Could not ", doing, "."), x = message)
+  signal_error(bullets, call, r_error = cnd)
 }
 
 # Python's message without terminal colours, reticulate's advice, the module of the exception's
@@ -106,9 +158,27 @@ python_message <- function(x) {
     x,
     perl = TRUE
   )
-  x <- gsub("\n{2,}", "\n", trimws(x))
+  x <- as_r_syntax(gsub("\n{2,}", "\n", trimws(x)))
   if (nchar(x) > 2000) {
     x <- paste0(substr(x, 1, 2000), " ...")
   }
   x
+}
+
+# Python's ['a', 'b'] and [1, 2] become "a", "b" and 1, 2; `flag=True` becomes `flag = TRUE`.
+as_r_syntax <- function(x) {
+  strings <- "(?<![\\[\\w=])\\[('[^'\\[\\]]*'(, '[^'\\[\\]]*')*)\\](?!\\])"
+  lists <- regmatches(x, gregexpr(strings, x, perl = TRUE))
+  regmatches(x, gregexpr(strings, x, perl = TRUE)) <- lapply(
+    lists,
+    function(list) {
+      gsub("'", "\"", gsub("[][]", "", list))
+    }
+  )
+  numbers <- "(?<![\\[\\w=])\\[(-?[\\d.]+(, -?[\\d.]+)*)\\](?!\\])"
+  x <- gsub(numbers, "\\1", x, perl = TRUE)
+  x <- gsub("`None`", "`NULL`", x, fixed = TRUE)
+  x <- gsub("`(\\w+)=True`", "`\\1 = TRUE`", x)
+  x <- gsub("`(\\w+)=False`", "`\\1 = FALSE`", x)
+  gsub("`(\\w+)=None`", "`\\1 = NULL`", x)
 }

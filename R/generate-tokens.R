@@ -25,12 +25,13 @@
 #'   <https://arxiv.org/abs/1904.09751>).
 #' @param stop_token `NULL`, or token ids that end a row. The rest of the row of a matrix is
 #'   filled with the id that ended it.
-#' @param seed A whole number; the same seed gives the same tokens.
+#' @param seed A whole number; the same seed gives the same tokens. By default a number
+#'   drawn in R, so that [set.seed()] makes a run repeatable.
 #' @param ... Not used.
 #' @param num_return_sequences The number of continuations of each prompt. Those of one
 #'   prompt are consecutive rows of the result.
 #' @param inputs Further inputs of the model, for instance an encoder's: a list by name or
-#'   in order.
+#'   in order. A vector is the input of one row.
 #' @param callback A function that is called with the new token ids (B) after each step;
 #'   if it returns `FALSE`, the generation ends.
 #' @param progress Whether to show a progress bar; `NULL` shows one for long runs.
@@ -80,6 +81,7 @@ generate_tokens <- function(
   check_other_inputs(inputs)
   check_callback(callback)
   check_flag(progress, null = TRUE)
+  warn_unused(temperature, list(top_k = top_k, top_p = top_p))
   made <- call_python(
     "generate",
     model,
@@ -89,14 +91,33 @@ generate_tokens <- function(
     top_k = as_int(top_k),
     top_p = top_p,
     stop_token = as_ints(stop_token),
-    seed = as_int(seed),
+    seed = as_int(if (temperature > 0) seed %||% draw_seed() else seed),
     num_return_sequences = as_int(num_return_sequences),
-    inputs = if (!is.null(inputs)) as_model_input(inputs),
+    inputs = as_other_inputs(inputs),
     callback = callback,
     progress = progress,
     doing = "generate tokens"
   )
   if (is.list(made)) lapply(made, as.integer) else made_like(made)
+}
+
+# At temperature 0 nothing is drawn.
+warn_unused <- function(temperature, options, call = caller_env()) {
+  given <- names(options)[!vapply(options, is.null, NA)]
+  if (temperature == 0 && length(given) > 0) {
+    rlang::warn(
+      c(
+        paste0(
+          "`",
+          given[[1]],
+          "` has no effect at `temperature = 0`, which takes the most likely token."
+        ),
+        i = "To draw tokens, set `temperature = 1`."
+      ),
+      class = "kerasattention_warning",
+      call = call
+    )
+  }
 }
 
 # reticulate gives an array of one axis for a vector.

@@ -9,8 +9,8 @@
 #' \ifelse{html}{\out{E<sub><i>x</i></sub> |&part;<i>L</i>(<i>x</i>) / &part;<i>&xi;<sub>h</sub></i>|}}{\eqn{E_x |\partial L(x) / \partial \xi_h|}{E_x |dL(x) / dxi_h|}}.
 #'
 #' @inheritParams attention_scores
-#' @param x,y Inputs and targets of the same samples. Several hundred samples give stable
-#'   results.
+#' @param x,y Inputs, as for [attention_scores()], and targets of the same samples. Several
+#'   hundred samples give stable results.
 #' @param ... Not used.
 #' @param loss A Keras loss, its name or an object; by default the loss that the model was
 #'   compiled with.
@@ -47,7 +47,7 @@ head_importance <- function(
   check_required(x)
   check_required(y)
   check_model(model)
-  check_array(x)
+  check_model_input(x)
   check_array(y)
   check_loss(loss)
   check_whole_number(batch_size, min = 1)
@@ -84,14 +84,16 @@ check_loss <- function(loss, arg = caller_arg(loss), call = caller_env()) {
 # Keras's losses broadcast targets of too few axes over the outputs without a warning. Class
 # numbers have one axis less than the outputs, or 1 as the last size.
 check_targets <- function(model, x, y, loss, call = caller_env()) {
-  inputs <- shape_of(x)
   targets <- shape_of(y)
-  if (differ(inputs[1], targets[1])) {
-    abort(
-      "{.arg y} must have as many samples as {.arg x}, {inputs[1]}, not {targets[1]}.",
-      arg = "y",
-      call = call
-    )
+  for (input in if (is_plain_list(x)) x else list(x)) {
+    samples <- shape_of(input)[1]
+    if (differ(samples, targets[1])) {
+      abort(
+        "{.arg y} must have the same number of samples as {.arg x}, {samples}, not {targets[1]}.",
+        arg = "y",
+        call = call
+      )
+    }
   }
   outputs <- output_sizes(model)
   if (length(outputs) < 2 || is.null(targets)) {

@@ -56,9 +56,8 @@ incremental_decoder <- function(model, batch_size, max_length) {
         check_required(tokens)
         check_prompts(tokens)
         check_other_inputs(inputs)
-        inputs <- if (!is.null(inputs)) as_model_input(inputs)
         logits_of(
-          decoder$prefill(as_prompts(tokens), inputs),
+          decoder$prefill(as_prompts(tokens), as_other_inputs(inputs)),
           "take the prompts"
         )
       },

@@ -62,6 +62,17 @@ check_other_inputs <- function(
   }
 }
 
+# A vector is the input of one row.
+as_other_inputs <- function(inputs) {
+  if (is.null(inputs) || is_python(inputs)) {
+    return(inputs)
+  }
+  if (is_plain_list(inputs)) {
+    return(lapply(inputs, as_other_inputs))
+  }
+  as_model_input(if (axes_of(inputs) == 1) matrix(inputs, 1) else inputs)
+}
+
 # Integers stay integers: they are token ids.
 as_model_input <- function(x) {
   if (is_plain_list(x)) {
@@ -96,20 +107,4 @@ as_layers <- function(layers) {
 # R counts from 1, Python from 0.
 zero_based <- function(x) {
   if (is.null(x)) NULL else as.list(as.integer(unlist(x)) - 1L)
-}
-
-check_tokens <- function(
-  tokens,
-  arg = caller_arg(tokens),
-  call = caller_env()
-) {
-  if (!is.null(tokens) && (!is_text(tokens) || anyNA(tokens))) {
-    abort_argument(
-      arg,
-      "a character vector without NA, or NULL",
-      tokens,
-      call = call
-    )
-  }
-  invisible(tokens)
 }

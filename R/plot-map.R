@@ -15,28 +15,35 @@ check_ggplot2 <- function(call) {
   }
 }
 
-# Queries downwards, as in a matrix.
-map_plot <- function(frame, tokens) {
+# Queries downwards, as in a matrix. The labels of keys and queries are vectors, or NULL.
+map_plot <- function(frame, keys, queries) {
   ggplot2::ggplot(
     frame,
     ggplot2::aes(.data$key, .data$query, fill = .data$weight)
   ) +
     ggplot2::geom_raster() +
-    token_scale(ggplot2::scale_x_continuous, frame$key, tokens) +
-    token_scale(ggplot2::scale_y_reverse, frame$query, tokens) +
+    token_scale(ggplot2::scale_x_continuous, frame$key, keys) +
+    token_scale(ggplot2::scale_y_reverse, frame$query, queries) +
     weight_scale("weight") +
     ggplot2::coord_fixed() +
     ggplot2::labs(x = "key", y = "query") +
-    map_theme(!is.null(tokens))
+    map_theme(!is.null(keys))
 }
 
-# All labels up to 40 tokens, an even part of more.
+# The labels of one sample, where they are those of all layers in the plot.
+axis_labels <- function(x, axis) {
+  if (!is.null(x$tokens) && all(vapply(x$index, has_labels, NA, axis))) {
+    x$tokens[x$index[[1]]$sample[[1]], ]
+  }
+}
+
+# All labels up to 25 tokens, an even part of more.
 token_scale <- function(scale, positions, tokens) {
   if (is.null(tokens)) {
     return(scale(breaks = whole_breaks, expand = c(0, 0)))
   }
   breaks <- sort(unique(positions))
-  step <- ceiling(length(breaks) / 40)
+  step <- ceiling(length(breaks) / 25)
   breaks <- breaks[seq(1, length(breaks), by = step)]
   labels <- tokens[breaks]
   labels[is.na(labels)] <- ""

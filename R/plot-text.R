@@ -1,7 +1,8 @@
 plot_text <- function(x, query, call) {
-  if (is.null(x$tokens)) {
+  words <- axis_labels(x, "key")
+  if (is.null(words)) {
     abort(
-      "{.code type = \"text\"} needs the words: the scores have no {.arg tokens}.",
+      "{.code type = \"text\"} needs the words: {missing_words(x)}.",
       hint = "Give them: `attention_scores(model, x, tokens = words)`.",
       call = call
     )
@@ -16,17 +17,18 @@ plot_text <- function(x, query, call) {
       call = call
     )
   }
-  title <- paste0("What \"", x$tokens[[query]], "\" (", query, ") attends")
-  draw_text(text_frame(x, query), query) + ggplot2::labs(title = title)
+  described <- describe_query(axis_labels(x, "query"), query)
+  draw_text(text_frame(x, query, words), query) +
+    ggplot2::labs(title = paste("What", described, "attends to"))
 }
 
 # The weights of one query, with the place of each word.
-text_frame <- function(x, query) {
+text_frame <- function(x, query, words) {
   frame <- as.data.frame(x)
   frame <- frame[frame$query == query, ]
   frame$panel <- paste0(frame$layer, ", head ", frame$head)
   frame$panel <- factor(frame$panel, unique(frame$panel))
-  merge(frame, text_layout(x$tokens), by = "key")
+  merge(frame, text_layout(words), by = "key")
 }
 
 draw_text <- function(frame, query) {
@@ -62,6 +64,22 @@ draw_text <- function(frame, query) {
       strip.text = ggplot2::element_text(margin = ggplot2::margin(4, 0, 4, 0)),
       legend.key.height = ggplot2::unit(0.8, "lines")
     )
+}
+
+missing_words <- function(x) {
+  if (is.null(x$tokens)) {
+    return("the scores have no `tokens`")
+  }
+  without <- !vapply(x$index, has_labels, NA, "key")
+  paste0("the tokens are not those of layer \"", names(x)[without][[1]], "\"")
+}
+
+describe_query <- function(words, query) {
+  if (is.null(words)) {
+    paste("query", query)
+  } else {
+    paste0("\"", words[[query]], "\" (", query, ")")
+  }
 }
 
 # Arranges words in lines of about 40 letters.

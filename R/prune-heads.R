@@ -104,6 +104,14 @@ check_what_to_prune <- function(
         call = call
       )
     }
+    if (is.null(fraction)) {
+      abort(
+        "{.arg fraction} is required with {.arg importance}.",
+        hint = "It is the share of all query heads to remove: `fraction = 0.25`.",
+        arg = "fraction",
+        call = call
+      )
+    }
     return(check_number(
       fraction,
       min = 0,
@@ -111,6 +119,13 @@ check_what_to_prune <- function(
       arg = "fraction",
       call = call
     ))
+  }
+  if (!is.null(fraction)) {
+    abort(
+      "{.arg fraction} goes with {.arg importance}, not with {.arg heads}.",
+      arg = "fraction",
+      call = call
+    )
   }
   if (!is_plain_list(heads) || length(heads) == 0 || any(names2(heads) == "")) {
     abort_argument(

@@ -33,6 +33,23 @@ check_keras_object <- function(
   invisible(x)
 }
 
+# Keras's error about an unknown name does not say which argument has it.
+check_keras_name <- function(x, arg, call) {
+  kind <- sub("^.*_", "", arg)
+  if (!is_string(x) || x %in% c("glorot_uniform", "zeros")) {
+    return(invisible(x))
+  }
+  module <- reticulate::import("keras")[[paste0(kind, "s")]]
+  known <- tryCatch(!is.null(module$get(x)), error = function(cnd) FALSE)
+  if (!known) {
+    rule <- paste0("the name of one of Keras's ", kind, "s")
+    near <- nearest_name(x, setdiff(names(module), c("get", "serialize")))
+    hint <- if (length(near) > 0) paste0("Did you mean \"", near, "\"?")
+    abort_argument(arg, rule, x, hint, call)
+  }
+  invisible(x)
+}
+
 # `argument`: "kernel_initializer", "bias_constraint" and so on.
 as_keras_function <- function(x, argument) {
   if (is_python(x) || !is.function(x)) {

@@ -247,7 +247,7 @@ def test_a_merged_model_trains():
 
 def test_what_does_not_fit_is_refused_with_the_way_out():
     model = functional(KINDS["MultiHeadAttention"])
-    with pytest.raises(ValueError, match=r"6 key/value heads.*'first'.*\[1, 2, 3, 6\].*: 4"):
+    with pytest.raises(ValueError, match=r"6 key/value heads.*'first'.*one of 1, 2, 3, 6\..*: 4"):
         convert_attention(model, 4)
     with pytest.raises(ValueError, match=r"positive integer\. Received: num_key_value_heads=0"):
         convert_attention(model, 0)

@@ -47,9 +47,34 @@ def test_normalized_importance_has_length_one(data):
         np.testing.assert_allclose(np.linalg.norm(values), 1.0, rtol=1e-6)
 
 
-def test_examples_without_answers_and_losses_that_are_not_one_are_refused(data):
-    model, (x, y) = classifier(gqa), data
-    with pytest.raises(ValueError, match=r"as many examples\. Received: 5, 4"):
-        kerasattention.head_importance(model, x, y[:4])
+def test_inputs_may_be_lists_dictionaries_and_tensors():
+    keras.utils.set_random_seed(5)
+    sizes = {"query": (3, 6), "value": (5, 6)}
+    inputs = {name: keras.Input(size, name=name) for name, size in sizes.items()}
+    model = keras.Model(inputs, mha()(inputs["query"], inputs["value"]))
+    random = np.random.default_rng(1)
+    x = {
+        "query": random.normal(size=(7, 3, 6)).astype("float32"),
+        "value": random.normal(size=(7, 5, 6)).astype("float32"),
+    }
+    y = random.normal(size=(7, 3, 6)).astype("float32")
+
+    def measure(x, y):
+        return kerasattention.head_importance(model, x, y, loss="mse", batch_size=3)
+
+    ((name, expected),) = measure(x, y).items()
+    assert np.ptp(expected) > 0.01
+    tensors = {key: keras.ops.convert_to_tensor(value) for key, value in x.items()}
+    np.testing.assert_allclose(
+        measure(tensors, keras.ops.convert_to_tensor(y))[name], expected, rtol=1e-5
+    )
+    listed = keras.Model(list(inputs.values()), model.output)
+    found = kerasattention.head_importance(listed, list(x.values()), y, loss="mse", batch_size=3)
+    np.testing.assert_allclose(found[name], expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"same number of samples\. Received: 4, 7"):
+        measure(x | {"value": x["value"][:4]}, y)
+
+
+def test_losses_that_are_not_one_are_refused(data):
     with pytest.raises(ValueError, match=r"`loss` must be one Keras loss.*loss=\['mse'\]"):
-        kerasattention.head_importance(model, x, y, loss=["mse"])
+        kerasattention.head_importance(classifier(gqa), *data, loss=["mse"])

@@ -8,7 +8,7 @@ import kerasattention
 from backends import to_numpy
 from classifiers import classifier, gqa, keras_mha, mha
 from decoding_models import full_pass
-from kerasattention import AlibiPosition, MultiHeadAttention, RelativePosition
+from kerasattention import AlibiPosition, MultiHeadAttention, RelativePosition, checks
 
 
 def zero_heads(model, removed):
@@ -100,7 +100,7 @@ def test_layers_that_share_a_table_lose_the_same_heads(data, tmp_path):
 @pytest.mark.parametrize(
     ("removed", "message"),
     [
-        ({"attention_0": [0]}, "equally many"),
+        ({"attention_0": [0]}, "would keep 2, 3 query heads.*must be equal"),
         ({"attention_0": [0, 1, 2, 3, 4, 5]}, "at least one"),
         ({"attention_0": [6]}, "between 0 and 5"),
         ({"other": [0]}, "other"),
@@ -123,3 +123,11 @@ def test_least_important_heads():
         "attention_1": [],
     }
     assert kerasattention.least_important(model, importance, 0.34)["attention_0"] == [1, 2, 3, 5]
+
+
+def test_importance_of_other_layers_or_heads_is_refused():
+    model = classifier(gqa)
+    with pytest.raises(checks.UnknownLayerError, match=r"`importance`.*'other'.*'attention_0'"):
+        kerasattention.least_important(model, {"other": np.ones(6)}, 0.5)
+    with pytest.raises(ValueError, match=r"6 numbers for layer 'attention_1'.*Received: 5"):
+        kerasattention.least_important(model, {"attention_1": np.ones(5)}, 0.5)

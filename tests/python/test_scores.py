@@ -7,6 +7,7 @@ import pytest
 import kerasattention
 from backends import to_numpy
 from classifiers import T, classifier, gqa, keras_mha, mha
+from kerasattention import checks
 
 
 @pytest.mark.parametrize("make", [mha, gqa, keras_mha])
@@ -51,8 +52,9 @@ def test_maps_leave_the_model_as_it_was(data):
         ({"layers": ["attention_7"]}, "attention_7.*attention_0"),
         ({"layers": [2]}, "2.*attention_0"),
         ({"heads": [6]}, "between 0 and 5"),
-        ({"rows": [0, 11]}, "Query positions `rows` must lie between 0 and .*11"),
-        ({"rows": [-1]}, "Query positions `rows` must lie between 0 and .*-1"),
+        ({"rows": [0, 11]}, "`rows` must lie between 0 and 6 in layer .*11"),
+        ({"rows": [-1]}, "`rows` must lie between 0 and 6 in layer .*-1"),
+        ({"rows": [5, 6, 7]}, "`rows` must lie between 0 and 6 in layer .*: 7"),
     ],
 )
 def test_maps_refuse_what_the_model_lacks(options, message, data):
@@ -64,3 +66,22 @@ def test_maps_need_an_attention_layer(data):
     model = keras.Sequential([keras.Input((T,)), keras.layers.Dense(2, name="only")])
     with pytest.raises(ValueError, match="only"):
         kerasattention.attention_scores(model, data[0])
+
+
+def test_maps_say_whether_they_are_of_self_attention():
+    x, y = keras.Input((5, 6)), keras.Input((7, 6))
+    own = mha(name="own")(x)
+    model = keras.Model([x, y], mha(name="cross")(own, y))
+    arrays = [np.ones((2, 5, 6), "float32"), np.ones((2, 7, 6), "float32")]
+    maps = kerasattention.attention_scores(model, arrays)
+    assert [(m.layer, m.self_attention) for m in maps] == [("own", True), ("cross", False)]
+
+
+def test_indices_that_are_not_there_are_in_the_error():
+    error = checks.OutOfRangeError("heads", 7, 5, "a")
+    assert (error.argument, error.index, error.count, error.layer) == ("heads", 7, 5, "a")
+    assert str(error) == "`heads` must lie between 0 and 4 in layer 'a'. Received: 7"
+    with pytest.raises(checks.UnknownLayerError) as found:
+        kerasattention.attention_scores(classifier(gqa), np.zeros((1, T)), layers=[2])
+    assert found.value.layer == 2
+    assert found.value.known == ["attention_0", "attention_1"]

@@ -20,3 +20,13 @@ test_that("attention_rollout() is the product of the flows", {
     attention_rollout(structure(list(), class = "attention_scores"))
   })
 })
+
+test_that("the data frame of a rollout has the tokens of each sample", {
+  words <- rbind(letters[1:5], LETTERS[1:5])
+  scores <- attention_scores(two_layers(), samples(2), tokens = words)
+  frame <- as.data.frame(attention_rollout(scores))
+  expect_equal(frame$query_token, words[cbind(frame$sample, frame$query)])
+  expect_equal(frame$key_token, words[cbind(frame$sample, frame$key)])
+  second <- as.data.frame(attention_rollout(scores[, sample = 2]))
+  expect_equal(second$key_token, LETTERS[second$key])
+})

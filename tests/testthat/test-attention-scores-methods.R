@@ -40,7 +40,7 @@ test_that("attention_scores() prints itself", {
   layers <- data.frame(layer = "attention")
   expect_snapshot({
     new_attention_scores(list(map), layers, index, NULL)
-    new_attention_scores(list(map), layers, index, c("a", "cat", "sat", "."))
+    new_attention_scores(list(map), layers, index, t(c("a", "cat", "sat", ".")))
   })
 })
 
@@ -54,4 +54,62 @@ test_that("layers and heads that are not there are refused", {
     scores["second"]
     scores[1, 3]
   })
+})
+
+# Two layers of the same sizes, and one of others.
+small_scores <- function() {
+  index <- function(heads, keys) {
+    list(
+      sample = 1:2,
+      head = seq_len(heads),
+      query = 1:3,
+      key = seq_len(keys),
+      self_attention = TRUE,
+      labelled = FALSE
+    )
+  }
+  maps <- list(
+    numbers(2, 5, 3, 3, seed = 1),
+    numbers(2, 5, 3, 3, seed = 2),
+    numbers(2, 4, 3, 7)
+  )
+  layers <- data.frame(layer = c("one", "two", "other"))
+  index <- list(index(5, 3), index(5, 3), index(4, 7))
+  new_attention_scores(maps, layers, index, NULL)
+}
+
+test_that("`[[`, names() and as.list() go by layers", {
+  scores <- small_scores()
+  expect_identical(scores[["two"]], scores$maps[[2]])
+  expect_identical(scores[[3]], scores$maps[[3]])
+  expect_equal(names(scores), c("one", "two", "other"))
+  expect_length(scores, 3)
+  expect_equal(
+    lapply(scores, dim),
+    list(one = c(2, 5, 3, 3), two = c(2, 5, 3, 3), other = c(2, 4, 3, 7))
+  )
+  expect_snapshot(error = TRUE, {
+    scores[["three"]]
+    scores[[4]]
+    scores[[1:2]]
+  })
+})
+
+test_that("head() and tail() take layers", {
+  scores <- small_scores()
+  expect_equal(names(head(scores)), c("one", "two", "other"))
+  expect_equal(names(head(scores, 2)), c("one", "two"))
+  expect_equal(names(head(scores, -1)), c("one", "two"))
+  expect_equal(names(tail(scores, 1)), "other")
+  expect_s3_class(head(scores, 1), "attention_scores")
+  expect_equal(nrow(head(as.data.frame(scores), 4)), 4)
+})
+
+test_that("as.array() has the layers as its first axis", {
+  scores <- small_scores()
+  values <- as.array(scores[1:2])
+  expect_equal(dim(values), c(2, 2, 5, 3, 3))
+  expect_equal(values["two", , , , ], scores$maps$two)
+  expect_equal(dim(as.array(scores["other"])), c(1, 2, 4, 3, 7))
+  expect_snapshot(error = TRUE, as.array(scores))
 })

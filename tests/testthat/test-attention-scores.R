@@ -1,8 +1,7 @@
 test_that("attention_scores() collects the maps of every layer", {
-  words <- c("a", "cat", "sat", "here", ".")
   model <- toy_model()
   x <- toy_input()
-  scores <- attention_scores(model, x, tokens = words)
+  scores <- attention_scores(model, x)
   expect_s3_class(scores, "attention_scores")
   expect_equal(
     lapply(scores$maps, dim),
@@ -66,14 +65,51 @@ test_that("wrong arguments are refused", {
   })
 })
 
-test_that("queries and labels that the model does not have are refused", {
+test_that("what the model does not have is refused, counted from one", {
   words <- c("a", "cat", "sat", "here", ".")
   model <- toy_model()
   expect_snapshot(error = TRUE, {
+    attention_scores(model, toy_input(), layers = 3)
+    attention_scores(model, toy_input(), heads = c(1, 4))
+    attention_scores(model, toy_input(), layers = 2, heads = 7)
     attention_scores(model, toy_input(), queries = 6)
     attention_scores(model, toy_input(), queries = c(5, 6))
     attention_scores(model, toy_input(), queries = 1:100)
-    attention_scores(model, toy_input(), tokens = words[1:4])
+    attention_scores(model, toy_input(), tokens = words)
+    attention_scores(model, toy_input(), tokens = list(words, words[1:4]))
+    enable_lora(model, 2, layers = 3)
+    enable_lora(model, 2, layers = "third")
     attention_scores(model, input(5L, 14L))
   })
+})
+
+test_that("each sample has its own words, queries of another sequence none", {
+  skip_without_keras()
+  target <- input(3L, 14L)
+  source <- input(5L, 14L)
+  output <- target |>
+    layer_multi_head_attention(3, 4, name = "own") |>
+    layer_multi_head_attention(3, 4, value = source, name = "cross")
+  model <- keras()$Model(list(target, source), output)
+  x <- list(numbers(2, 3, 14), numbers(2, 5, 14, seed = 2))
+  words <- rbind(letters[1:5], LETTERS[1:5])
+  scores <- attention_scores(model, x, tokens = words, heads = 1)
+  frame <- as.data.frame(scores)
+  own <- frame[frame$layer == "own", ]
+  cross <- frame[frame$layer == "cross", ]
+  expect_true(all(is.na(c(own$key_token, own$query_token))))
+  expect_true(all(is.na(cross$query_token)))
+  expect_equal(cross$key_token, words[cbind(cross$sample, cross$key)])
+  expect_equal(
+    as.data.frame(scores["cross", sample = 2])$key_token,
+    rep(LETTERS[1:5], each = 3)
+  )
+  of_targets <- list(letters[1:3], LETTERS[1:3])
+  scores <- attention_scores(model, x, tokens = of_targets, heads = 1)
+  own <- as.data.frame(scores["own"])
+  expect_equal(
+    own$query_token,
+    do.call(rbind, of_targets)[cbind(own$sample, own$query)]
+  )
+  expect_error(attention_rollout(scores["cross"]), "cross")
 })

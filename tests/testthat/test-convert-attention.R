@@ -54,6 +54,10 @@ test_that("random heads come from the seed", {
   }
   expect_identical(draw(1), draw(1))
   expect_false(identical(draw(1), draw(2)))
+  withr::local_seed(1)
+  first <- draw(NULL)
+  set.seed(1)
+  expect_identical(draw(NULL), first)
 })
 
 test_that("wrong arguments are told apart", {

@@ -122,3 +122,30 @@ test_that("SIGINT is an interrupt condition, and the model stays usable", {
     c("generate interrupt TRUE", "scores interrupt TRUE")
   )
 })
+
+test_that("a backtrace ends with the user's call", {
+  user <- function() {
+    layer_multi_head_attention(numbers(2, 3, 5), 2, dropout = 3)
+  }
+  last_call <- function(expr) {
+    cnd <- rlang::catch_cnd(expr, "kerasattention_error")
+    calls <- cnd$trace$call
+    rlang::call_name(calls[[length(calls)]])
+  }
+  expect_equal(last_call(user()), "layer_multi_head_attention")
+  skip_without_keras()
+  layer <- layer_multi_head_attention(num_heads = 2, key_dim = 3)
+  python <- function() {
+    with_python(keras()$layers$Dense(-3L), "do it", rlang::current_env())
+  }
+  expect_equal(last_call(python()), "python")
+})
+
+test_that("Python's lists and constants in a message become R's", {
+  expect_equal(as_r_syntax("one of ['a', 'b c']."), "one of \"a\", \"b c\".")
+  expect_equal(as_r_syntax("Received: [2, 1], 3"), "Received: 2, 1, 3")
+  expect_equal(as_r_syntax("`x=True`, `y=None`"), "`x = TRUE`, `y = NULL`")
+  for (text in c("[Op:AddV2]", "x=[[1, 2]]", "'a' of [B, T]", "a[1]")) {
+    expect_equal(as_r_syntax(text), text)
+  }
+})

@@ -162,3 +162,57 @@ test_that("an error in the callback is ours, with its message", {
   }
   expect_error(f(), "no {more}", fixed = TRUE, class = "kerasattention_error")
 })
+
+test_that("set.seed() governs what is drawn without a seed", {
+  model <- token_model()
+  draw <- function() generate_tokens(model, c(3, 1), 9, temperature = 2)
+  withr::local_seed(1)
+  first <- draw()
+  second <- draw()
+  set.seed(1)
+  expect_identical(draw(), first)
+  expect_identical(draw(), second)
+  expect_false(identical(first, second))
+  # Without sampling and with a seed R's random numbers are not used.
+  set.seed(1)
+  expected <- stats::runif(1)
+  set.seed(1)
+  generate_tokens(model, c(3, 1), 2)
+  generate_tokens(model, c(3, 1), 2, temperature = 1, seed = 5)
+  expect_identical(stats::runif(1), expected)
+})
+
+test_that("options of sampling at temperature 0 are a warning", {
+  model <- token_model()
+  expect_snapshot({
+    made <- generate_tokens(model, c(3, 1), 2, top_k = 5)
+    made <- generate_tokens(model, c(3, 1), 2, top_p = 0.9)
+  })
+  expect_warning(
+    generate_tokens(model, c(3, 1), 2, top_k = 5),
+    class = "kerasattention_warning"
+  )
+})
+
+test_that("a vector in `inputs` is one row", {
+  skip_without_keras()
+  expect_equal(shape_of(as_other_inputs(1:3)), c(1, 3))
+  keras()$utils$set_random_seed(5L)
+  source <- input(4L, dtype = "int32")
+  tokens <- input(NULL, dtype = "int32")
+  memory <- keras()$layers$Embedding(13L, 14L)(source)
+  hidden <- keras()$layers$Embedding(13L, 14L)(tokens) |>
+    layer_multi_head_attention(3, 4, use_causal_mask = TRUE) |>
+    layer_multi_head_attention(3, 4, value = memory)
+  logits <- keras()$layers$Dense(13L)(hidden)
+  model <- keras()$Model(list(source, tokens), logits)
+  ids <- c(5L, 2L, 11L, 7L)
+  as_matrix <- generate_tokens(model, c(3, 1), 4, inputs = matrix(ids, 1))
+  expect_equal(generate_tokens(model, c(3, 1), 4, inputs = ids), as_matrix)
+  expect_equal(
+    generate_tokens(model, c(3, 1), 4, inputs = list(ids)),
+    as_matrix
+  )
+  decoder <- incremental_decoder(model, 1, 8)
+  expect_equal(which.max(decoder$prefill(c(3, 1), ids)) - 1, as_matrix[[3]])
+})

@@ -1,17 +1,13 @@
-test_that("names of layers and labels are told from other values", {
+test_that("names of layers are told from other values", {
   layers <- function(layers) check_layers(layers)
-  labels <- function(tokens) check_tokens(tokens)
   inputs <- function(x) check_model_input(x)
   expect_silent(layers(NULL))
   expect_silent(layers(c("first", "second")))
   expect_silent(layers(2))
-  expect_silent(labels(c("a", "cat")))
   expect_silent(inputs(list(matrix(1L, 2, 3), array(0, c(2, 3, 5)))))
   expect_snapshot(error = TRUE, {
     layers(0)
     layers(NA_character_)
-    labels(c("a", NA))
-    labels(1:3)
     inputs(list())
     inputs(list(1, "text"))
   })

@@ -3,7 +3,7 @@ test_that("labels of positions are whole numbers", {
   expect_true(all(whole_breaks(c(0.5, 100.5)) %% 1 == 0))
 })
 
-test_that("up to 40 tokens are labels, of more an even part", {
+test_that("up to 25 tokens are labels, of more an even part", {
   skip_if_not_installed("ggplot2")
   labels <- function(count) {
     tokens <- paste0("t", seq_len(count))
@@ -11,8 +11,9 @@ test_that("up to 40 tokens are labels, of more an even part", {
     scale$labels
   }
   expect_equal(labels(3), c("t1", "t2", "t3"))
-  expect_length(labels(40), 40)
-  expect_equal(labels(100), paste0("t", seq(1, 100, by = 3)))
+  expect_length(labels(25), 25)
+  expect_equal(labels(26), paste0("t", seq(1, 26, by = 2)))
+  expect_equal(labels(100), paste0("t", seq(1, 100, by = 4)))
 })
 
 test_that("draw() draws and gives the plot back", {

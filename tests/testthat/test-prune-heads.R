@@ -53,6 +53,19 @@ test_that("prune_heads() refuses", {
   })
   expect_snapshot(error = TRUE, {
     prune_heads(model, heads = list(first = 0))
+    prune_heads(model, heads = list(first = c(1, 4)))
+    prune_heads(model, heads = list(first = 1:3))
+    prune_heads(model, heads = list(second = 1:2))
+    prune_heads(model, heads = list(third = 1))
+    prune_heads(model, heads = list(first = 1), fraction = 0.5)
+  })
+  importance <- head_importance(model, samples(), samples())
+  other <- importance
+  other$layer <- "third"
+  expect_snapshot(error = TRUE, {
+    prune_heads(model, importance = importance)
+    prune_heads(model, importance = importance[-1, ], fraction = 0.5)
+    prune_heads(model, importance = other, fraction = 0.5)
   })
   expect_snapshot(error = TRUE, {
     prune_heads(model, importance = data.frame(), fraction = 0.1)

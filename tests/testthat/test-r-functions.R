@@ -144,3 +144,17 @@ test_that("initializers, regularizers and constraints are names, objects or func
     layer(bias_constraint = "")
   })
 })
+
+test_that("unknown names of initializers and others are told by argument", {
+  skip_without_keras()
+  expect_snapshot(error = TRUE, {
+    layer(kernel_initializer = "bogus")
+    layer(bias_initializer = "he_normall")
+    layer(kernel_regularizer = "l3")
+    layer(bias_constraint = "bogus")
+  })
+  expect_no_error(layer(
+    kernel_initializer = "he_normal",
+    bias_constraint = "non_neg"
+  ))
+})

@@ -7,6 +7,49 @@ from typing import Any
 import keras
 
 
+class OutOfRangeError(ValueError):
+    """An index that a model does not have. R, which counts from 1, writes its own message.
+
+    Attributes:
+        argument: The argument that holds the index.
+        index: Counted from 0.
+        count: How many there are.
+        layer: The attention layer whose heads or queries are counted, or None.
+    """
+
+    def __init__(self, argument: str, index: int, count: int, layer: str | None = None) -> None:
+        self.argument, self.index, self.count, self.layer = argument, index, count, layer
+        where = "" if layer is None else f" in layer {layer!r}"
+        super().__init__(
+            f"`{argument}` must lie between 0 and {count - 1}{where}. Received: {index}"
+        )
+
+
+class UnknownLayerError(ValueError):
+    """A name or an index that is none of the model's attention layers.
+
+    Attributes:
+        argument: The argument that holds the name or index.
+        layer: The name, or the index counted from 0.
+        known: The names of the attention layers.
+    """
+
+    def __init__(self, argument: str, layer: str | int, known: Sequence[str]) -> None:
+        self.argument, self.layer, self.known = argument, layer, list(known)
+        super().__init__(
+            f"`{argument}` must be names or indices of attention layers. "
+            f"Received: {layer!r}; the model has {self.known}"
+        )
+
+
+def indices(argument: str, given: Sequence[int], count: int, layer: str) -> tuple[int, ...]:
+    """Refuses indices of heads or queries that a layer does not have."""
+    for index in given:
+        if not 0 <= index < count:
+            raise OutOfRangeError(argument, index, count, layer)
+    return tuple(given)
+
+
 def is_integer(value: Any) -> bool:
     # bool is an int in Python; a size of True is a mistake.
     return isinstance(value, int) and not isinstance(value, bool)
@@ -96,10 +139,8 @@ MOST_NUMBERS = 2**30
 def rows(rows: Any, length: int | None, layer: str) -> None:
     """Refuses query rows that a layer's input does not have, where its length is known."""
     if rows is not None and length is not None and not 0 <= rows.start < rows.stop <= length:
-        raise ValueError(
-            f"Query positions `rows` must lie between 0 and {length - 1} in layer {layer!r}. "
-            f"Received: {rows.start} to {rows.stop - 1}"
-        )
+        outside = rows.start if not 0 <= rows.start < length else rows.stop - 1
+        raise OutOfRangeError("rows", outside, length, layer)
 
 
 def width(heads: int, size: int) -> None:

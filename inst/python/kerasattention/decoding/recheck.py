@@ -168,11 +168,11 @@ class FirstTokens:
                 gap = np.nanmax(np.abs(ours - theirs))
             raise ValueError(
                 f"{_named(self.plan.tried)} accepted for decoding token by token because of a "
-                f"trial on random tokens, but after {after} tokens the output for row {row} "
-                f"differs from that of a full pass of the model: by up to {gap:.3g}, where its "
-                f"largest number is {scale:.3g}. A layer's result at a token must depend only "
-                "on that token. Use layers that do, with attention for what looks at other tokens, "
-                "or call the model on the whole sequence for each new token."
+                f"trial on random tokens, but after {after} tokens the output for row {row + 1} of "
+                f"{rows} differs from that of a full pass of the model: by up to {gap:.3g}, where "
+                f"its largest number is {scale:.3g}. A layer's result at a token must depend only "
+                "on that token. Use layers that do, with attention for what looks at other "
+                "tokens, or call the model on the whole sequence for each new token."
             )
 
 

@@ -84,7 +84,7 @@ def _merged(
     config, old_heads = _grouped_config(layer)
     checks.optional_positive_integer("num_key_value_heads", kv_heads)
     if old_heads % kv_heads:
-        divisors = checks.divisors(old_heads)
+        divisors = ", ".join(str(number) for number in checks.divisors(old_heads))
         raise ValueError(
             f"`num_key_value_heads` must divide the {old_heads} key/value heads of layer "
             f"{layer.name!r}: one of {divisors}. Received: {kv_heads}"

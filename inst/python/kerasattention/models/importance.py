@@ -1,5 +1,6 @@
 """The importance of each head (Michel et al. 2019, https://arxiv.org/abs/1905.10650)."""
 
+import operator
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from kerasattention.models.scores import choose_layers, with_our_layers
 
 Gates = list[Tensor]
 Total = Callable[[Gates, Any, Any], Tensor]
-Gradients = Callable[[list[np.ndarray], np.ndarray, np.ndarray], Gates]
+Gradients = Callable[[list[np.ndarray], Any, np.ndarray], Gates]
 
 
 def head_importance(
@@ -33,7 +34,8 @@ def head_importance(
 
     Args:
         model: A model with one output; ours or Keras's attention layers.
-        x: Inputs (n, ...), y: targets (n, ...).
+        x: Inputs (n, ...), or a list or dictionary of them.
+        y: Targets (n, ...).
         loss: A Keras loss, by default the one the model is compiled with.
         batch_size: Examples at a time.
         normalize: Whether to divide by the layer's Euclidean norm, as the paper
@@ -48,16 +50,20 @@ def head_importance(
     model = with_our_layers(model)
     layers = choose_layers(model)
     loss_of = _loss_function(model, loss)
-    x, y = np.asarray(x), np.asarray(y)
-    if len(x) != len(y):
-        raise ValueError(f"`x` and `y` must have as many examples. Received: {len(x)}, {len(y)}")
+    x, y = keras.tree.map_structure(numpy_of, x), numpy_of(y)
+    for part in keras.tree.flatten(x):
+        if len(part) != len(y):
+            raise ValueError(
+                f"`x` and `y` must have the same number of samples. Received: {len(part)}, {len(y)}"
+            )
     totals = [np.zeros(layer.heads.query) for layer in layers]
     gate_gradients = _gate_gradients(model, layers, loss_of)
-    for start in range(0, len(x), batch_size):
-        part = slice(start, start + batch_size)
-        for total, gradient in zip(totals, gate_gradients(x[part], y[part]), strict=True):
+    for start in range(0, len(y), batch_size):
+        part = operator.itemgetter(slice(start, start + batch_size))
+        gradients = gate_gradients(keras.tree.map_structure(part, x), part(y))
+        for total, gradient in zip(totals, gradients, strict=True):
             total += np.abs(gradient).sum(axis=0)
-    means = [total / len(x) for total in totals]
+    means = [total / len(y) for total in totals]
     if normalize:
         means = [mean / (np.linalg.norm(mean) or 1.0) for mean in means]
     return {layer.name: mean for layer, mean in zip(layers, means, strict=True)}
@@ -97,7 +103,7 @@ def _loss_function(model: keras.Model, loss: Any) -> Callable[[Any, Tensor], Ten
 
 def _gate_gradients(
     model: keras.Model, layers: list[AttentionLayer], loss_of: Callable[[Any, Tensor], Tensor]
-) -> Callable[[np.ndarray, np.ndarray], list[np.ndarray]]:
+) -> Callable[[Any, np.ndarray], list[np.ndarray]]:
     """A function of inputs and targets that gives the gradient of each layer's gates (B, N)."""
 
     def total(gates: Gates, x: Any, y: Any) -> Tensor:
@@ -106,8 +112,8 @@ def _gate_gradients(
 
     differentiate = _GRADIENTS[keras.backend.backend()](model, total)
 
-    def gradients(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
-        ones = [np.ones((len(x), layer.heads.query), "float32") for layer in layers]
+    def gradients(x: Any, y: np.ndarray) -> list[np.ndarray]:
+        ones = [np.ones((len(y), layer.heads.query), "float32") for layer in layers]
         return [numpy_of(gradient) for gradient in differentiate(ones, x, y)]
 
     return gradients
@@ -116,7 +122,7 @@ def _gate_gradients(
 def _tensorflow(model: keras.Model, total: Total) -> Gradients:
     import tensorflow as tf
 
-    def gradients(ones: list[np.ndarray], x: np.ndarray, y: np.ndarray) -> Gates:
+    def gradients(ones: list[np.ndarray], x: Any, y: np.ndarray) -> Gates:
         gates = [tf.constant(one) for one in ones]
         with tf.GradientTape() as tape:
             tape.watch(gates)
@@ -145,7 +151,7 @@ def _jax(model: keras.Model, total: Total) -> Gradients:
 def _torch(model: keras.Model, total: Total) -> Gradients:
     import torch
 
-    def gradients(ones: list[np.ndarray], x: np.ndarray, y: np.ndarray) -> Gates:
+    def gradients(ones: list[np.ndarray], x: Any, y: np.ndarray) -> Gates:
         gates = [tensor_of(one).requires_grad_() for one in ones]
         return list(torch.autograd.grad(total(gates, x, y), gates))
 

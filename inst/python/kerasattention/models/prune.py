@@ -1,11 +1,12 @@
 """Removes heads: smaller kernels, with the rest of the model unchanged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from kerasattention import checks
 from kerasattention.attend.tensors import numpy_of
 from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.heads import head_axis, layer_with_heads
@@ -36,10 +37,7 @@ def prune_heads(model: keras.Model, heads: Mapping[str, Sequence[int]]) -> keras
     layers = {layer.name: layer for layer in choose_layers(model)}
     for name in heads:
         if name not in layers:
-            raise ValueError(
-                f"`heads` must name attention layers of the model: {sorted(layers)}. "
-                f"Received: {name!r}"
-            )
+            raise checks.UnknownLayerError("heads", name, list(layers))
     plans = {
         name: _Kept.after_removing(layers[name], removed)
         for name, removed in heads.items()
@@ -87,6 +85,14 @@ def least_important(
     total = sum(layer.heads.query for layer in layers.values())
     candidates = []
     for name, values in importance.items():
+        if name not in layers:
+            raise checks.UnknownLayerError("importance", name, list(layers))
+        heads = layers[name].heads.query
+        if len(values) != heads:
+            raise ValueError(
+                f"`importance` must have {heads} numbers for layer {name!r}, one for each head. "
+                f"Received: {len(values)}"
+            )
         candidates += _removals(name, layers[name], np.asarray(values))
     removed: dict[str, list[int]] = {name: [] for name in importance}
     budget = int(fraction * total)
@@ -118,6 +124,10 @@ def _removals(
     ]
 
 
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(str(number) for number in numbers)
+
+
 class _Kept:
     """The query heads and key/value heads that a layer keeps."""
 
@@ -127,12 +137,7 @@ class _Kept:
     @classmethod
     def after_removing(cls, layer: AttentionLayer, removed: Sequence[int]) -> "_Kept":
         count, kv_heads = layer.heads.query, layer.heads.key_value
-        for head in removed:
-            if not 0 <= head < count:
-                raise ValueError(
-                    f"`heads` of layer {layer.name!r} must lie between 0 and {count - 1}. "
-                    f"Received: {head}"
-                )
+        checks.indices("heads", removed, count, layer.name)
         kept = [head for head in range(count) if head not in set(removed)]
         if not kept:
             raise ValueError(
@@ -142,9 +147,9 @@ class _Kept:
         sizes = {group: groups.count(group) for group in groups}
         if len(set(sizes.values())) > 1:
             raise ValueError(
-                f"Layer {layer.name!r} would keep {list(sizes.values())} query heads of its "
-                "key/value heads; they must be equally many. Remove as many of each group, "
-                f"or whole groups of {count // kv_heads}."
+                f"Layer {layer.name!r} would keep {_listed(sizes.values())} query heads of its "
+                "key/value heads; the numbers must be equal. Remove the same number from each "
+                f"group of {count // kv_heads}, or whole groups."
             )
         return cls(kept, sorted(sizes))
 

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerasattention import checks
 from kerasattention._keras import flatten_layers
 from kerasattention.attend.tensors import Span, Tensor, numpy_of
 from kerasattention.layers.attention import AttentionLayer
@@ -24,12 +25,14 @@ class AttentionMap:
         weights: (B, N, t, S) float32: the chosen heads and query rows.
         heads: Indices of the heads in `weights`, counted from 0.
         rows: Indices of the query rows.
+        self_attention: Whether queries and keys are of the same sequence.
     """
 
     layer: str
     weights: np.ndarray
     heads: tuple[int, ...]
     rows: tuple[int, ...]
+    self_attention: bool
 
 
 def attention_scores(
@@ -64,9 +67,13 @@ def attention_scores(
     """
     model = with_our_layers(model)
     chosen = choose_layers(model, layers)
+    for layer in chosen:
+        checks.indices("heads", heads or (), layer.heads.query, layer.name)
     collector = _Collector([layer.name for layer in chosen], heads, rows)
     with attention_context(collector):
         model(x, training=False)
+    if collector.problem is not None:
+        raise collector.problem
     return collector.maps
 
 
@@ -92,10 +99,7 @@ def choose_layers(
     for layer in layers:
         known = layer in names if isinstance(layer, str) else 0 <= layer < len(names)
         if not known:
-            raise ValueError(
-                "`layers` must be names or indices of attention layers. "
-                f"Received: {layer!r}; the model has {names}"
-            )
+            raise checks.UnknownLayerError("layers", layer, names)
         chosen.append(found[names.index(layer) if isinstance(layer, str) else layer])
     return chosen
 
@@ -106,17 +110,36 @@ class _Collector(AttentionContext):
     ) -> None:
         self.names, self.heads, self.rows = names, heads, rows
         self.maps: list[AttentionMap] = []
+        # Raised after the model's call: Keras makes another exception of one within it.
+        self.problem: checks.OutOfRangeError | None = None
+        self._self_attention = True
+
+    def project(
+        self,
+        layer: AttentionLayer,
+        self_attention: bool,
+        compute: Callable[[], tuple[Tensor, Tensor]],
+    ) -> tuple[Tensor, Tensor]:
+        self._self_attention = self_attention
+        return compute()
 
     def observe(self, layer: AttentionLayer, weights: Callable[[Span | None], Tensor]) -> None:
-        if layer.name not in self.names:
+        if layer.name not in self.names or self.problem is not None:
             return
-        heads = _indices("heads", self.heads, layer.heads.query, layer.name)
-        parts = [
-            numpy_of(weights(span)).astype("float32")[:, list(heads)] for span in _spans(self.rows)
-        ]
+        heads = range(layer.heads.query) if self.heads is None else self.heads
+        try:
+            parts = [
+                numpy_of(weights(span)).astype("float32")[:, list(heads)]
+                for span in _spans(self.rows)
+            ]
+        except checks.OutOfRangeError as problem:
+            self.problem = problem
+            return
         array = np.concatenate(parts, axis=2)
-        rows = tuple(range(array.shape[2])) if self.rows is None else tuple(self.rows)
-        self.maps.append(AttentionMap(layer.name, array, heads, rows))
+        rows = range(array.shape[2]) if self.rows is None else self.rows
+        self.maps.append(
+            AttentionMap(layer.name, array, tuple(heads), tuple(rows), self._self_attention)
+        )
 
 
 def _spans(rows: Sequence[int] | None) -> list[Span | None]:
@@ -131,17 +154,6 @@ def _spans(rows: Sequence[int] | None) -> list[Span | None]:
         else:
             spans.append(Span(row, 1))
     return spans
-
-
-def _indices(name: str, given: Sequence[int] | None, count: int, layer: str) -> tuple[int, ...]:
-    if given is None:
-        return tuple(range(count))
-    for index in given:
-        if not 0 <= index < count:
-            raise ValueError(
-                f"`{name}` must lie between 0 and {count - 1} in layer {layer!r}. Received: {index}"
-            )
-    return tuple(given)
 
 
 def _names(layers: list[keras.layers.Layer]) -> list[str]:
