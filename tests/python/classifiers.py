@@ -44,6 +44,20 @@ def keras_gqa(**options):
     return keras.layers.GroupQueryAttention(3, 6, 2, bias_initializer="random_normal", **options)
 
 
+def nested(make):
+    """A model of two models, whose attention layers have one name: "attention_0"."""
+    parts = []
+    for _ in range(2):
+        x = keras.Input((T, D))
+        parts.append(keras.Model(x, x + make(name="attention_0")(x)))
+    tokens = keras.Input((T,), dtype="int32")
+    x = keras.layers.Embedding(VOCABULARY, D)(tokens)
+    x = keras.layers.GlobalAveragePooling1D()(parts[1](parts[0](x)))
+    model = keras.Model(tokens, keras.layers.Dense(CLASSES)(x))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
 def tokens_and_classes():
     """Inputs (5, T) with padding in the first row, and a class for each."""
     random = np.random.default_rng(3)

@@ -6,7 +6,7 @@ import pytest
 
 import kerasattention
 from backends import predicted, to_numpy
-from classifiers import classifier, gqa, keras_gqa, mha
+from classifiers import classifier, gqa, keras_gqa, mha, nested
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,9 @@ def test_inputs_may_be_lists_dictionaries_and_tensors():
 def test_losses_that_are_not_one_are_refused(data):
     with pytest.raises(ValueError, match=r"`loss` must be one Keras loss.*loss=\['mse'\]"):
         kerasattention.head_importance(classifier(gqa), *data, loss=["mse"])
+
+
+def test_layers_of_one_name_are_refused(data):
+    """Their importances would be added up under one name."""
+    with pytest.raises(ValueError, match=r"several layers of the names 'attention_0'"):
+        kerasattention.head_importance(nested(mha), *data)

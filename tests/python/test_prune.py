@@ -6,7 +6,7 @@ import pytest
 
 import kerasattention
 from backends import to_numpy
-from classifiers import classifier, gqa, keras_mha, mha
+from classifiers import classifier, gqa, keras_mha, mha, nested
 from decoding_models import full_pass
 from kerasattention import AlibiPosition, MultiHeadAttention, RelativePosition, checks
 
@@ -131,3 +131,9 @@ def test_importance_of_other_layers_or_heads_is_refused():
         kerasattention.least_important(model, {"other": np.ones(6)}, 0.5)
     with pytest.raises(ValueError, match=r"6 numbers for layer 'attention_1'.*Received: 5"):
         kerasattention.least_important(model, {"attention_1": np.ones(5)}, 0.5)
+
+
+def test_layers_of_one_name_are_refused():
+    """Both would lose the heads that one of them was asked to lose."""
+    with pytest.raises(ValueError, match=r"several layers of the names 'attention_0'"):
+        kerasattention.prune_heads(nested(mha), {"attention_0": [1]})

@@ -6,7 +6,7 @@ import pytest
 
 import kerasattention
 from backends import to_numpy
-from classifiers import T, classifier, gqa, keras_mha, mha
+from classifiers import T, classifier, gqa, keras_mha, mha, nested
 from kerasattention import checks
 
 
@@ -85,3 +85,14 @@ def test_indices_that_are_not_there_are_in_the_error():
         kerasattention.attention_scores(classifier(gqa), np.zeros((1, T)), layers=[2])
     assert found.value.layer == 2
     assert found.value.known == ["attention_0", "attention_1"]
+
+
+def test_layers_of_one_name_are_told_by_their_index(data):
+    model = nested(mha)
+    whole = kerasattention.attention_scores(model, data[0])
+    assert [m.layer for m in whole] == ["attention_0", "attention_0"]
+    for index in (0, 1):
+        (part,) = kerasattention.attention_scores(model, data[0], layers=[index])
+        np.testing.assert_array_equal(part.weights, whole[index].weights)
+    with pytest.raises(ValueError, match="`layers` must name one attention layer each"):
+        kerasattention.attention_scores(model, data[0], layers=["attention_0"])

@@ -11,7 +11,7 @@ from keras import ops
 from kerasattention.attend.tensors import Tensor, numpy_of, tensor_of
 from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.context import AttentionContext, attention_context
-from kerasattention.models.scores import choose_layers, with_our_layers
+from kerasattention.models.scores import layers_by_name, with_our_layers
 
 Gates = list[Tensor]
 Total = Callable[[Gates, Any, Any], Tensor]
@@ -45,10 +45,10 @@ def head_importance(
         For each attention layer's name, (N) numbers.
 
     Raises:
-        ValueError: No attention layer, or no loss.
+        ValueError: No attention layer, several of one name, or no loss.
     """
     model = with_our_layers(model)
-    layers = choose_layers(model)
+    layers = list(layers_by_name(model).values())
     loss_of = _loss_function(model, loss)
     x, y = keras.tree.map_structure(numpy_of, x), numpy_of(y)
     for part in keras.tree.flatten(x):

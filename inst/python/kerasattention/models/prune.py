@@ -11,13 +11,13 @@ from kerasattention.attend.tensors import numpy_of
 from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.heads import head_axis, layer_with_heads
 from kerasattention.models.replace import replace_layers
-from kerasattention.models.scores import choose_layers, with_our_layers
+from kerasattention.models.scores import layers_by_name, with_our_layers
 
 
 def prune_heads(model: keras.Model, heads: Mapping[str, Sequence[int]]) -> keras.Model:
     """A copy of a model without some query heads.
 
-    A key/value head whose queries are all removed goes with them. The groups that
+    A key/value head whose query heads are all removed is removed too. The groups that
     stay must be of one size, since a layer's key/value heads serve as many queries
     each.
 
@@ -30,11 +30,12 @@ def prune_heads(model: keras.Model, heads: Mapping[str, Sequence[int]]) -> keras
         The smaller model, compiled as `model` was.
 
     Raises:
-        ValueError: An unknown layer or head, all heads of a layer, groups that
-            would differ in size, other heads in layers that share a position's table.
+        ValueError: An unknown layer or head, several layers of one name, all heads of a
+            layer, groups that would differ in size, other heads in layers that share a
+            position's table.
     """
     model = with_our_layers(model)
-    layers = {layer.name: layer for layer in choose_layers(model)}
+    layers = layers_by_name(model, heads)
     for name in heads:
         if name not in layers:
             raise checks.UnknownLayerError("heads", name, list(layers))
@@ -71,8 +72,8 @@ def least_important(
 ) -> dict[str, list[int]]:
     """The heads to remove for a fraction of all, least important first.
 
-    Whole layers of groups stay even: the weakest head of each key/value head's
-    group goes together, ranked by the sum of their importance. Each layer keeps at
+    Groups keep equal sizes: one head of each key/value head's group, the weakest first, is
+    removed together, ranked by the mean of their importance. Each layer keeps at
     least one head per group.
 
     Args:
@@ -81,7 +82,7 @@ def least_important(
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"`fraction` must be at least 0 and less than 1. Received: {fraction}")
-    layers = {layer.name: layer for layer in choose_layers(with_our_layers(model))}
+    layers = layers_by_name(with_our_layers(model), importance)
     total = sum(layer.heads.query for layer in layers.values())
     candidates = []
     for name, values in importance.items():

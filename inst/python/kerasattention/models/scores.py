@@ -1,7 +1,7 @@
 """Collects the attention maps of a trained model while it runs unchanged."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import keras
@@ -69,7 +69,7 @@ def attention_scores(
     chosen = choose_layers(model, layers)
     for layer in chosen:
         checks.indices("heads", heads or (), layer.heads.query, layer.name)
-    collector = _Collector([layer.name for layer in chosen], heads, rows)
+    collector = _Collector(chosen, heads, rows)
     with attention_context(collector):
         model(x, training=False)
     if collector.problem is not None:
@@ -100,15 +100,48 @@ def choose_layers(
         known = layer in names if isinstance(layer, str) else 0 <= layer < len(names)
         if not known:
             raise checks.UnknownLayerError("layers", layer, names)
+        if isinstance(layer, str) and names.count(layer) > 1:
+            raise ValueError(
+                "`layers` must name one attention layer each: give the index instead. Received: "
+                f"{layer!r}, the name of {names.count(layer)} layers"
+            )
         chosen.append(found[names.index(layer) if isinstance(layer, str) else layer])
     return chosen
 
 
+def layers_by_name(
+    model: keras.Model, used: Collection[str] | None = None
+) -> dict[str, AttentionLayer]:
+    """All attention layers by name.
+
+    Args:
+        model: A model with our attention layers.
+        used: The names that must be of one layer each; all by default.
+
+    Raises:
+        ValueError: Several layers have one of these names, as in nested models.
+    """
+    layers = choose_layers(model)
+    names = [layer.name for layer in layers]
+    checked = set(names if used is None else used)
+    twice = sorted(name for name in checked if names.count(name) > 1)
+    if twice:
+        raise ValueError(
+            "The heads of attention layers are told by the names of the layers, so these must "
+            f"differ. Received: several layers of the names {', '.join(map(repr, twice))}. Make "
+            "the model with a `name` for each."
+        )
+    return dict(zip(names, layers, strict=True))
+
+
 class _Collector(AttentionContext):
     def __init__(
-        self, names: list[str], heads: Sequence[int] | None, rows: Sequence[int] | None
+        self,
+        layers: list[AttentionLayer],
+        heads: Sequence[int] | None,
+        rows: Sequence[int] | None,
     ) -> None:
-        self.names, self.heads, self.rows = names, heads, rows
+        self.layers, self.heads, self.rows = layers, heads, rows
         self.maps: list[AttentionMap] = []
         # Raised after the model's call: Keras makes another exception of one within it.
         self.problem: checks.OutOfRangeError | None = None
@@ -124,7 +157,7 @@ class _Collector(AttentionContext):
         return compute()
 
     def observe(self, layer: AttentionLayer, weights: Callable[[Span | None], Tensor]) -> None:
-        if layer.name not in self.names or self.problem is not None:
+        if self.problem is not None or not any(layer is chosen for chosen in self.layers):
             return
         heads = range(layer.heads.query) if self.heads is None else self.heads
         try:
