@@ -27,7 +27,7 @@ def test_output_and_gradients(name):
 def test_blocks_whose_queries_see_no_key():
     """With an offset the window of the last queries lies behind all keys: output and lse are 0."""
     given = PROBLEMS["window, causal, offset"]
-    far = {**given.visibility, "offset": 40}
+    far = {**given.mask_fields, "offset": 40}
     inputs = {name: tensor(x) for name, x in given.trainable().items()}
     moved = type(given)(given.query, given.key, given.value, far)
     assert not moved.seen.any()

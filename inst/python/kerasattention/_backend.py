@@ -107,7 +107,7 @@ def set_backend(backend: str) -> None:
 def _forget_failed_import() -> None:
     """Removes what an import of Keras that failed left behind.
 
-    Python removes the module that failed alone: `keras.src.backend.config` would keep the backend
+    Python removes the module that failed alone: Keras's configuration would keep the backend
     that could not be loaded.
     """
     if "keras" not in sys.modules:

@@ -15,8 +15,12 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
-# TensorFlow, and the module of Keras that first makes it look at its devices.
-LOADED_QUIETLY = ("tensorflow", "keras.src.backend.tensorflow")
+
+def _is_loaded_quietly(module: str) -> bool:
+    """TensorFlow, and the module of Keras that first makes it look at its devices."""
+    is_backend = module.startswith("keras.") and module.endswith(".backend.tensorflow")
+    return module == "tensorflow" or is_backend
+
 
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
@@ -101,7 +105,7 @@ class QuietFinder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> Any:
-        if name not in LOADED_QUIETLY or os.environ.get(_LEVEL) == "0":
+        if not _is_loaded_quietly(name) or os.environ.get(_LEVEL) == "0":
             return None
         others = [finder for finder in sys.meta_path if not isinstance(finder, QuietFinder)]
         specs = (finder.find_spec(name, path, target) for finder in others)
