@@ -111,7 +111,10 @@ diagnose_unknown_backend <- function(found) {
       found[["backend"]],
       "\"."
     ),
-    todo = use_line(c(found[["installed_backends"]], "tensorflow")[[1]])
+    todo = c(
+      "In this session:",
+      use_line(c(found[["installed_backends"]], "tensorflow")[[1]])
+    )
   )
 }
 
