@@ -149,5 +149,12 @@ def test_errors_of_both_sides_have_one_class(message_of):
         "layer_multi_head_attention(num_heads = 2, key_dim = 3, kernel_initializer = 'no')"
     )
     assert kind == "kerasattention_error"
-    assert "Could not interpret initializer identifier: no" in message
+    assert message.startswith(
+        "`kernel_initializer` must be the name of one of Keras's initializers"
+    )
+    kind, message = message_of(
+        "layer_multi_head_attention(num_heads = 2, key_dim = 3, dtype = 'no')"
+    )
+    assert kind == "kerasattention_error"
+    assert "Cannot convert 'no' to a mixed precision DTypePolicy" in message
     assert "Traceback" not in message
