@@ -197,10 +197,10 @@ if BACKEND == "tensorflow":
 
 if BACKEND == "jax":
 
-    @pytest.mark.parametrize("way", ["plain", "blocked"])
-    def test_gradients_that_are_not_compiled(way):
+    @pytest.mark.parametrize("implementation", ["plain", "blocked"])
+    def test_gradients_that_are_not_compiled(implementation):
         with block_size(SMALL_BLOCK):
-            check("segments, causal", "op by op", implementation=way)
+            check("segments, causal", "op by op", implementation=implementation)
 
 
 def float64_of(dtype):
@@ -213,6 +213,22 @@ def float64_of(dtype):
 
 
 # Precision ------------------------------------------------------------------------------
+
+
+if BACKEND == "jax":
+
+    def test_gradients_by_numpy_arrays_that_are_not_compiled():
+        import jax
+
+        x = np.random.default_rng(5).normal(size=(2, 5, 4)).astype("float32")
+        poisoned = x.copy()
+        poisoned[:, 3:] = np.nan
+        layer = kerasattention.MultiHeadAttention(2, 3, use_causal_mask=True)
+        layer(x)
+        expected = jax.jit(jax.grad(lambda x: layer(x)[:, :3].sum()))(x)
+        for given in (x, poisoned):
+            found = jax.grad(lambda x: layer(x)[:, :3].sum())(given)
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])

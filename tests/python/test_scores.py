@@ -27,7 +27,7 @@ def test_maps_of_chosen_layers_heads_and_rows(data):
     model = classifier(gqa)
     whole = kerasattention.attention_scores(model, data[0])
     part = kerasattention.attention_scores(
-        model, data[0], layers=["attention_1"], heads=[4, 1], rows=[6, 2, 3]
+        model, data[0], layers=["attention_1"], heads=np.array([4, 1]), rows=[6, 2, 3]
     )
     assert len(part) == 1
     np.testing.assert_allclose(

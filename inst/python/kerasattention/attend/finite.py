@@ -161,7 +161,8 @@ def _known_on_torch(tensors: Sequence[Tensor]) -> bool | None:
 
 def _known_on_jax(tensors: Sequence[Tensor]) -> bool | None:
     values = [_value_on_jax(x) for x in tensors]
-    if any(x is None or not x.is_fully_addressable for x in values):
+    # A gradient by a NumPy array has it for a value, which has no devices.
+    if any(x is None or not getattr(x, "is_fully_addressable", True) for x in values):
         return None
     return bool(_jax_functions()[0](*values))
 

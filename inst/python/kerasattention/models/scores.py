@@ -68,7 +68,7 @@ def attention_scores(
     model = with_our_layers(model)
     chosen = choose_layers(model, layers)
     for layer in chosen:
-        checks.indices("heads", heads or (), layer.heads.query, layer.name)
+        checks.indices("heads", () if heads is None else heads, layer.heads.query, layer.name)
     collector = _Collector(chosen, heads, rows)
     with attention_context(collector):
         model(x, training=False)
