@@ -28,6 +28,11 @@ def seen(tokens):
     return ops.cast(tokens == 5, "int32")
 
 
+def drawn(generator):
+    """A layer that changes a variable which it does not hold: Lambda keeps no track of it."""
+    return layers.Lambda(lambda x: x + keras.random.normal((), seed=generator), name="culprit")
+
+
 MIXING = {
     "the token before": shifted(1),
     "six tokens before": shifted(6),
@@ -38,6 +43,7 @@ MIXING = {
     "a number of its own": lambda tokens, x: layers.Lambda(
         lambda y: y + np.random.default_rng().normal(), name="culprit"
     )(x),
+    "a number of a generator": lambda tokens, x: drawn(keras.random.SeedGenerator(3))(x),
 }
 
 

@@ -1,8 +1,8 @@
 """Runs before Keras is loaded: selects a backend where nobody has, and silences TensorFlow's start.
 
 Keras takes TensorFlow where neither KERAS_BACKEND nor its file names a backend, also where
-TensorFlow is not installed. An import finder sets KERAS_BACKEND to a backend that is installed, at
-the moment that Keras is about to be loaded.
+TensorFlow is not installed. An import finder sets KERAS_BACKEND to a backend that is installed
+just before Keras is loaded.
 
 Imports neither Keras nor this package: R runs this file as soon as Python is started, and
 `kerasattention/__init__.py` imports it before anything that loads Keras.

@@ -19,7 +19,7 @@ Specs = tuple[CacheSpec, ...]
 
 
 class Calls(Protocol):
-    """The ways to call a layer."""
+    """The calls of one layer."""
 
     def run(self, inputs: Inputs) -> list[Tensor]:
         """The results."""
@@ -35,7 +35,7 @@ class Calls(Protocol):
 
 
 def calls_of(call: Call, operation: Any) -> Calls:
-    """The ways to call a layer or operation, given a function that calls it."""
+    """The calls of a layer or operation, given a function that calls it."""
     if keras.backend.backend() == "jax":
         return CompiledCalls(call, operation)
     return EagerCalls(call)
@@ -129,6 +129,9 @@ class CompiledCalls:
         state = list(zip(self.variables, weights, strict=True))
         with keras.StatelessScope(state_mapping=state) as scope:
             results = self.call(dict(inputs))
+        # Compiled, each call would start with the same value of such a variable.
+        if scope.state_mapping.keys() - {id(variable) for variable in self.variables}:
+            raise ValueError("it changes a variable that is none of its own weights")
         after = [scope.get_current_value(variable) for variable in self.variables]
         changed = {i: x for i, x in enumerate(after) if x is not weights[i]}
         return results, changed
