@@ -37,7 +37,7 @@ diagnose_python <- function(found) {
   list(
     found = paste0("Python was not found.", describe_uv(found)),
     todo = c(
-      "Install Keras into an environment of its own:",
+      "Install Keras into a new environment:",
       own_line(found),
       "or name a Python that has Keras:",
       name_line[[2]]

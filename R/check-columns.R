@@ -140,7 +140,7 @@ variable_hint <- function(x, name) {
     ))
   }
   if (length(dim(x)) > 1 || is.list(x)) {
-    return("Give each variable a column of its own.")
+    return("Give each variable its own column.")
   }
   conversion_hint(x, column_of(name)) %||%
     paste0("Convert it first: `as.numeric(", column_of(name), ")`.")

@@ -40,10 +40,10 @@ MIXING = {
     "a running count of an id": counted(lambda t: ops.minimum(ops.cumsum(seen(t), axis=1), 7)),
     "whether an id has come": counted(lambda t: ops.cast(ops.cumsum(seen(t), axis=1) > 0, "int32")),
     "a running sum": counted(lambda t: ops.cumsum(t, axis=1) % 8),
-    "a number of its own": lambda tokens, x: layers.Lambda(
+    "a random number": lambda tokens, x: layers.Lambda(
         lambda y: y + np.random.default_rng().normal(), name="culprit"
     )(x),
-    "a number of a generator": lambda tokens, x: drawn(keras.random.SeedGenerator(3))(x),
+    "a random number of a generator": lambda tokens, x: drawn(keras.random.SeedGenerator(3))(x),
 }
 
 
