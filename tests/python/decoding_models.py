@@ -49,7 +49,7 @@ def numpy(x):
 def full_pass(model, *inputs):
     """The whole output; on JAX one function for each model, compiled once for each shape.
 
-    A change of the model's layers needs a function of its own: see `pass_of()`.
+    A change of the model's layers needs its own function: see `pass_of()`.
     """
     return _kept_pass(model)(*inputs)
 

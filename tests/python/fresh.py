@@ -1,4 +1,4 @@
-"""Code in a Python process of its own, in which nothing is set."""
+"""Code in a fresh Python process, in which nothing is set."""
 
 import os
 import subprocess

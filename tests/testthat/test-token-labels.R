@@ -1,4 +1,4 @@
-test_that("each sample has labels of its own", {
+test_that("each sample has its own labels", {
   sizes <- list(c(2, 3, 5, 5), c(2, 3, 4, 7))
   words <- rbind(letters[1:5], letters[6:10])
   f <- function(tokens, ...) {

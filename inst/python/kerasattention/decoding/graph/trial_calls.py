@@ -131,7 +131,7 @@ class CompiledCalls:
             results = self.call(dict(inputs))
         # Compiled, each call would start with the same value of such a variable.
         if scope.state_mapping.keys() - {id(variable) for variable in self.variables}:
-            raise ValueError("it changes a variable that is none of its own weights")
+            raise ValueError("it changes a variable that is not among its weights")
         after = [scope.get_current_value(variable) for variable in self.variables]
         changed = {i: x for i, x in enumerate(after) if x is not weights[i]}
         return results, changed
