@@ -58,7 +58,7 @@ constructor_checks <- function() {
     bias_constraint = constraint,
     use_gate = list(check_flag),
     position = list(check_position),
-    qk_norm = list(check_flag),
+    qk_norm = list(check_qk_norm),
     logit_soft_cap = list(check_number, above = 0, null = TRUE),
     attention_sink = list(check_flag),
     name = list(check_layer_name),

@@ -52,8 +52,9 @@
 #' @param use_gate Whether a sigmoid gate computed from the query multiplies each
 #'   head's result (Qiu et al. 2025).
 #' @param position `NULL`, or a position encoding: a `position_*()` object.
-#' @param qk_norm Whether each projected query and key head is RMS-normalised, with
-#'   a learned scale, before the position encoding (Henry et al. 2020).
+#' @param qk_norm Whether and how projected queries and keys are normalised, with a learned
+#'   scale (Henry et al. 2020): `FALSE`; `TRUE` or `"rms"`, each head by its root mean square;
+#'   `"layer"`; `"l2"`; or a list, see the section Norms.
 #' @param logit_soft_cap `NULL`, or c: the logits become `c * tanh(logits / c)` before
 #'   masks are applied (Gemma Team 2024).
 #' @param attention_sink Whether each query head has a learned logit in the softmax's
@@ -77,6 +78,21 @@
 #'   `return_attention_scores = TRUE` the list
 #'   `list(attention_output =, attention_scores =)` of (B, T, D) and (B, N, T, S); or
 #'   the Sequential model, invisibly.
+#'
+#' @section Norms:
+#' The list for `qk_norm` has some of these entries:
+#'
+#' * `type`: `"rms"` divides by the root mean square, `"layer"` subtracts the mean first,
+#'   `"l2"` divides by the Euclidean norm;
+#' * `over`: `"head"` normalises each head, `"width"` all heads of a token as one vector
+#'   (OLMo 2); heads of such a layer cannot be pruned;
+#' * `epsilon` (1e-6): added to the mean of squares, for `"l2"` to their sum;
+#' * `after_position` (`FALSE`): whether the norm follows the position encoding;
+#' * `offset` (0): added to the learned scale; 1 for Gemma's weights, which are used as 1 + w;
+#' * `learned` (`TRUE`): `FALSE` leaves the scale out (Llama 4, which normalises after the
+#'   position);
+#' * `per_head` (`FALSE`): whether each head has a scale (Cohere);
+#' * `bias` (`FALSE`): whether a learned bias is added, for `"layer"`.
 #'
 #' @section Errors:
 #' Every error has the class `kerasattention_error`. Arguments are checked before

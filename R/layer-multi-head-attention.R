@@ -12,6 +12,7 @@
 #' @inheritSection shapes Shapes
 #' @inheritSection shapes Masks
 #' @inheritSection shapes R functions
+#' @inheritSection layer_group_query_attention Norms
 #' @inheritSection layer_group_query_attention Errors
 #'
 #' @inheritParams layer_group_query_attention

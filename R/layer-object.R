@@ -146,7 +146,7 @@ describe_options <- function(layer) {
     if (layer$use_causal_mask) "causal",
     if (!is.null(layer$sliding_window)) paste("window", layer$sliding_window),
     if (!is.null(layer$position)) python_class(layer$position),
-    if (layer$qk_norm) "query-key norm",
+    if (!isFALSE(layer$qk_norm)) "query-key norm",
     if (layer$use_gate) "gate",
     if (layer$attention_sink) "sink",
     if (!is.null(layer$logit_soft_cap)) {

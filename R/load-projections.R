@@ -13,7 +13,9 @@
 #' @param output A matrix (D, N * H), or a list with a bias of length D.
 #' @param ... Not used.
 #' @param gate A matrix (N * H, D), for a layer with `use_gate = TRUE`.
-#' @param query_norm,key_norm Vectors of length H, for a layer with `qk_norm = TRUE`.
+#' @param query_norm,key_norm The scales of the norms, for a layer with `qk_norm`: vectors of
+#'   length H, or N * H (for keys K * H) where each head has a scale; or lists of a scale and a
+#'   bias.
 #' @param sink A vector of length N, for a layer with `attention_sink = TRUE`.
 #' @param undo_permutation Whether query and key come from a GGUF file of a Llama model.
 #'   llama.cpp stores their rows interleaved; [position_rotary()] with `layout = "half"`
@@ -68,10 +70,10 @@ load_projections <- function(
   }
   vectors <- list(query_norm = query_norm, key_norm = key_norm, sink = sink)
   for (name in names(vectors)) {
-    check_array(vectors[[name]], axes = 1, null = TRUE, arg = name)
+    check_vector(vectors[[name]], name, pair = name != "sink")
   }
   check_flag(undo_permutation)
-  arguments <- c(lapply(matrices, as_matrices), lapply(vectors, as_tensor))
+  arguments <- lapply(c(matrices, vectors), as_matrices)
   with_arguments <- c(list("load_projections", layer), arguments)
   do.call(
     call_python,
@@ -100,6 +102,21 @@ check_matrix <- function(x, arg, null = FALSE, call = caller_env()) {
   }
   check_array(x[[1]], axes = 2, arg = paste0(arg, "[[1]]"), call = call)
   check_array(x[[2]], axes = 1, arg = paste0(arg, "[[2]]"), call = call)
+}
+
+# The vector of a norm or a sink; of a norm also a list of scale and bias.
+check_vector <- function(x, arg, pair, call = caller_env()) {
+  if (!pair || !is_plain_list(x)) {
+    return(check_array(x, axes = 1, null = TRUE, arg = arg, call = call))
+  }
+  if (length(x) != 2) {
+    rule <- "a vector, or a list of a scale and its bias"
+    abort_argument(arg, rule, x, call = call)
+  }
+  for (i in 1:2) {
+    at <- paste0(arg, "[[", i, "]]")
+    check_array(x[[i]], axes = 1, arg = at, call = call)
+  }
 }
 
 as_matrices <- function(x) {

@@ -40,7 +40,7 @@ def made_layer(config):
         "sliding_window": config["window"],
         "use_gate": config["gate"],
         "position": made_position(config["position"], config["dtype"]),
-        "qk_norm": config["qk_norm"],
+        "qk_norm": config["qk_norm"] or False,
         "logit_soft_cap": config["cap"],
         "attention_sink": config["sink"],
         "use_causal_mask": config["causal_layer"],

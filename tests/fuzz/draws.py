@@ -159,7 +159,7 @@ def layer_call(rng, kind):
         "form": form,
         "use_bias": chance(rng, 0.6),
         "gate": chance(rng, 0.25),
-        "qk_norm": chance(rng, 0.25),
+        "qk_norm": maybe(rng, 0.35, lambda: drawn_norm(rng)),
         "cap": maybe(rng, 0.2, lambda: pick(rng, 0.5, 2.0, 30.0)),
         "sink": chance(rng, 0.25),
         "window": maybe(rng, 0.3, lambda: int(rng.integers(1, T + 4))),
@@ -178,6 +178,25 @@ def layer_call(rng, kind):
         "positions": maybe(rng, 0.25, lambda: pick(rng, "rows", "one", "far")),
         "paddings": {name: how for name, how in paddings.items() if how},
     }
+
+
+def drawn_norm(rng):
+    """True, or a dictionary as the layers take it."""
+    if chance(rng, 0.3):
+        return True
+    kind = pick(rng, "rms", "rms", "layer", "l2")
+    norm = {
+        "type": kind,
+        "over": pick(rng, "head", "head", "width"),
+        "epsilon": pick(rng, 1e-6, 1e-5, 0.1),
+        "after_position": chance(rng, 0.3),
+        "learned": chance(rng, 0.8),
+    }
+    if norm["learned"]:
+        norm["offset"] = pick(rng, 0.0, 0.0, 1.0)
+        norm["per_head"] = chance(rng, 0.3)
+        norm["bias"] = kind == "layer" and chance(rng, 0.5)
+    return norm
 
 
 def drawn_lengths(rng, axes, rank):

@@ -31,7 +31,7 @@ layer_options <- alist(
   sliding_window = 1:3,
   use_gate = c(TRUE, FALSE),
   position = list(position_rotary(), position_alibi(), position_relative()),
-  qk_norm = c(TRUE, FALSE),
+  qk_norm = list(TRUE, "layer", list(type = "l2", over = "width", after_position = TRUE)),
   logit_soft_cap = c(1, 30),
   attention_sink = c(TRUE, FALSE),
   attention_mask = list(matrix(TRUE, 5, 5), array(1, c(2, 5, 5))),

@@ -64,13 +64,16 @@ def position(rng):
     )
 
 
+LATE_NORM = {"over": "width", "after_position": True, "offset": 1.0}
+
+
 def options_of_ours(rng):
     made = position(rng)
     return {
         "sliding_window": maybe(rng, 0.35, lambda: int(rng.integers(1, 14))),
         "use_gate": chance(rng, 0.2),
         "position": made() if made else None,
-        "qk_norm": chance(rng, 0.2),
+        "qk_norm": pick(rng, False, False, False, False, True, "layer", "l2", LATE_NORM),
         "logit_soft_cap": maybe(rng, 0.2, lambda: 5.0),
         "attention_sink": chance(rng, 0.25),
         "use_bias": chance(rng, 0.6),

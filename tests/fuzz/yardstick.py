@@ -123,6 +123,7 @@ def evaluate(tape, config, data, weights):
         cap=config["cap"],
         position=config["position"],
         single=config["dtype"] != "float64",
+        norm=norm_of(config["qk_norm"]),
     )
     causal = config["causal_layer"] if config["causal"] is None else config["causal"]
     key = data.get("key", data.get("value", data["query"]))
@@ -142,6 +143,14 @@ def evaluate(tape, config, data, weights):
         keep_seed=data.get("seed words"),
         rate=rate,
     )
+
+
+def norm_of(drawn):
+    """The options of `tape_attention.Layer` for a drawn `qk_norm`."""
+    if not drawn:
+        return None
+    left_out = ("learned", "per_head", "bias")
+    return {} if drawn is True else {n: x for n, x in drawn.items() if n not in left_out}
 
 
 def tokens_of_batches(tokens, batches):

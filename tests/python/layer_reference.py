@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+import position_reference
 import reference
 
 
@@ -26,11 +27,14 @@ def attention_layer(
     causal=False,
     window=None,
     cap=None,
+    norm=None,
+    rotary=None,
 ):
     """The output and the weights (batch axes, N, query axes, key axes).
 
     `weights` holds arrays by path, such as "query/kernel". Masks of padding have the axes
-    of the inputs but the last, `mask` and `bias` those of the scores, all of them.
+    of the inputs but the last, `mask` and `bias` those of the scores, all of them. `norm` has the
+    options of `normalised`, and "after_position"; `rotary` is a base of frequencies.
     """
     value = query if value is None else value
     key = value if key is None else key
@@ -41,6 +45,17 @@ def attention_layer(
         for name, x in (("query", query), ("key", key), ("value", value))
     )
     B, T, N, S = *q.shape[:3], k.shape[1]
+    places = np.broadcast_to(np.arange(T) if positions is None else positions, (B, T))
+    key_places = places if key is query else np.broadcast_to(np.arange(S), (B, S))
+    after = (norm or {}).get("after_position", False)
+    if norm is not None and not after:
+        q, k = normalised_pair(weights, q, k, norm)
+    if rotary is not None:
+        pairs = position_reference.frequencies(rotary, q.shape[3])
+        q = position_reference.rotate(q, places, pairs, "half")
+        k = position_reference.rotate(k, key_places, pairs, "half")
+    if after:
+        q, k = normalised_pair(weights, q, k, norm)
     seen = reference.visible(
         B,
         N,
@@ -53,8 +68,8 @@ def attention_layer(
         key_mask=None if key_mask is None else fold(key_mask, axes),
         query_segments=segments,
         key_segments=segments,
-        query_positions=positions,
-        key_positions=positions,
+        query_positions=places,
+        key_positions=key_places,
     )
     heads, scores = reference.attention(
         q,
@@ -78,6 +93,32 @@ def project(weights, name, x):
     """(..., D) to (..., heads, size)."""
     heads = np.tensordot(np.asarray(x, dtype=float), weights[f"{name}/kernel"].astype(float), 1)
     return heads + weights.get(f"{name}/bias", 0.0)
+
+
+def normalised_pair(weights, query, key, norm):
+    """Queries and keys, each with its learned numbers."""
+    options = {name: value for name, value in norm.items() if name != "after_position"}
+    return [
+        normalised(x, weights.get(f"{name}/scale"), weights.get(f"{name}/bias"), **options)
+        for name, x in (("query_norm", query), ("key_norm", key))
+    ]
+
+
+def normalised(x, scale=None, bias=None, *, type="rms", over="head", epsilon=1e-6, offset=0.0):
+    """(B, T, heads, size), head by head or all heads of a token as one."""
+    B, T, heads, _ = x.shape
+    result = np.array(x, dtype=np.float64)
+    groups = [list(range(heads))] if over == "width" else [[n] for n in range(heads)]
+    for b in range(B):
+        for t in range(T):
+            for group in groups:
+                numbers = result[b, t, group]
+                if type == "layer":
+                    numbers = numbers - numbers.mean()
+                total = (numbers**2).sum() if type == "l2" else (numbers**2).mean()
+                result[b, t, group] = numbers / math.sqrt(total + epsilon)
+    result = result if scale is None else result * (scale.astype(float) + offset)
+    return result if bias is None else result + bias.astype(float)
 
 
 def fold(x, axes):

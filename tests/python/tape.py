@@ -90,6 +90,9 @@ class Tape:
     def multiply(self, a, b):
         return self.done(a.value * b.value, (a, lambda g: g * b.value), (b, lambda g: g * a.value))
 
+    def shifted(self, a, number):
+        return self.done(a.value + number, (a, lambda g: g))
+
     def scale(self, a, factor):
         """By a number, or by an array without a gradient."""
         return self.done(a.value * factor, (a, lambda g: g * factor))
@@ -130,16 +133,33 @@ class Tape:
         t = self.rounded(np.tanh(a.value / c))
         return self.done(c * t, (a, lambda g: g * (1.0 - t * t)))
 
-    def rms(self, x, learned, epsilon=1e-6):
+    def rms(self, x, learned):
         """x over its root mean square, times a learned vector."""
-        root = self.rounded(1.0 / np.sqrt(np.mean(x.value**2, axis=-1, keepdims=True) + epsilon))
+        return self.multiply(self.norm(x), learned)
+
+    def norm(self, x, type="rms", over="head", epsilon=1e-6):
+        """Heads (B, T, heads, size) over the root mean square of each, or of all together.
+
+        "layer" takes the mean away first, "l2" divides by the root of the sum of squares.
+        """
+        axes = (-2, -1) if over == "width" else (-1,)
+        if type == "layer":
+            x = self.less_mean(x, axes)
+        average = np.sum if type == "l2" else np.mean
+        squares = average(x.value**2, axis=axes, keepdims=True)
+        root = self.rounded(1.0 / np.sqrt(squares + epsilon))
 
         def share(g):
-            mean = self.rounded((g * x.value).mean(-1, keepdims=True))
+            mean = self.rounded(average(g * x.value, axis=axes, keepdims=True))
             return root * (g - self.rounded(x.value * root**2 * mean))
 
-        unit = self.done(x.value * root, (x, share))
-        return self.multiply(unit, learned)
+        return self.done(x.value * root, (x, share))
+
+    def less_mean(self, x, axes):
+        def less(x):
+            return x - self.rounded(x.mean(axis=axes, keepdims=True))
+
+        return self.done(less(x.value), (x, less))
 
     def rotate(self, x, cosine, sine, layout):
         """(B, T, N, H), the first pairs turned by angles (B|1, T, 1, pairs)."""

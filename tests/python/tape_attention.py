@@ -158,11 +158,18 @@ class Layer:
         weights: Arrays by path such as "query/kernel".
         axes: The attention axes, counted from 0.
         position: None, or a dictionary with a `kind` and that kind's options.
+        norm: None, or a dictionary with the options of `Tape.norm`, and `after_position` and
+            `offset`. The weights say whether there are scales and biases.
     """
 
-    def __init__(self, weights, axes, *, window=None, cap=None, position=None, single=True):
+    def __init__(
+        self, weights, axes, *, window=None, cap=None, position=None, single=True, norm=None
+    ):
         self.weights, self.axes = weights, axes
         self.window, self.cap, self.position, self.single = window, cap, position, single
+        self.norm = norm
+        if norm is None and "query_norm/scale" in weights:
+            self.norm = {}
 
     def __call__(
         self,
@@ -195,7 +202,14 @@ class Layer:
         batch = [axis for axis in range(rank - 1) if axis not in self.axes]
         self.order = batch + list(self.axes)
         folded = {id(x): self.fold(tape, x) for x in (query, value, key)}
-        q, k, v = self.heads(tape, leaves, *(folded[id(x)] for x in (query, key, value)))
+        q, k, v = (
+            self.project(tape, leaves, name, folded[id(x)])
+            for name, x in (("query", query), ("key", key), ("value", value))
+        )
+        norm = dict(self.norm or {})
+        after = norm.pop("after_position", False)
+        if self.norm is not None and not after:
+            q, k = self.normalised(tape, leaves, norm, q, k)
         B, T, N, _ = q.value.shape
         S = k.value.shape[1]
         places = np.arange(T)[None] if positions is None else np.asarray(positions)
@@ -210,6 +224,8 @@ class Layer:
             biases.append(
                 self.position_bias(tape, leaves, N, distances(places, key_places), causal)
             )
+        if after:
+            q, k = self.normalised(tape, leaves, norm, q, k)
         seen = visible(
             (B, N, T, S),
             mask=None if mask is None else self.fold_mask(mask, len(batch), (B, N, T, S)),
@@ -249,15 +265,19 @@ class Layer:
         weights = tape.reshape(weights, (*batches, N, *lengths[0], *lengths[1]))
         return output, weights, leaves, seen
 
-    def heads(self, tape, leaves, query, key, value):
-        """Projected and normalised queries, keys and values."""
-        heads = [
-            self.project(tape, leaves, name, x)
-            for name, x in (("query", query), ("key", key), ("value", value))
-        ]
-        for i, name in enumerate(("query_norm", "key_norm")):
+    def normalised(self, tape, leaves, norm, query, key):
+        """Queries and keys, each with its learned numbers."""
+        offset = norm.get("offset", 0.0)
+        options = {name: x for name, x in norm.items() if name != "offset"}
+        heads = []
+        for name, x in (("query_norm", query), ("key_norm", key)):
+            x = tape.norm(x, **options)
             if f"{name}/scale" in leaves:
-                heads[i] = tape.rms(heads[i], leaves[f"{name}/scale"])
+                scale = leaves[f"{name}/scale"]
+                x = tape.multiply(x, tape.shifted(scale, offset) if offset else scale)
+            if f"{name}/bias" in leaves:
+                x = tape.add(x, leaves[f"{name}/bias"])
+            heads.append(x)
         return heads
 
     def rotated(self, tape, x, places):

@@ -178,3 +178,24 @@ def test_gradients_of_a_layer_are_differences_of_its_output(position):
         expected = (sides[0] - sides[1]) / (2 * step)
         found = (leaves[name].gradient * direction).sum()
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        {"type": "layer", "epsilon": 0.1},
+        {"type": "rms", "over": "width", "offset": 1.0},
+        {"type": "l2", "after_position": True},
+    ],
+    ids=str,
+)
+def test_norms_of_whole_arrays_are_those_of_the_loops(norm):
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(2, 5, 7))
+    weights = layer_weights(rng, 7, 3, 4, 6, (2,))
+    weights |= {"query_norm/scale": rng.normal(size=(3, 4)), "key_norm/bias": rng.normal(size=4)}
+    position = {"kind": "rotary", "fraction": 1.0, "layout": "half", "theta": 50.0}
+    expected, _ = layer_reference.attention_layer(weights, x, norm=norm, rotary=50.0)
+    layer = tape_attention.Layer(weights, (1,), position=position, norm=norm).with_sizes(x, x)
+    output, *_ = layer(Tape(), {"query": x})
+    np.testing.assert_allclose(output.value, expected, rtol=1e-10, atol=1e-11)

@@ -1,11 +1,13 @@
 # Grouped-query attention written out in R, head by head and query by query, from a
-# layer's weights. `mask` is (B, N, T, S).
+# layer's weights. `mask` is (B, N, T, S); `norm(x, of)` is applied to the queries and the keys of
+# a head, (T, H) and (S, H), `of` being "query" and "key".
 reference_attention <- function(
   layer,
   query,
   value = query,
   key = value,
-  mask = NULL
+  mask = NULL,
+  norm = function(x, of) x
 ) {
   w <- function(dense, what) as.array(layer[[dense]][[what]])
   project <- function(x, dense, head) {
@@ -20,8 +22,9 @@ reference_attention <- function(
   for (b in seq_len(dim(query)[1])) {
     for (n in seq_len(heads)) {
       k <- (n - 1) %/% group + 1
-      q <- project(query[b, , ], "_query_dense", n)
-      logits <- q %*% t(project(key[b, , ], "_key_dense", k)) / sqrt(ncol(q))
+      q <- norm(project(query[b, , ], "_query_dense", n), "query")
+      keys <- norm(project(key[b, , ], "_key_dense", k), "key")
+      logits <- q %*% t(keys) / sqrt(ncol(q))
       if (!is.null(mask)) {
         logits[!mask[b, n, , ]] <- -Inf
       }

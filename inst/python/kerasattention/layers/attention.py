@@ -155,6 +155,7 @@ class AttentionLayer(AttendingLayer):
             query, key = _rotated(
                 position, query, key, mask, self_attention
             )  # (B', T, N, H), (B', S, K, H)
+        query, key = self._norm_positioned(query, key, projector)  # (B', T, N, H), (B', S, K, H)
         causal = mask.causal  # a cache may have put the rule into a mask
         key, value, mask = context.update_cache(
             self, key, value, mask, self_attention

@@ -21,7 +21,18 @@ class Heads:
 def layer_with_heads(
     layer: "AttentionLayer", query: Sequence[int], key_value: Sequence[int]
 ) -> "AttentionLayer":
-    """An unbuilt layer with the options of `layer` and some of its heads."""
+    """An unbuilt layer with the options of `layer` and some of its heads.
+
+    Raises:
+        ValueError: A norm over all heads, whose result the removed heads were part of.
+    """
+    options = layer.norm_options
+    if options is not None and options.over == "width" and len(query) < layer.heads.query:
+        raise ValueError(
+            f'The norm of layer {layer.name!r}, `qk_norm` over the "width", is of all heads '
+            "together: without some of them the others would give other results. Only layers "
+            'whose norm is over the "head" can lose heads.'
+        )
     config = {**layer.get_config(), **layer.head_config(len(query), len(key_value))}
     if layer.position is not None:
         position = layer.position.keep_heads(query, layer.heads.query)
@@ -50,7 +61,12 @@ def head_axis(layer: "AttentionLayer", variable: Any) -> tuple[int | None, bool]
             return (None if is_output else 0), of_query
         if dense.kernel is variable:
             return (0 if is_output else 1), of_query
-    if variable is layer.vectors().get("sink"):
+    vectors = layer.vectors()
+    if variable is vectors.get("sink"):
         return 0, True
+    if layer.norm_options is not None and layer.norm_options.of_each_head:
+        for name in ("query_norm", "key_norm"):
+            if any(variable is vectors.get(each) for each in (name, f"{name}_bias")):
+                return 0, name == "query_norm"
     axis = None if layer.position is None else layer.position.head_axis(variable)
     return axis, axis is not None

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypedDict, TypeVar, overload
 import keras
 
 from kerasattention import checks
+from kerasattention.layers.norms import check_qk_norm
 from kerasattention.positions.base import Position
 from kerasattention.positions.serialization import as_position, position_config
 
@@ -168,9 +169,14 @@ class SharedOptions:
     )
     qk_norm = Option(
         False,
-        checks.flag,
-        "Whether each query and key head is RMS-normalised, with a learned scale (Henry et al. "
-        "2020, https://arxiv.org/abs/2010.04245).",
+        check_qk_norm,
+        "Norm of queries and keys with a learned scale (Henry et al. 2020, "
+        'https://arxiv.org/abs/2010.04245): False; True or "rms" divides each head by its root '
+        'mean square, "layer" takes its mean away first, "l2" divides it by its Euclidean norm; '
+        'or a dictionary with such a `type` and some of `over` ("head", or "width": one norm of '
+        "all heads together), `epsilon` (1e-6), `after_position` (False: before the position is "
+        "applied), `offset` (0; 1 multiplies by 1 + scale), `learned` (True), `per_head` (False: "
+        'one scale for all heads) and `bias` (False; for "layer").',
         always_in_config=False,
     )
     logit_soft_cap = Option(
@@ -205,7 +211,7 @@ class NamedOptions(TypedDict, total=False):
     sliding_window: int | None
     use_gate: bool
     position: Position | None
-    qk_norm: bool
+    qk_norm: bool | str | dict[str, Any]
     logit_soft_cap: float | None
     attention_sink: bool
     use_causal_mask: bool

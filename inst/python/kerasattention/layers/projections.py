@@ -8,11 +8,12 @@ import keras
 from keras import ops
 
 from kerasattention import checks
-from kerasattention.attend.tensors import Tensor, rms_normalize
+from kerasattention.attend.tensors import Tensor
 from kerasattention.layers.axes import AxisFold, output_equation, projection_equation
 from kerasattention.layers.heads import Heads
 from kerasattention.layers.inputs import LayerCall
 from kerasattention.layers.nonfinite import Projector
+from kerasattention.layers.norms import NormOptions, make_norm, norm_options, normalize
 from kerasattention.layers.options import SharedOptions
 from kerasattention.layers.shapes import Shape
 
@@ -52,11 +53,17 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
         return {name: dense for name, dense in found.items() if dense is not None}
 
     def vectors(self) -> dict[str, Any]:
-        """The learned vectors beside the projections: scales of norms, sinks."""
+        """The learned vectors beside the projections: scales and biases of norms, sinks."""
         named = {"sink": self.sink} if self.attention_sink else {}
         if self.qk_norm:
-            named |= {"query_norm": self._query_norm.scale, "key_norm": self._key_norm.scale}
-        return named
+            for name, norm in (("query_norm", self._query_norm), ("key_norm", self._key_norm)):
+                named |= {name: norm.scale, f"{name}_bias": getattr(norm, "bias", None)}
+        return {name: vector for name, vector in named.items() if vector is not None}
+
+    @property
+    def norm_options(self) -> NormOptions | None:
+        """What `qk_norm` stands for; None without a norm."""
+        return norm_options("qk_norm", self.qk_norm) if self.qk_norm else None
 
     # Making --------------------------------------------------------------------
 
@@ -75,9 +82,12 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
             rate=self.dropout, dtype=self._policy_of("dropout"), seed=self.seed
         )
         self._output_dense = self._output_projection(query_shape)
-        if self.qk_norm:
-            self._query_norm = self._norm("query_norm")
-            self._key_norm = self._norm("key_norm")
+        options = self.norm_options
+        if options is not None:
+            self._query_norm, self._key_norm = (
+                make_norm(options, count, heads.size, name, self._policy_of(name))
+                for name, count in (("query_norm", heads.query), ("key_norm", heads.key_value))
+            )
 
     def _check_kernels(self, query: Shape, value: Shape, key: Shape) -> None:
         """Refuses sizes that no memory holds, before the first kernel is made."""
@@ -132,14 +142,6 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
             "dtype": self._policy_of(name),
         }
 
-    def _norm(self, name: str) -> keras.layers.Layer:
-        norm = keras.layers.RMSNormalization(
-            axis=-1, epsilon=1e-6, name=name, dtype=self._policy_of(name)
-        )
-        norm.supports_masking = True  # as the projections
-        norm.build((None, None, None, self._heads.size))
-        return norm
-
     # Dtype policies ------------------------------------------------------------
 
     def _policy_of(self, name: str) -> keras.dtype_policies.DTypePolicy:
@@ -177,7 +179,7 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
     def _query_heads(self, call: LayerCall, projector: Projector) -> Tensor:
         def heads(query: Tensor) -> Tensor:
             heads = _apply(self._query_dense, query)  # (B, ..., N, H)
-            return _normalized(self._query_norm, heads) if self.qk_norm else heads
+            return normalize(self._query_norm, heads) if self._norms_first else heads
 
         real = functools.partial(self._unfolded, call.query_padding, call.query)
         return self._fold.fold(projector.project(heads, call.query, real))  # (B, T, N, H)
@@ -185,13 +187,31 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
     def _key_value_heads(self, call: LayerCall, projector: Projector) -> tuple[Tensor, Tensor]:
         def heads(key: Tensor) -> Tensor:
             heads = _apply(self._key_dense, key)  # (B, ..., K, H)
-            return _normalized(self._key_norm, heads) if self.qk_norm else heads
+            return normalize(self._key_norm, heads) if self._norms_first else heads
 
         real = functools.partial(self._unfolded, call.key_padding, call.key)
         key = projector.project(heads, call.key, real)  # (B, ..., K, H)
         values = functools.partial(_apply, self._value_dense)
         value = projector.project(values, call.value, real)  # (B, ..., K, Hv)
         return self._fold.fold(key), self._fold.fold(value)  # (B, S, K, H), (B, S, K, Hv)
+
+    @property
+    def _norms_first(self) -> bool:
+        """Whether queries and keys are normalised before their position is applied."""
+        options = self.norm_options
+        return options is not None and not options.after_position
+
+    def _norm_positioned(
+        self, query: Tensor, key: Tensor, projector: Projector
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and keys whose position was applied, normalised where that comes after it."""
+        options = self.norm_options
+        if options is None or not options.after_position:
+            return query, key
+        return (
+            projector.project(functools.partial(normalize, self._query_norm), query, features=2),
+            projector.project(functools.partial(normalize, self._key_norm), key, features=2),
+        )  # (B, T, N, H), (B, S, K, H)
 
     def _unfolded(self, mask: Tensor | None, like: Tensor) -> Tensor | None:
         return None if mask is None else self._fold.unfold_padding(mask, like)
@@ -235,13 +255,6 @@ def in_one_dtype(*tensors: Tensor) -> list[Tensor]:
     # Keras's own rule gives float32 for float64 and another.
     dtype = "float64" if "float64" in dtypes else keras.backend.result_type(*dtypes)
     return [ops.cast(tensor, dtype) for tensor in tensors]
-
-
-def _normalized(norm: keras.layers.Layer, heads: Tensor) -> Tensor:
-    """Normalised heads, in float64 if that is the norm's dtype: Keras computes in float32."""
-    if norm.compute_dtype != "float64":
-        return norm(heads)
-    return rms_normalize(ops.cast(heads, "float64"), norm.scale, norm.epsilon)  # (..., H)
 
 
 def _own_initializer(initializer: Any, sublayer: str, kind: str) -> Any:

@@ -19,8 +19,8 @@ def load_projections(
     output: Matrix | Sequence[Matrix],
     *,
     gate: Matrix | Sequence[Matrix] | None = None,
-    query_norm: Matrix | None = None,
-    key_norm: Matrix | None = None,
+    query_norm: Matrix | Sequence[Matrix] | None = None,
+    key_norm: Matrix | Sequence[Matrix] | None = None,
     sink: Matrix | None = None,
     undo_permutation: bool = False,
 ) -> AttentionLayer:
@@ -32,7 +32,8 @@ def load_projections(
             its bias (N * H). `key` (K * H, D), `value` (K * Hv, D) and `output`
             (D, N * Hv), with bias (D), likewise.
         gate: (N * Hv, D), for a layer with `use_gate`.
-        query_norm: (H), for a layer with `qk_norm`; `key_norm` likewise.
+        query_norm: The scale, for a layer with `qk_norm`: (H), or (N * H) or (N, H) where each
+            head has one; or a pair of it and the bias. `key_norm` likewise.
         sink: (N), for a layer with `attention_sink`.
         undo_permutation: Whether rows of query and key are interleaved as in
             llama.cpp's GGUF files of Llama models, and the layer's rotary layout is
@@ -65,7 +66,7 @@ def load_projections(
     if gate is not None and layer.projection("gate") is None:
         raise ValueError("`gate` was given, but the layer was made with `use_gate=False`.")
     assignments += _output_projection(layer, output)
-    extras = {"query_norm": query_norm, "key_norm": key_norm, "sink": sink}
+    extras = {**_norm("query_norm", query_norm), **_norm("key_norm", key_norm), "sink": sink}
     assignments += _vectors(layer.vectors(), extras)
     for variable, array in assignments:
         variable.assign(array)
@@ -119,7 +120,9 @@ def _bias(name: str, dense: Any, bias: Any, size: int) -> list[tuple[Any, np.nda
 def _vectors(
     variables: Mapping[str, Any], given: Mapping[str, Any]
 ) -> list[tuple[Any, np.ndarray]]:
-    options = {"query_norm": "qk_norm", "key_norm": "qk_norm", "sink": "attention_sink"}
+    options = {"sink": "attention_sink"}
+    options |= dict.fromkeys(("query_norm", "key_norm"), "qk_norm")
+    options |= dict.fromkeys(("query_norm_bias", "key_norm_bias"), "bias` of `qk_norm")
     result = []
     for name, array in given.items():
         if array is None and name in variables:
@@ -129,10 +132,19 @@ def _vectors(
                 f"`{name}` was given, but the layer was made without `{options[name]}`."
             )
         if array is not None:
-            array = _array(array)
-            _check(name, array, tuple(variables[name].shape), "the layer's own")
+            array, shape = _array(array), tuple(variables[name].shape)
+            if array.shape == (int(np.prod(shape)),):
+                array = array.reshape(shape)  # of all heads, one after the other
+            _check(name, array, shape, "the layer's own")
             result.append((variables[name], array))
     return result
+
+
+def _norm(name: str, given: Any) -> dict[str, Any]:
+    """The scale of a norm and its bias; either may be None."""
+    is_pair = isinstance(given, (list, tuple)) and len(given) == 2 and np.ndim(given[0]) > 0
+    scale, bias = given if is_pair else (given, None)
+    return {name: scale, f"{name}_bias": bias}
 
 
 def _pair(given: Any) -> tuple[np.ndarray, np.ndarray | None]:

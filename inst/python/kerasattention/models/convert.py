@@ -141,13 +141,17 @@ def _grouped_config(layer: Any) -> tuple[dict[str, Any], int]:
 def _merge(
     variable: Any, array: np.ndarray, kv_heads: int, method: str, random: np.random.Generator
 ) -> np.ndarray:
-    """Kernels (D, K, H) and biases (K, H) of key and value; all else as it is."""
+    """Kernels (D, K, H) and biases (K, H) of key and value; all else as it is.
+
+    So are scales and biases (K, H) of a norm of the keys.
+    """
     owner, kind = variable.path.split("/")[-2:]
-    if owner not in ("key", "value") or kind not in ("kernel", "bias"):
+    of_norm = owner == "key_norm" and array.ndim == 2
+    if not of_norm and (owner not in ("key", "value") or kind not in ("kernel", "bias")):
         return array
     *features, old_heads, size = array.shape
     grouped = array.reshape(*features, kv_heads, old_heads // kv_heads, size)
-    if method == "mean":
+    if method == "mean" or (of_norm and method == "random"):
         return grouped.mean(axis=-2)
     if method == "first":
         return grouped[..., 0, :]
