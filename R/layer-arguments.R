@@ -61,6 +61,7 @@ constructor_checks <- function() {
     qk_norm = list(check_qk_norm),
     logit_soft_cap = list(check_number, above = 0, null = TRUE),
     attention_sink = list(check_flag),
+    scale = list(check_scale),
     name = list(check_layer_name),
     trainable = list(check_flag, null = TRUE),
     autocast = list(check_flag, null = TRUE),
@@ -111,6 +112,16 @@ check_layer_arguments <- function(arguments, call = caller_env()) {
     given <- c(list(arguments[[name]]), check[-1], arg = name, call = call)
     do.call(check[[1]], given, quote = TRUE)
   }
+}
+
+# A factor of the logits, or "learned".
+check_scale <- function(x, arg = caller_arg(x), call = caller_env()) {
+  good <- is_number(x) && x >= 1.2e-38 && x <= 3.4e38
+  if (!is.null(x) && !good && !identical(x, "learned")) {
+    rule <- "a number above 0, \"learned\", or NULL"
+    abort_argument(arg, rule, x, call = call)
+  }
+  invisible(x)
 }
 
 # A name, a dtype policy of Keras or its config as a list.

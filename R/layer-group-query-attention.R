@@ -59,6 +59,9 @@
 #'   masks are applied (Gemma Team 2024).
 #' @param attention_sink Whether each query head has a learned logit in the softmax's
 #'   denominator, so that it can attend to nothing (Xiao et al. 2023).
+#' @param scale The factor of the logits: `NULL` for 1 / sqrt(H), a number, or `"learned"`:
+#'   each of the H features of a head has a learned factor, which is at first 1 / sqrt(H) (Das
+#'   et al. 2024).
 #' @param attention_mask A logical array, `TRUE` where a query attends to a key, of a
 #'   shape that broadcasts to (B, N, T, S): (T, S), (B, T, S), (B, 1, T, S) or
 #'   (B, N, T, S).
@@ -118,6 +121,9 @@
 #'
 #' Gemma Team (2024). Gemma 2: Improving Open Language Models at a Practical Size.
 #' \doi{10.48550/arXiv.2408.00118}
+#'
+#' Das et al. (2024). A Decoder-Only Foundation Model for Time-Series Forecasting.
+#' \doi{10.48550/arXiv.2310.10688}
 #'
 #' Qiu et al. (2025). Gated Attention for Large Language Models.
 #' \doi{10.48550/arXiv.2505.06708}
@@ -181,6 +187,7 @@ layer_group_query_attention <- function(
   qk_norm = FALSE,
   logit_soft_cap = NULL,
   attention_sink = FALSE,
+  scale = NULL,
   attention_mask = NULL,
   attention_bias = NULL,
   segment_ids = NULL,

@@ -95,6 +95,7 @@ layer_multi_head_attention <- function(
   qk_norm = FALSE,
   logit_soft_cap = NULL,
   attention_sink = FALSE,
+  scale = NULL,
   attention_mask = NULL,
   attention_bias = NULL,
   segment_ids = NULL,

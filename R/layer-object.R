@@ -152,6 +152,7 @@ describe_options <- function(layer) {
     if (!is.null(layer$logit_soft_cap)) {
       paste("soft cap", layer$logit_soft_cap)
     },
+    if (!is.null(layer$scale)) paste("scale", layer$scale),
     if (layer$dropout > 0) paste("dropout", layer$dropout)
   )
 }

@@ -17,6 +17,7 @@
 #'   length H, or N * H (for keys K * H) where each head has a scale; or lists of a scale and a
 #'   bias.
 #' @param sink A vector of length N, for a layer with `attention_sink = TRUE`.
+#' @param scale A vector of length H, for a layer with `scale = "learned"`.
 #' @param undo_permutation Whether query and key come from a GGUF file of a Llama model.
 #'   llama.cpp stores their rows interleaved; [position_rotary()] with `layout = "half"`
 #'   needs the original order.
@@ -48,9 +49,10 @@ load_projections <- function(
   query_norm = NULL,
   key_norm = NULL,
   sink = NULL,
+  scale = NULL,
   undo_permutation = FALSE
 ) {
-  known <- c("gate", "query_norm", "key_norm", "sink", "undo_permutation")
+  known <- c("gate", "query_norm", "key_norm", "sink", "scale", "undo_permutation")
   check_dots(list(...), known)
   check_required(layer)
   check_layer(layer)
@@ -68,9 +70,14 @@ load_projections <- function(
   for (name in names(matrices)) {
     check_matrix(matrices[[name]], name, null = name == "gate")
   }
-  vectors <- list(query_norm = query_norm, key_norm = key_norm, sink = sink)
+  vectors <- list(
+    query_norm = query_norm,
+    key_norm = key_norm,
+    sink = sink,
+    scale = scale
+  )
   for (name in names(vectors)) {
-    check_vector(vectors[[name]], name, pair = name != "sink")
+    check_vector(vectors[[name]], name, pair = grepl("_norm$", name))
   }
   check_flag(undo_permutation)
   arguments <- lapply(c(matrices, vectors), as_matrices)

@@ -43,6 +43,7 @@ def made_layer(config):
         "qk_norm": config["qk_norm"] or False,
         "logit_soft_cap": config["cap"],
         "attention_sink": config["sink"],
+        "scale": config["scale"],
         "use_causal_mask": config["causal_layer"],
         "dtype": config["dtype"],
         "seed": 7,
@@ -74,9 +75,9 @@ def made_position(described, dtype):
 
 
 def weight_name(variable):
-    """ "query/kernel", "sink" or "table"."""
+    """ "query/kernel", "sink", "per_dim_scale" or "table"."""
     parts = variable.path.split("/")
-    return parts[-1] if parts[-1] in ("sink", "table") else "/".join(parts[-2:])
+    return parts[-1] if parts[-1] in ("sink", "per_dim_scale", "table") else "/".join(parts[-2:])
 
 
 class Subject:

@@ -162,6 +162,7 @@ def layer_call(rng, kind):
         "qk_norm": maybe(rng, 0.35, lambda: drawn_norm(rng)),
         "cap": maybe(rng, 0.2, lambda: pick(rng, 0.5, 2.0, 30.0)),
         "sink": chance(rng, 0.25),
+        "scale": pick(rng, None, None, None, 0.05, 1.0, "learned"),
         "window": maybe(rng, 0.3, lambda: int(rng.integers(1, T + 4))),
         "position": position,
         "rate": pick(rng, 0.0, 0.0, 0.1, 0.5, 0.9),
@@ -392,7 +393,7 @@ def drawn_weight(rng, name, shape, dtype):
     if name.endswith("kernel"):
         fan_in = shape[0] if name != "attention_output/kernel" else shape[0] * shape[1]
         x = x / math.sqrt(fan_in)
-    elif name.endswith("scale"):
+    elif name.endswith("/scale"):
         x = 1.0 + 0.3 * x
     elif name.endswith("bias"):
         x = 0.5 * x

@@ -34,6 +34,7 @@ layer_options <- alist(
   qk_norm = list(TRUE, "layer", list(type = "l2", over = "width", after_position = TRUE)),
   logit_soft_cap = c(1, 30),
   attention_sink = c(TRUE, FALSE),
+  scale = list(0.5, 1L, "learned"),
   attention_mask = list(matrix(TRUE, 5, 5), array(1, c(2, 5, 5))),
   attention_bias = list(matrix(0, 5, 5)),
   segment_ids = list(matrix(1, 2, 5)),

@@ -76,6 +76,7 @@ def options_of_ours(rng):
         "qk_norm": pick(rng, False, False, False, False, True, "layer", "l2", LATE_NORM),
         "logit_soft_cap": maybe(rng, 0.2, lambda: 5.0),
         "attention_sink": chance(rng, 0.25),
+        "scale": pick(rng, None, None, None, 0.3, "learned"),
         "use_bias": chance(rng, 0.6),
         "dropout": pick(rng, 0.0, 0.0, 0.3),
         "flash_attention": pick(rng, None, None, False, True),

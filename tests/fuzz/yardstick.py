@@ -124,6 +124,7 @@ def evaluate(tape, config, data, weights):
         position=config["position"],
         single=config["dtype"] != "float64",
         norm=norm_of(config["qk_norm"]),
+        scale=None if config["scale"] == "learned" else config["scale"],
     )
     causal = config["causal_layer"] if config["causal"] is None else config["causal"]
     key = data.get("key", data.get("value", data["query"]))

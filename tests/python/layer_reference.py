@@ -29,6 +29,7 @@ def attention_layer(
     cap=None,
     norm=None,
     rotary=None,
+    scale=None,
 ):
     """The output and the weights (batch axes, N, query axes, key axes).
 
@@ -56,6 +57,8 @@ def attention_layer(
         k = position_reference.rotate(k, key_places, pairs, "half")
     if after:
         q, k = normalised_pair(weights, q, k, norm)
+    if "per_dim_scale" in weights:
+        q = q * np.log1p(np.exp(weights["per_dim_scale"].astype(float))) / math.log(2)
     seen = reference.visible(
         B,
         N,
@@ -76,6 +79,7 @@ def attention_layer(
         k,
         v,
         seen=seen,
+        scale=scale,
         cap=cap,
         bias=None if bias is None else fold_scores(bias, len(batch), len(axes)),
         sink=weights.get("sink"),

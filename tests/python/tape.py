@@ -129,6 +129,9 @@ class Tape:
         s = 1.0 / (1.0 + np.exp(-a.value))
         return self.done(s, (a, lambda g: g * s * (1.0 - s)))
 
+    def softplus(self, a):
+        return self.done(np.log1p(np.exp(a.value)), (a, lambda g: g / (1.0 + np.exp(-a.value))))
+
     def cap(self, a, c):
         t = self.rounded(np.tanh(a.value / c))
         return self.done(c * t, (a, lambda g: g * (1.0 - t * t)))

@@ -160,14 +160,24 @@ class Layer:
         position: None, or a dictionary with a `kind` and that kind's options.
         norm: None, or a dictionary with the options of `Tape.norm`, and `after_position` and
             `offset`. The weights say whether there are scales and biases.
+        scale: None, or the factor of the logits.
     """
 
     def __init__(
-        self, weights, axes, *, window=None, cap=None, position=None, single=True, norm=None
+        self,
+        weights,
+        axes,
+        *,
+        window=None,
+        cap=None,
+        position=None,
+        single=True,
+        norm=None,
+        scale=None,
     ):
         self.weights, self.axes = weights, axes
         self.window, self.cap, self.position, self.single = window, cap, position, single
-        self.norm = norm
+        self.norm, self.scale = norm, scale
         if norm is None and "query_norm/scale" in weights:
             self.norm = {}
 
@@ -226,6 +236,9 @@ class Layer:
             )
         if after:
             q, k = self.normalised(tape, leaves, norm, q, k)
+        if "per_dim_scale" in leaves:
+            factor = tape.scale(tape.softplus(leaves["per_dim_scale"]), 1 / math.log(2))
+            q = tape.multiply(q, factor)
         seen = visible(
             (B, N, T, S),
             mask=None if mask is None else self.fold_mask(mask, len(batch), (B, N, T, S)),
@@ -245,6 +258,7 @@ class Layer:
             k,
             v,
             seen,
+            scale=self.scale,
             biases=biases,
             cap=self.cap,
             sink=leaves.get("sink"),

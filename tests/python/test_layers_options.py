@@ -28,6 +28,7 @@ OTHER_VALUES = {
     "qk_norm": True,
     "logit_soft_cap": 5.0,
     "attention_sink": True,
+    "scale": 0.5,
     "use_causal_mask": True,
 }
 
@@ -61,6 +62,7 @@ def test_configs_hold_a_default_only_where_keras_has_the_option(kind):
         "qk_norm",
         "logit_soft_cap",
         "attention_sink",
+        "scale",
         "use_causal_mask",
     }
     assert left_out.isdisjoint(config)

@@ -1,13 +1,15 @@
 # Grouped-query attention written out in R, head by head and query by query, from a
 # layer's weights. `mask` is (B, N, T, S); `norm(x, of)` is applied to the queries and the keys of
-# a head, (T, H) and (S, H), `of` being "query" and "key".
+# a head, (T, H) and (S, H), `of` being "query" and "key". `scale` is one
+# number, or one for each feature of a head.
 reference_attention <- function(
   layer,
   query,
   value = query,
   key = value,
   mask = NULL,
-  norm = function(x, of) x
+  norm = function(x, of) x,
+  scale = NULL
 ) {
   w <- function(dense, what) as.array(layer[[dense]][[what]])
   project <- function(x, dense, head) {
@@ -24,7 +26,8 @@ reference_attention <- function(
       k <- (n - 1) %/% group + 1
       q <- norm(project(query[b, , ], "_query_dense", n), "query")
       keys <- norm(project(key[b, , ], "_key_dense", k), "key")
-      logits <- q %*% t(keys) / sqrt(ncol(q))
+      factor <- if (is.null(scale)) 1 / sqrt(ncol(q)) else scale
+      logits <- q %*% (factor * t(keys)) # of the features, rows of t(keys)
       if (!is.null(mask)) {
         logits[!mask[b, n, , ]] <- -Inf
       }

@@ -309,3 +309,20 @@ test_that("errors of Python are one clean condition, and the session goes on", {
   })
   expect_equal(dim(as.array(layer(x))), c(2, 3, 11))
 })
+
+test_that("the scale is a number or learned for each feature", {
+  skip_without_keras()
+  x <- numbers(2, 3, 11)
+  made <- layer(scale = 2L)
+  expect_identical(made$get_config()$scale, 2)
+  expect_match(format(made), "scale 2")
+  made(x)
+  expected <- reference_attention(made, x, scale = 2)$attention_output
+  expect_close(made(x), expected)
+  learned <- layer(scale = "learned")
+  learned(x)
+  learned$vectors()$scale$assign(1:5 / 2)
+  factors <- log(1 + exp(1:5 / 2)) / log(2) / sqrt(5)
+  expected <- reference_attention(learned, x, scale = factors)$attention_output
+  expect_close(learned(x), expected)
+})

@@ -31,6 +31,7 @@ from kerasattention.layers.nonfinite import Projector, choose_projector
 from kerasattention.layers.options import OPTIONS
 from kerasattention.layers.projections import in_one_dtype
 from kerasattention.layers.recompute import rematerialize, sublayers_scope
+from kerasattention.layers.scaling import LEARNED
 from kerasattention.layers.shapes import Shape
 from kerasattention.positions.base import Position
 
@@ -77,6 +78,10 @@ class AttentionLayer(AttendingLayer):
         if self.attention_sink:
             self.sink = self.add_weight(
                 name="sink", shape=(heads.query,), initializer="zeros", autocast=False
+            )
+        if self.scale == LEARNED:
+            self.per_dim_scale = self.add_weight(
+                name="per_dim_scale", shape=(heads.size,), initializer="zeros", autocast=False
             )
         if self.position is not None:
             self.position.prepare(heads.query, heads.size)
@@ -156,6 +161,7 @@ class AttentionLayer(AttendingLayer):
                 position, query, key, mask, self_attention
             )  # (B', T, N, H), (B', S, K, H)
         query, key = self._norm_positioned(query, key, projector)  # (B', T, N, H), (B', S, K, H)
+        query = self._scaled(query, projector)  # (B', T, N, H)
         causal = mask.causal  # a cache may have put the rule into a mask
         key, value, mask = context.update_cache(
             self, key, value, mask, self_attention
@@ -167,6 +173,7 @@ class AttentionLayer(AttendingLayer):
             "biases": biases,
             "soft_cap": self.logit_soft_cap,
             "sink": self.sink if self.attention_sink else None,
+            "scale": None if self.scale == LEARNED else self.scale,
         }
         query, key, value = in_one_dtype(query, key, value)
         context.observe(self, lazy_weights(self.name, query, key, value, mask, options))

@@ -13,6 +13,7 @@ import keras
 
 from kerasattention import checks
 from kerasattention.layers.norms import check_qk_norm
+from kerasattention.layers.scaling import check_scale
 from kerasattention.positions.base import Position
 from kerasattention.positions.serialization import as_position, position_config
 
@@ -192,6 +193,14 @@ class SharedOptions:
         "2023, https://arxiv.org/abs/2309.17453).",
         always_in_config=False,
     )
+    scale = Option(
+        None,
+        check_scale,
+        'Factor of the logits: None for 1 / sqrt(H), a number, or "learned": softplus(w) / log(2) '
+        "times that, with a weight w for each of the H features of a head, at first 0 (TimesFM, "
+        "Das et al. 2024, https://arxiv.org/abs/2310.10688).",
+        always_in_config=False,
+    )
     use_causal_mask = Option(
         False,
         checks.flag,
@@ -214,6 +223,7 @@ class NamedOptions(TypedDict, total=False):
     qk_norm: bool | str | dict[str, Any]
     logit_soft_cap: float | None
     attention_sink: bool
+    scale: float | str | None
     use_causal_mask: bool
     # Of each layer of Keras.
     name: str | None

@@ -15,6 +15,7 @@ from kerasattention.layers.inputs import LayerCall
 from kerasattention.layers.nonfinite import Projector
 from kerasattention.layers.norms import NormOptions, make_norm, norm_options, normalize
 from kerasattention.layers.options import SharedOptions
+from kerasattention.layers.scaling import LEARNED, multiply, per_dimension_factor
 from kerasattention.layers.shapes import Shape
 
 PROJECTIONS = ("query", "key", "value", "gate", "output")
@@ -53,11 +54,13 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
         return {name: dense for name, dense in found.items() if dense is not None}
 
     def vectors(self) -> dict[str, Any]:
-        """The learned vectors beside the projections: scales and biases of norms, sinks."""
+        """The learned vectors beside the projections: of norms, sinks, a scale."""
         named = {"sink": self.sink} if self.attention_sink else {}
         if self.qk_norm:
             for name, norm in (("query_norm", self._query_norm), ("key_norm", self._key_norm)):
                 named |= {name: norm.scale, f"{name}_bias": getattr(norm, "bias", None)}
+        if self.scale == LEARNED:
+            named["scale"] = self.per_dim_scale
         return {name: vector for name, vector in named.items() if vector is not None}
 
     @property
@@ -212,6 +215,13 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
             projector.project(functools.partial(normalize, self._query_norm), query, features=2),
             projector.project(functools.partial(normalize, self._key_norm), key, features=2),
         )  # (B, T, N, H), (B, S, K, H)
+
+    def _scaled(self, query: Tensor, projector: Projector) -> Tensor:
+        """Queries (B, T, N, H) times the layer's factors but for the scale of the logits."""
+        if self.scale != LEARNED:
+            return query
+        factor = per_dimension_factor(self.per_dim_scale, query.dtype)  # (H)
+        return projector.project(lambda x: multiply(x, factor), query, features=2)  # (B, T, N, H)
 
     def _unfolded(self, mask: Tensor | None, like: Tensor) -> Tensor | None:
         return None if mask is None else self._fold.unfold_padding(mask, like)

@@ -22,6 +22,7 @@ def load_projections(
     query_norm: Matrix | Sequence[Matrix] | None = None,
     key_norm: Matrix | Sequence[Matrix] | None = None,
     sink: Matrix | None = None,
+    scale: Matrix | None = None,
     undo_permutation: bool = False,
 ) -> AttentionLayer:
     """Sets a layer's weights from torch's matrices.
@@ -35,6 +36,7 @@ def load_projections(
         query_norm: The scale, for a layer with `qk_norm`: (H), or (N * H) or (N, H) where each
             head has one; or a pair of it and the bias. `key_norm` likewise.
         sink: (N), for a layer with `attention_sink`.
+        scale: (H), for a layer with `scale="learned"`.
         undo_permutation: Whether rows of query and key are interleaved as in
             llama.cpp's GGUF files of Llama models, and the layer's rotary layout is
             "half".
@@ -66,7 +68,8 @@ def load_projections(
     if gate is not None and layer.projection("gate") is None:
         raise ValueError("`gate` was given, but the layer was made with `use_gate=False`.")
     assignments += _output_projection(layer, output)
-    extras = {**_norm("query_norm", query_norm), **_norm("key_norm", key_norm), "sink": sink}
+    extras = {**_norm("query_norm", query_norm), **_norm("key_norm", key_norm)}
+    extras |= {"sink": sink, "scale": scale}
     assignments += _vectors(layer.vectors(), extras)
     for variable, array in assignments:
         variable.assign(array)
@@ -120,7 +123,7 @@ def _bias(name: str, dense: Any, bias: Any, size: int) -> list[tuple[Any, np.nda
 def _vectors(
     variables: Mapping[str, Any], given: Mapping[str, Any]
 ) -> list[tuple[Any, np.ndarray]]:
-    options = {"sink": "attention_sink"}
+    options = {"sink": "attention_sink", "scale": 'scale="learned"'}
     options |= dict.fromkeys(("query_norm", "key_norm"), "qk_norm")
     options |= dict.fromkeys(("query_norm_bias", "key_norm_bias"), "bias` of `qk_norm")
     result = []

@@ -1,0 +1,121 @@
+"""Factors of queries and logits against the float64 reference, and hand-worked values."""
+
+import numpy as np
+import pytest
+
+import kerasattention as ka
+import option_checks as checks
+from backends import BACKEND, tensor, to_numpy, value_and_gradients
+from kerasattention.layers.scaling import per_dimension_factor
+from option_checks import D, H, K, N, T, grouped
+
+
+@pytest.mark.parametrize("scale", [0.3, "learned"])
+def test_output_and_gradients_are_those_of_the_reference(scale):
+    def make(**options):
+        return grouped(
+            scale=scale, logit_soft_cap=2.0, position=ka.RotaryPosition(theta=50.0), **options
+        )
+
+    wanted = {"scale": None if scale == "learned" else scale, "cap": 2.0, "rotary": 50.0}
+    checks.check_against_reference(make, wanted, cross=scale == "learned")
+
+
+def test_a_new_learned_scale_is_the_usual_one():
+    learned, plain = grouped(scale="learned"), grouped()
+    for layer in (learned, plain):
+        layer.build((2, T, D))
+    assert [x.path.split("/")[-1] for x in learned.weights].count("per_dim_scale") == 1
+    for weight, value in zip(
+        [x for x in learned.weights if not x.path.endswith("per_dim_scale")],
+        plain.get_weights(),
+        strict=True,
+    ):
+        weight.assign(value)
+    x = np.random.default_rng(1).normal(size=(2, T, D)).astype("float32")
+    np.testing.assert_allclose(to_numpy(learned(x)), to_numpy(plain(x)), atol=1e-6)
+
+
+def test_a_scale_of_zero_logits_gives_the_mean():
+    """A scale so small that all logits are 0: each query gets the mean of the values."""
+    layer = grouped(scale=1e-30, use_bias=False)
+    x = np.random.default_rng(1).normal(size=(2, T, D)).astype("float32")
+    found = to_numpy(layer(x))
+    np.testing.assert_allclose(found, np.repeat(found[:, :1], T, axis=1), atol=1e-6)
+
+
+def test_factors_worked_by_hand():
+    """log2(1 + e^w): 1 at 0, log2(3) at log(2), and w / log(2) where w is large."""
+    weight = np.array([0.0, np.log(2.0), 30.0, -30.0])
+    found = to_numpy(per_dimension_factor(weight.astype("float32"), "float32"))
+    expected = [1.0, np.log2(3.0), 30 / np.log(2), np.exp(-30.0) / np.log(2)]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    # Its slope is sigmoid(w) / log(2), also at 0, where a weight begins.
+    _, gradients = value_and_gradients(
+        lambda w: (per_dimension_factor(w, "float32"),), {"w": tensor(weight)}, tensor(np.ones(4))
+    )
+    slopes = 1 / (1 + np.exp(-weight)) / np.log(2)
+    np.testing.assert_allclose(gradients["w"], slopes, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, True, "rms", float("nan"), float("inf"), [1.0]])
+def test_scales_that_do_not_fit_are_refused(value):
+    with pytest.raises(ValueError, match='`scale` must be `None`, a positive number or "learned"'):
+        grouped(scale=value)
+
+
+@pytest.mark.parametrize("scale", [0.3, "learned"])
+def test_low_precision_decoding_and_files(scale, tmp_path):
+    checks.check_low_precision("bfloat16", scale=scale)
+    checks.check_low_precision("mixed_float16", scale=scale)
+    checks.check_decoding(scale=scale, sliding_window=4)
+    checks.check_files(tmp_path, "sequential", scale=scale)
+
+
+def test_masked_out_nan_reaches_no_gradient():
+    checks.check_masked_nonfinite(scale="learned")
+
+
+def test_an_overridden_attention_cannot_lose_a_scale():
+    class Overridden(ka.GroupQueryAttention):
+        def _compute_attention(self, *args, **options):
+            return super()._compute_attention(*args, **options)
+
+    layer = Overridden(H, N, K, scale=0.3)
+    x = np.zeros((2, T, D), "float32")
+    with pytest.raises(ValueError, match=r"overrides.*`scale` would be lost"):
+        layer(x)
+
+
+def test_checkpoints_and_lora():
+    layer = grouped(scale="learned", use_bias=False)
+    layer.build((2, T, D))
+    rng = np.random.default_rng(7)
+    shapes = {"query": (N * H, D), "key": (K * H, D), "value": (K * H, D), "output": (D, N * H)}
+    given = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    with pytest.raises(ValueError, match='`scale` is missing: the layer was made with `scale="'):
+        ka.load_projections(layer, **given)
+    ka.load_projections(layer, **given, scale=np.arange(H))
+    np.testing.assert_array_equal(to_numpy(layer.per_dim_scale), np.arange(H))
+
+
+if BACKEND == "torch":
+
+    def test_the_learned_scale_is_that_of_timesfm():
+        torch = pytest.importorskip("torch")
+        pytest.importorskip("transformers")
+        from transformers.models.timesfm.modeling_timesfm import TimesFmAttention
+
+        class Attention(TimesFmAttention):
+            def __init__(self):
+                torch.nn.Module.__init__(self)
+                self.head_dim = H
+                self.scaling = torch.nn.Parameter(torch.randn(H))
+
+        theirs = Attention()
+        query = torch.randn(2, N, T, H)
+        expected = theirs._scale_query(query) * H**0.5
+        factor = per_dimension_factor(theirs.scaling, "float32")
+        np.testing.assert_allclose(
+            (query * factor).detach().numpy(), expected.detach().numpy(), rtol=1e-6
+        )
