@@ -56,7 +56,7 @@ constructor_checks <- function() {
     activity_regularizer = regularizer,
     kernel_constraint = constraint,
     bias_constraint = constraint,
-    use_gate = list(check_flag),
+    use_gate = list(check_gate),
     position = list(check_position),
     qk_norm = list(check_qk_norm),
     logit_soft_cap = list(check_number, above = 0, null = TRUE),
@@ -112,6 +112,14 @@ check_layer_arguments <- function(arguments, call = caller_env()) {
     given <- c(list(arguments[[name]]), check[-1], arg = name, call = call)
     do.call(check[[1]], given, quote = TRUE)
   }
+}
+
+check_gate <- function(x, arg = caller_arg(x), call = caller_env()) {
+  if (!is_flag(x) && !identical(x, "element") && !identical(x, "head")) {
+    rule <- "TRUE, FALSE, \"element\" or \"head\""
+    abort_argument(arg, rule, x, call = call)
+  }
+  invisible(x)
 }
 
 # A factor of the logits, or "learned".

@@ -50,7 +50,8 @@
 #' @param sliding_window `NULL`, or W: a query attends to keys fewer than W positions
 #'   away (Beltagy et al. 2020).
 #' @param use_gate Whether a sigmoid gate computed from the query multiplies each
-#'   head's result (Qiu et al. 2025).
+#'   head's result (Qiu et al. 2025): `TRUE` or `"element"`, a gate for each of its numbers, or
+#'   `"head"`, one for each head.
 #' @param position `NULL`, or a position encoding: a `position_*()` object.
 #' @param qk_norm Whether and how projected queries and keys are normalised, with a learned
 #'   scale (Henry et al. 2020): `FALSE`; `TRUE` or `"rms"`, each head by its root mean square;

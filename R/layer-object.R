@@ -147,7 +147,7 @@ describe_options <- function(layer) {
     if (!is.null(layer$sliding_window)) paste("window", layer$sliding_window),
     if (!is.null(layer$position)) python_class(layer$position),
     if (!isFALSE(layer$qk_norm)) "query-key norm",
-    if (layer$use_gate) "gate",
+    if (!isFALSE(layer$use_gate)) "gate",
     if (layer$attention_sink) "sink",
     if (!is.null(layer$logit_soft_cap)) {
       paste("soft cap", layer$logit_soft_cap)

@@ -12,7 +12,8 @@
 #' @param key,value Matrices (K * H, D), or lists with a bias of length K * H.
 #' @param output A matrix (D, N * H), or a list with a bias of length D.
 #' @param ... Not used.
-#' @param gate A matrix (N * H, D), for a layer with `use_gate = TRUE`.
+#' @param gate A matrix (N * H, D), for a layer with `use_gate = TRUE`; (N, D) for one with
+#'   `use_gate = "head"`.
 #' @param query_norm,key_norm The scales of the norms, for a layer with `qk_norm`: vectors of
 #'   length H, or N * H (for keys K * H) where each head has a scale; or lists of a scale and a
 #'   bias.

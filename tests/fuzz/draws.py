@@ -158,7 +158,7 @@ def layer_call(rng, kind):
         "others": lengths if own else others,
         "form": form,
         "use_bias": chance(rng, 0.6),
-        "gate": chance(rng, 0.25),
+        "gate": pick(rng, False, False, False, False, True, "head"),
         "qk_norm": maybe(rng, 0.35, lambda: drawn_norm(rng)),
         "cap": maybe(rng, 0.2, lambda: pick(rng, 0.5, 2.0, 30.0)),
         "sink": chance(rng, 0.25),

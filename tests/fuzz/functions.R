@@ -29,7 +29,7 @@ layer_options <- alist(
   value = list(numbers(2, 7, 8)),
   key = list(numbers(2, 7, 8)),
   sliding_window = 1:3,
-  use_gate = c(TRUE, FALSE),
+  use_gate = list(TRUE, "element", "head"),
   position = list(position_rotary(), position_alibi(), position_relative()),
   qk_norm = list(TRUE, "layer", list(type = "l2", over = "width", after_position = TRUE)),
   logit_soft_cap = c(1, 30),

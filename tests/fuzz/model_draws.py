@@ -71,7 +71,7 @@ def options_of_ours(rng):
     made = position(rng)
     return {
         "sliding_window": maybe(rng, 0.35, lambda: int(rng.integers(1, 14))),
-        "use_gate": chance(rng, 0.2),
+        "use_gate": pick(rng, False, False, False, False, True, "head"),
         "position": made() if made else None,
         "qk_norm": pick(rng, False, False, False, False, True, "layer", "l2", LATE_NORM),
         "logit_soft_cap": maybe(rng, 0.2, lambda: 5.0),

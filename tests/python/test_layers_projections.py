@@ -1,10 +1,15 @@
 """The projections that a layer makes, by name, and their initializers."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 
-from backends import to_numpy
+import kerasattention
+import option_checks
+from backends import predicted, to_numpy
+from classifiers import classifier
 from kerasattention import GroupQueryAttention, MultiHeadAttention
 from kerasattention.layers.projections import PROJECTIONS
 from layer_reference import attention_layer
@@ -86,3 +91,65 @@ def test_biases_go_to_their_heads_where_a_length_is_the_number_of_heads(
     }
     expected, _ = attention_layer(weights, x.astype("float64"))
     np.testing.assert_allclose(to_numpy(outputs), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gate_of_heads_has_one_number_for_each():
+    layer = MultiHeadAttention(6, 4, value_dim=3, use_gate="head")
+    layer.build((B, T, D))
+    assert tuple(layer.projection("gate").kernel.shape) == (D, 6, 1)
+    assert tuple(layer.projection("gate").bias.shape) == (6, 1)
+    assert built(use_gate="element").use_gate is True
+    assert layer.get_config()["use_gate"] == "head"
+    # Gates of 1/2 halve the heads, as a gate of elements does.
+    x = np.random.default_rng(3).normal(size=(B, T, D)).astype("float32")
+    layer.projection("gate").kernel.assign(np.zeros((D, 6, 1)))
+    halved = to_numpy(layer(x))
+    layer.projection("gate").bias.assign(np.full((6, 1), 100.0))
+    np.testing.assert_allclose(2 * halved, to_numpy(layer(x)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_gate_of_heads_is_that_of_the_reference(tmp_path):
+    def make(**options):
+        return option_checks.grouped(use_gate="head", **options)
+
+    option_checks.check_against_reference(make, {}, cross=True)
+    option_checks.check_decoding(use_gate="head")
+    option_checks.check_files(tmp_path, use_gate="head")
+    option_checks.check_low_precision("mixed_bfloat16", use_gate="head")
+    option_checks.check_masked_nonfinite(use_gate="head")
+
+
+def test_a_gate_of_heads_is_pruned_loaded_and_adapted():
+    make = functools.partial(GroupQueryAttention, 4, 6, 2, use_gate="head")
+    model = classifier(make)
+    pruned = kerasattention.prune_heads(model, {"attention_0": [0, 4]})
+    assert tuple(pruned.get_layer("attention_0").projection("gate").kernel.shape) == (22, 4, 1)
+    kernel = model.get_layer("attention_0").projection("output").kernel
+    array = np.array(to_numpy(kernel.value))
+    array[[0, 4]] = 0.0
+    kernel.assign(array)
+    tokens = np.random.default_rng(3).integers(1, 13, (5, 7))
+    before = predicted(model, tokens)
+    np.testing.assert_allclose(predicted(pruned, tokens), before, atol=1e-5)
+
+    layer, rng = model.get_layer("attention_1"), np.random.default_rng(4)
+    shapes = {"query": (24, 22), "key": (8, 22), "value": (8, 22), "output": (22, 24)}
+    given = {n: (rng.normal(size=s), rng.normal(size=s[0])) for n, s in shapes.items()}
+    gate = rng.normal(size=(6, 22)), rng.normal(size=6)
+    kerasattention.load_projections(layer, **given, gate=gate)
+    found = to_numpy(layer.projection("gate").kernel.value)
+    np.testing.assert_allclose(found[:, :, 0], gate[0].T, rtol=1e-6)
+    before = predicted(model, tokens)
+    quantised = kerasattention.convert_attention(model)
+    quantised.quantize("int8")
+    np.testing.assert_allclose(predicted(quantised, tokens), before, atol=0.1 * abs(before).max())
+    kerasattention.enable_lora(model, 2, projections=("gate", "query"))
+    np.testing.assert_allclose(predicted(model, tokens), before, atol=1e-5)
+    merged = kerasattention.convert_attention(classifier(make), 1)
+    assert tuple(merged.get_layer("attention_0").projection("gate").kernel.shape) == (22, 6, 1)
+
+
+@pytest.mark.parametrize("value", [None, 1, "heads", ["head"]])
+def test_gates_that_do_not_fit_are_refused(value):
+    with pytest.raises(ValueError, match='`use_gate` must be True, False, "element" or "head"'):
+        GroupQueryAttention(4, 6, 2, use_gate=value)

@@ -9,6 +9,7 @@ test_that("options follow their rules", {
     layer(seed = -1)
     layer(sliding_window = 0)
     layer(use_gate = NULL)
+    layer(use_gate = "heads")
     layer(qk_norm = 1)
     layer(logit_soft_cap = 0)
     layer(attention_sink = NA)

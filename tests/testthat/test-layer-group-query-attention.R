@@ -326,3 +326,22 @@ test_that("the scale is a number or learned for each feature", {
   expected <- reference_attention(learned, x, scale = factors)$attention_output
   expect_close(learned(x), expected)
 })
+
+test_that("a gate has a number for each result of a head, or one for each head", {
+  skip_without_keras()
+  x <- numbers(2, 3, 11)
+  gate_shape <- function(use_gate) {
+    made <- layer(use_gate = use_gate)
+    expect_match(format(made), "gate")
+    made(x)
+    dim(as.array(made$projection("gate")$kernel))
+  }
+  expect_equal(gate_shape("head"), c(11, 6, 1))
+  expect_equal(gate_shape("element"), c(11, 6, 5))
+  expect_identical(layer(use_gate = "element")$use_gate, TRUE)
+  halved <- layer(use_gate = "head", kernel_initializer = "ones")
+  plain <- layer(kernel_initializer = "ones")
+  halved(x)
+  halved$projection("gate")$kernel$assign(array(0, c(11, 6, 1)))
+  expect_close(halved(x), as.array(plain(x)) / 2, tolerance = 1e-3)
+})

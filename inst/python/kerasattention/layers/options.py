@@ -94,6 +94,15 @@ def _constraint(name: str, value: Any) -> Any:
     return keras.constraints.get(value)
 
 
+def _gate(name: str, value: Any) -> bool | str:
+    """False, True or "head"; "element" is True, which Keras's layers have."""
+    if not (isinstance(value, bool) or value in ("element", "head")):
+        raise ValueError(
+            f'`{name}` must be True, False, "element" or "head". Received: {name}={value!r}'
+        )
+    return True if value == "element" else value
+
+
 class SharedOptions:
     """The table: one row for each option, in the order of the constructors' arguments."""
 
@@ -157,9 +166,10 @@ class SharedOptions:
     )
     use_gate = Option(
         False,
-        checks.flag,
+        _gate,
         "Whether a sigmoid gate from the query multiplies each head's result (Qiu et al. 2025, "
-        "https://arxiv.org/abs/2505.06708).",
+        'https://arxiv.org/abs/2505.06708): False; True or "element", a gate for each of its '
+        'numbers; "head", one for the whole head.',
     )
     position = _PositionOption(
         None,
@@ -218,7 +228,7 @@ class NamedOptions(TypedDict, total=False):
     """The types of the arguments that both constructors take by name only."""
 
     sliding_window: int | None
-    use_gate: bool
+    use_gate: bool | str
     position: Position | None
     qk_norm: bool | str | dict[str, Any]
     logit_soft_cap: float | None

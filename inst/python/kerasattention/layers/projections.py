@@ -68,6 +68,11 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
         """What `qk_norm` stands for; None without a norm."""
         return norm_options("qk_norm", self.qk_norm) if self.qk_norm else None
 
+    @property
+    def gate_size(self) -> int:
+        """Gates of each head: one, or one for each of its Hv results."""
+        return 1 if self.use_gate == "head" else self._heads.value_size
+
     # Making --------------------------------------------------------------------
 
     def _make_sublayers(self, query_shape: Shape, value_shape: Shape, key_shape: Shape) -> None:
@@ -76,7 +81,7 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
         self._key_dense = self._projection("key", key_shape, heads.key_value, heads.size)
         if self.use_gate:
             self._gate_dense = self._projection(
-                "gate", query_shape, heads.query, heads.value_size, activation="sigmoid"
+                "gate", query_shape, heads.query, self.gate_size, activation="sigmoid"
             )
         self._value_dense = self._projection(
             "value", value_shape, heads.key_value, heads.value_size
@@ -232,7 +237,7 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
         def output(heads: Tensor) -> Tensor:
             if self.use_gate:
                 # The heads of a query that is not finite are NaN, or zero if it sees no key.
-                gate = _apply(self._gate_dense, projector.clean(call.query))  # (B, ..., N, Hv)
+                gate = _apply(self._gate_dense, projector.clean(call.query))  # (B, ..., N, Hv|1)
                 heads = ops.multiply(heads, gate)  # (B, ..., N, Hv)
             return _apply(self._output_dense, heads)  # (B, ..., D)
 

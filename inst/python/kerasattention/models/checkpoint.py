@@ -32,7 +32,7 @@ def load_projections(
         query: (N * H, D), as torch's `Linear` stores (out, in); or a pair of it and
             its bias (N * H). `key` (K * H, D), `value` (K * Hv, D) and `output`
             (D, N * Hv), with bias (D), likewise.
-        gate: (N * Hv, D), for a layer with `use_gate`.
+        gate: (N * Hv, D), for a layer with `use_gate`; (N, D) for one gate of each head.
         query_norm: The scale, for a layer with `qk_norm`: (H), or (N * H) or (N, H) where each
             head has one; or a pair of it and the bias. `key_norm` likewise.
         sink: (N), for a layer with `attention_sink`.
@@ -56,7 +56,7 @@ def load_projections(
         "query": (heads.query, heads.size),
         "key": (heads.key_value, heads.size),
         "value": (heads.key_value, heads.value_size),
-        "gate": (heads.query, heads.value_size),
+        "gate": (heads.query, layer.gate_size),
     }
     # Everything is checked before anything is assigned.
     assignments: list[tuple[Any, np.ndarray]] = []
