@@ -47,8 +47,8 @@ make_layer <- function(python_class, options, call) {
         check_keras_name(options[[name]], name, call)
         options[[name]] <- as_keras_function(options[[name]], name)
       }
-      if (!is.null(options$position)) {
-        options$position <- as_python(options$position, call)
+      for (name in intersect(names(options), c("position", "query_scale"))) {
+        options[[name]] <- as_python(options[[name]], call)
       }
       do.call(constructor, options)
     },

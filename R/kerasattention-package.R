@@ -18,6 +18,7 @@
 #' * [layer_multi_head_attention()] and [layer_group_query_attention()] are the layers.
 #' * [position_rotary()], [position_alibi()] and [position_relative()] are position encodings
 #'   for their argument `position`.
+#' * [scale_by_position()] is a factor of queries for their argument `query_scale`.
 #' * [convert_attention()] replaces the Keras attention layers of a model by ours, and can
 #'   make a multi-head model a grouped-query model.
 #'

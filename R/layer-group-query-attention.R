@@ -60,9 +60,13 @@
 #'   masks are applied (Gemma Team 2024).
 #' @param attention_sink Whether each query head has a learned logit in the softmax's
 #'   denominator, so that it can attend to nothing (Xiao et al. 2023).
+#' @param value_norm Whether each projected value head is divided by its root mean square,
+#'   without a learned scale, as in Gemma 4.
 #' @param scale The factor of the logits: `NULL` for 1 / sqrt(H), a number, or `"learned"`:
 #'   each of the H features of a head has a learned factor, which is at first 1 / sqrt(H) (Das
 #'   et al. 2024).
+#' @param query_scale `NULL`, or [scale_by_position()]: a factor of the queries that grows with
+#'   their position.
 #' @param attention_mask A logical array, `TRUE` where a query attends to a key, of a
 #'   shape that broadcasts to (B, N, T, S): (T, S), (B, T, S), (B, 1, T, S) or
 #'   (B, N, T, S).
@@ -188,7 +192,9 @@ layer_group_query_attention <- function(
   qk_norm = FALSE,
   logit_soft_cap = NULL,
   attention_sink = FALSE,
+  value_norm = FALSE,
   scale = NULL,
+  query_scale = NULL,
   attention_mask = NULL,
   attention_bias = NULL,
   segment_ids = NULL,

@@ -152,6 +152,8 @@ describe_options <- function(layer) {
     if (!is.null(layer$logit_soft_cap)) {
       paste("soft cap", layer$logit_soft_cap)
     },
+    if (layer$value_norm) "value norm",
+    if (!is.null(layer$query_scale)) python_class(layer$query_scale),
     if (!is.null(layer$scale)) paste("scale", layer$scale),
     if (layer$dropout > 0) paste("dropout", layer$dropout)
   )

@@ -53,7 +53,14 @@ load_projections <- function(
   scale = NULL,
   undo_permutation = FALSE
 ) {
-  known <- c("gate", "query_norm", "key_norm", "sink", "scale", "undo_permutation")
+  known <- c(
+    "gate",
+    "query_norm",
+    "key_norm",
+    "sink",
+    "scale",
+    "undo_permutation"
+  )
   check_dots(list(...), known)
   check_required(layer)
   check_layer(layer)

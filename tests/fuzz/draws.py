@@ -163,6 +163,8 @@ def layer_call(rng, kind):
         "cap": maybe(rng, 0.2, lambda: pick(rng, 0.5, 2.0, 30.0)),
         "sink": chance(rng, 0.25),
         "scale": pick(rng, None, None, None, 0.05, 1.0, "learned"),
+        "value_norm": chance(rng, 0.15),
+        "query_scale": maybe(rng, 0.2, lambda: drawn_query_scale(rng)),
         "window": maybe(rng, 0.3, lambda: int(rng.integers(1, T + 4))),
         "position": position,
         "rate": pick(rng, 0.0, 0.0, 0.1, 0.5, 0.9),
@@ -178,6 +180,17 @@ def layer_call(rng, kind):
         "segments": maybe(rng, 0.25, lambda: pick(rng, "rows", "one")) if own else None,
         "positions": maybe(rng, 0.25, lambda: pick(rng, "rows", "one", "far")),
         "paddings": {name: how for name, how in paddings.items() if how},
+    }
+
+
+def drawn_query_scale(rng):
+    if chance(rng, 0.4):
+        return {"type": "log", "length": pick(rng, 2, 5, 512)}
+    return {
+        "type": "llama4",
+        "attn_scale": pick(rng, 0.1, 0.5),
+        "floor_scale": pick(rng, 1, 3, 8),
+        "offset": pick(rng, 0, 1),
     }
 
 

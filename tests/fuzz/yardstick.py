@@ -125,6 +125,8 @@ def evaluate(tape, config, data, weights):
         single=config["dtype"] != "float64",
         norm=norm_of(config["qk_norm"]),
         scale=None if config["scale"] == "learned" else config["scale"],
+        value_norm=config["value_norm"],
+        query_scale=config["query_scale"],
     )
     causal = config["causal_layer"] if config["causal"] is None else config["causal"]
     key = data.get("key", data.get("value", data["query"]))

@@ -30,12 +30,15 @@ def attention_layer(
     norm=None,
     rotary=None,
     scale=None,
+    value_norm=False,
+    query_scale=None,
 ):
     """The output and the weights (batch axes, N, query axes, key axes).
 
     `weights` holds arrays by path, such as "query/kernel". Masks of padding have the axes
     of the inputs but the last, `mask` and `bias` those of the scores, all of them. `norm` has the
-    options of `normalised`, and "after_position"; `rotary` is a base of frequencies.
+    options of `normalised`, and "after_position"; `rotary` is a base of frequencies;
+    `query_scale` gives the factor of a position.
     """
     value = query if value is None else value
     key = value if key is None else key
@@ -59,6 +62,10 @@ def attention_layer(
         q, k = normalised_pair(weights, q, k, norm)
     if "per_dim_scale" in weights:
         q = q * np.log1p(np.exp(weights["per_dim_scale"].astype(float))) / math.log(2)
+    if value_norm:
+        v = normalised(v)
+    for b, t in np.ndindex(B, T) if query_scale is not None else ():
+        q[b, t] *= query_scale(float(places[b, t]))
     seen = reference.visible(
         B,
         N,

@@ -151,6 +151,14 @@ def relative_buckets(distance, buckets, farthest, causal):
     return np.array(found, dtype=int)[inverse].reshape(distance.shape)
 
 
+def query_factors(places, type, attn_scale=0.1, floor_scale=8192, offset=1, length=None):
+    """The factors of queries at places (B|1, T), by the published formulas."""
+    at = np.asarray(places, float)
+    if type == "log":
+        return np.maximum(np.log(at + 1) / np.log(length), 1.0)
+    return 1 + attn_scale * np.log(1 + np.floor((at + offset) / floor_scale))
+
+
 class Layer:
     """An attention layer of named float64 weights.
 
@@ -161,6 +169,8 @@ class Layer:
         norm: None, or a dictionary with the options of `Tape.norm`, and `after_position` and
             `offset`. The weights say whether there are scales and biases.
         scale: None, or the factor of the logits.
+        value_norm: Whether values are divided by their root mean square.
+        query_scale: None, or a dictionary with a `type` and its options.
     """
 
     def __init__(
@@ -174,10 +184,13 @@ class Layer:
         single=True,
         norm=None,
         scale=None,
+        value_norm=False,
+        query_scale=None,
     ):
         self.weights, self.axes = weights, axes
         self.window, self.cap, self.position, self.single = window, cap, position, single
         self.norm, self.scale = norm, scale
+        self.value_norm, self.query_scale = value_norm, query_scale
         if norm is None and "query_norm/scale" in weights:
             self.norm = {}
 
@@ -239,6 +252,10 @@ class Layer:
         if "per_dim_scale" in leaves:
             factor = tape.scale(tape.softplus(leaves["per_dim_scale"]), 1 / math.log(2))
             q = tape.multiply(q, factor)
+        if self.query_scale is not None:
+            q = tape.scale(q, query_factors(places, **self.query_scale)[:, :, None, None])
+        if self.value_norm:
+            v = tape.norm(v)
         seen = visible(
             (B, N, T, S),
             mask=None if mask is None else self.fold_mask(mask, len(batch), (B, N, T, S)),

@@ -153,6 +153,33 @@ def test_masked_out_nan_reaches_no_gradient(name):
     checks.check_masked_nonfinite(qk_norm=NORMS[name], position=ka.RotaryPosition())
 
 
+# Values ---------------------------------------------------------------------------------------
+
+
+def test_the_norm_of_values(tmp_path):
+    def make(**options):
+        return grouped(value_norm=True, qk_norm=True, use_gate=True, **options)
+
+    wanted = {"value_norm": True, "norm": {}}
+    checks.check_against_reference(make, wanted)
+    checks.check_against_reference(make, wanted, cross=True)
+    checks.check_decoding(value_norm=True)
+    checks.check_files(tmp_path, value_norm=True)
+    checks.check_low_precision("bfloat16", value_norm=True)
+    checks.check_masked_nonfinite(value_norm=True)
+    layer = ka.MultiHeadAttention(3, 4, value_dim=2, value_norm=True, use_bias=False)
+    layer.build((2, T, D))
+    # One token attends itself: (3, 4) becomes (3, 4) / sqrt(12.5), by hand.
+    kernel = np.zeros((D, 3, 2))
+    kernel[0] = [3.0, 4.0]
+    layer.projection("value").kernel.assign(kernel)
+    output = np.zeros((3, 2, D))
+    output[1] = [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0]]
+    layer.projection("output").kernel.assign(output)
+    found = to_numpy(layer(tensor(np.eye(D)[None, :1])))[0, 0]
+    np.testing.assert_allclose(found, np.array([3, 4, 0, 0, 0]) / np.sqrt(12.5), rtol=1e-6)
+
+
 # Whole models ---------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from typing import get_type_hints
 import pytest
 
 import kerasattention
-from kerasattention import GroupQueryAttention, MultiHeadAttention, RotaryPosition
+from kerasattention import GroupQueryAttention, MultiHeadAttention, RotaryPosition, ScaleByPosition
 from kerasattention.layers.options import OPTIONS, NamedOptions
 
 LAYERS = {
@@ -28,7 +28,9 @@ OTHER_VALUES = {
     "qk_norm": True,
     "logit_soft_cap": 5.0,
     "attention_sink": True,
+    "value_norm": True,
     "scale": 0.5,
+    "query_scale": ScaleByPosition("log", length=5),
     "use_causal_mask": True,
 }
 
@@ -62,7 +64,9 @@ def test_configs_hold_a_default_only_where_keras_has_the_option(kind):
         "qk_norm",
         "logit_soft_cap",
         "attention_sink",
+        "value_norm",
         "scale",
+        "query_scale",
         "use_causal_mask",
     }
     assert left_out.isdisjoint(config)

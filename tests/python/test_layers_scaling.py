@@ -1,11 +1,14 @@
 """Factors of queries and logits against the float64 reference, and hand-worked values."""
 
+import math
+
 import numpy as np
 import pytest
 
 import kerasattention as ka
 import option_checks as checks
 from backends import BACKEND, tensor, to_numpy, value_and_gradients
+from kerasattention import ScaleByPosition
 from kerasattention.layers.scaling import per_dimension_factor
 from option_checks import D, H, K, N, T, grouped
 
@@ -99,6 +102,93 @@ def test_checkpoints_and_lora():
     np.testing.assert_array_equal(to_numpy(layer.per_dim_scale), np.arange(H))
 
 
+# By position ----------------------------------------------------------------------------------
+
+SCALES = {
+    "llama4": ScaleByPosition(attn_scale=0.4, floor_scale=3),
+    "ministral": ScaleByPosition(floor_scale=2, offset=0),
+    "log": ScaleByPosition("log", length=3),
+}
+
+
+def factor(scale, position):
+    """By hand, one position at a time."""
+    options = scale.options
+    if scale.type == "log":
+        return max(1.0, math.log(position + 1) / math.log(options["length"]))
+    steps = math.floor((position + options["offset"]) / options["floor_scale"])
+    return 1.0 + options["attn_scale"] * math.log(1.0 + steps)
+
+
+def test_factors_of_positions_worked_by_hand():
+    at = np.array([[-2, 0, 1, 2, 8], [5, 6, 26, 80, 81]])
+    for scale, expected in (
+        (ScaleByPosition("log", length=3), [[1, 1, 1, 1, 2], [np.log(6) / np.log(3), 0, 3, 0, 0]]),
+        (
+            ScaleByPosition(attn_scale=1 / np.log(2), floor_scale=3),
+            [[1, 1, 1, 2, 3], [np.log2(3) + 1, 0, np.log2(10) + 1, 0, 0]],
+        ),
+    ):
+        found = to_numpy(scale.factors(tensor(at), "float32"))
+        expected = np.array(expected, float)
+        if scale.type == "llama4":
+            expected[0, 4] = 1 + np.log2(4)
+        known = expected > 0
+        np.testing.assert_allclose(found[known], expected[known], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_queries_are_scaled_by_their_positions(name):
+    scale = SCALES[name]
+
+    def make(**options):
+        return grouped(query_scale=scale, position=ka.RotaryPosition(theta=50.0), **options)
+
+    wanted = {"query_scale": lambda at: factor(scale, at), "rotary": 50.0}
+    checks.check_against_reference(make, wanted, cross=name == "log")
+    if name == "llama4":
+        positions = np.random.default_rng(3).integers(0, 40, (checks.B, checks.T))
+        checks.check_against_reference(make, wanted, positions=positions)
+
+
+@pytest.mark.parametrize("position", [None, "rotary"])
+def test_positions_come_from_the_cache(position):
+    made = {"position": ka.RotaryPosition(theta=50.0)} if position else {}
+    for scale in SCALES.values():
+        checks.check_decoding(query_scale=scale, **made)
+    checks.check_decoding(query_scale=SCALES["llama4"], sliding_window=3, **made)
+
+
+def test_scales_by_position_are_saved(tmp_path):
+    for i, scale in enumerate(SCALES.values()):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        checks.check_files(folder, "sequential", query_scale=scale)
+        checks.check_low_precision("mixed_bfloat16", query_scale=scale)
+    checks.check_masked_nonfinite(query_scale=scale)
+    config = grouped(query_scale={"type": "llama4"}).get_config()["query_scale"]
+    assert config == {"type": "llama4", "attn_scale": 0.1, "floor_scale": 8192.0, "offset": 1.0}
+    assert grouped(query_scale=config).query_scale == ScaleByPosition()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("log", "`query_scale` must be `None`, a `ScaleByPosition"),
+        ({"kind": "log"}, "`query_scale` must be `None`"),
+        ({"type": "logn"}, "`type` must be one of"),
+        ({"type": "log"}, "`length` must be a number above 1. Received: length=None"),
+        ({"type": "log", "length": 1}, "`length` must be a number above 1"),
+        ({"type": "log", "length": 9, "offset": 1}, "takes.*'length'.*Received: offset=1"),
+        ({"floor_scale": 0}, "`floor_scale` must be a number of at least 1e-6"),
+        ({"attn_scale": float("nan")}, "`attn_scale` must be a number of at least 0"),
+    ],
+)
+def test_scales_by_position_that_do_not_fit_are_refused(value, message):
+    with pytest.raises(ValueError, match=message):
+        grouped(query_scale=value)
+
+
 if BACKEND == "torch":
 
     def test_the_learned_scale_is_that_of_timesfm():
@@ -119,3 +209,14 @@ if BACKEND == "torch":
         np.testing.assert_allclose(
             (query * factor).detach().numpy(), expected.detach().numpy(), rtol=1e-6
         )
+
+    def test_scales_by_position_are_those_of_transformers():
+        torch = pytest.importorskip("torch")
+        pytest.importorskip("transformers")
+        from transformers.models.ministral3.modeling_ministral3 import get_llama_4_attn_scale
+
+        positions = torch.arange(40)[None]
+        expected = get_llama_4_attn_scale(positions, 0.3, 7)[:, 0, :, 0]
+        scale = ScaleByPosition(attn_scale=0.3, floor_scale=7, offset=0)
+        found = scale.factors(positions, "float32")
+        np.testing.assert_allclose(to_numpy(found), expected.numpy(), rtol=1e-6)

@@ -36,6 +36,7 @@ def test_the_names_in_saved_files_stay():
         "kerasattention>MultiHeadAttention",
         "kerasattention>RelativePosition",
         "kerasattention>RotaryPosition",
+        "kerasattention>ScaleByPosition",
     }
 
 

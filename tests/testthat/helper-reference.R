@@ -1,6 +1,6 @@
 # Grouped-query attention written out in R, head by head and query by query, from a
-# layer's weights. `mask` is (B, N, T, S); `norm(x, of)` is applied to the queries and the keys of
-# a head, (T, H) and (S, H), `of` being "query" and "key". `scale` is one
+# layer's weights. `mask` is (B, N, T, S); `norm(x, of)` is applied to the queries, keys and
+# values of a head, matrices with a row for each, `of` being "query", "key" and "value". `scale` is one
 # number, or one for each feature of a head.
 reference_attention <- function(
   layer,
@@ -34,7 +34,8 @@ reference_attention <- function(
       weights <- exp(logits - apply(logits, 1, function(row) max(row, -1e30)))
       weights <- weights / pmax(rowSums(weights), 1e-30)
       scores[b, n, , ] <- weights
-      attended <- weights %*% project(value[b, , ], "_value_dense", k)
+      values <- norm(project(value[b, , ], "_value_dense", k), "value")
+      attended <- weights %*% values
       result[b, , ] <- result[b, , ] + attended %*% output_kernel[n, , ]
     }
     result[b, , ] <- sweep(result[b, , ], 2, w("_output_dense", "bias"), "+")

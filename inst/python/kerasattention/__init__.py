@@ -9,6 +9,7 @@ from kerasattention.layers import GroupQueryAttention, MultiHeadAttention
 from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.context import is_observed as _is_observed
 from kerasattention.layers.group_query_attention import GroupedQueryAttention
+from kerasattention.layers.scaling import ScaleByPosition
 from kerasattention.models.checkpoint import load_projections
 from kerasattention.models.convert import convert_attention
 from kerasattention.models.importance import head_importance
@@ -33,6 +34,7 @@ __all__ = [
     "PackedSequences",
     "RelativePosition",
     "RotaryPosition",
+    "ScaleByPosition",
     "attention_rollout",
     "attention_scores",
     "convert_attention",

@@ -161,7 +161,7 @@ class AttentionLayer(AttendingLayer):
                 position, query, key, mask, self_attention
             )  # (B', T, N, H), (B', S, K, H)
         query, key = self._norm_positioned(query, key, projector)  # (B', T, N, H), (B', S, K, H)
-        query = self._scaled(query, projector)  # (B', T, N, H)
+        query = self._scaled(query, mask, projector)  # (B', T, N, H)
         causal = mask.causal  # a cache may have put the rule into a mask
         key, value, mask = context.update_cache(
             self, key, value, mask, self_attention

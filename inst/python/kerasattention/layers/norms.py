@@ -177,6 +177,12 @@ def _unit(x: Tensor, options: NormOptions) -> Tensor:
     return x / ops.sqrt(squares + options.epsilon)  # (B, ..., heads, size)
 
 
+def unlearned_rms(x: Tensor) -> Tensor:
+    """Values (B, ..., K, Hv), each head divided by its root mean square."""
+    wide = ops.cast(x, accumulator_of(x.dtype))  # (B, ..., K, Hv)
+    return ops.cast(_unit(wide, NormOptions()), x.dtype)  # (B, ..., K, Hv)
+
+
 def make_norm(
     options: NormOptions, heads: int, size: int, name: str, policy: Any
 ) -> keras.layers.Layer:

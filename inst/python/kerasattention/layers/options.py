@@ -13,7 +13,7 @@ import keras
 
 from kerasattention import checks
 from kerasattention.layers.norms import check_qk_norm
-from kerasattention.layers.scaling import check_scale
+from kerasattention.layers.scaling import ScaleByPosition, check_query_scale, check_scale
 from kerasattention.positions.base import Position
 from kerasattention.positions.serialization import as_position, position_config
 
@@ -203,12 +203,26 @@ class SharedOptions:
         "2023, https://arxiv.org/abs/2309.17453).",
         always_in_config=False,
     )
+    value_norm = Option(
+        False,
+        checks.flag,
+        "Whether each value head is divided by its root mean square, without a learned scale "
+        "(Gemma 4).",
+        always_in_config=False,
+    )
     scale = Option(
         None,
         check_scale,
         'Factor of the logits: None for 1 / sqrt(H), a number, or "learned": softplus(w) / log(2) '
         "times that, with a weight w for each of the H features of a head, at first 0 (TimesFM, "
         "Das et al. 2024, https://arxiv.org/abs/2310.10688).",
+        always_in_config=False,
+    )
+    query_scale = Option(
+        None,
+        check_query_scale,
+        "None, or a `ScaleByPosition()`: a factor of the queries that grows with their position.",
+        to_config=ScaleByPosition.get_config,
         always_in_config=False,
     )
     use_causal_mask = Option(
@@ -233,7 +247,9 @@ class NamedOptions(TypedDict, total=False):
     qk_norm: bool | str | dict[str, Any]
     logit_soft_cap: float | None
     attention_sink: bool
+    value_norm: bool
     scale: float | str | None
+    query_scale: ScaleByPosition | dict[str, Any] | None
     use_causal_mask: bool
     # Of each layer of Keras.
     name: str | None

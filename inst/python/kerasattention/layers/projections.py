@@ -8,12 +8,19 @@ import keras
 from keras import ops
 
 from kerasattention import checks
-from kerasattention.attend.tensors import Tensor
+from kerasattention.attend.mask import AttentionMask
+from kerasattention.attend.tensors import Span, Tensor
 from kerasattention.layers.axes import AxisFold, output_equation, projection_equation
 from kerasattention.layers.heads import Heads
 from kerasattention.layers.inputs import LayerCall
 from kerasattention.layers.nonfinite import Projector
-from kerasattention.layers.norms import NormOptions, make_norm, norm_options, normalize
+from kerasattention.layers.norms import (
+    NormOptions,
+    make_norm,
+    norm_options,
+    normalize,
+    unlearned_rms,
+)
 from kerasattention.layers.options import SharedOptions
 from kerasattention.layers.scaling import LEARNED, multiply, per_dimension_factor
 from kerasattention.layers.shapes import Shape
@@ -199,7 +206,11 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
 
         real = functools.partial(self._unfolded, call.key_padding, call.key)
         key = projector.project(heads, call.key, real)  # (B, ..., K, H)
-        values = functools.partial(_apply, self._value_dense)
+
+        def values(value: Tensor) -> Tensor:
+            heads = _apply(self._value_dense, value)  # (B, ..., K, Hv)
+            return unlearned_rms(heads) if self.value_norm else heads
+
         value = projector.project(values, call.value, real)  # (B, ..., K, Hv)
         return self._fold.fold(key), self._fold.fold(value)  # (B, S, K, H), (B, S, K, Hv)
 
@@ -221,12 +232,23 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
             projector.project(functools.partial(normalize, self._key_norm), key, features=2),
         )  # (B, T, N, H), (B, S, K, H)
 
-    def _scaled(self, query: Tensor, projector: Projector) -> Tensor:
+    def _scaled(self, query: Tensor, mask: AttentionMask, projector: Projector) -> Tensor:
         """Queries (B, T, N, H) times the layer's factors but for the scale of the logits."""
-        if self.scale != LEARNED:
-            return query
-        factor = per_dimension_factor(self.per_dim_scale, query.dtype)  # (H)
-        return projector.project(lambda x: multiply(x, factor), query, features=2)  # (B, T, N, H)
+        if self.scale == LEARNED:
+            learned = per_dimension_factor(self.per_dim_scale, query.dtype)  # (H)
+            query = projector.project(
+                lambda x: multiply(x, learned), query, features=2
+            )  # (B, T, N, H)
+        if self.query_scale is not None:
+            positions = mask.positions_of_queries(Span(0, ops.shape(query)[1]))  # (T) or (B, T)
+            factors = self.query_scale.factors(positions, query.dtype)  # (T) or (B, T)
+            query = multiply(query, factors[..., None, None])  # (B, T, N, H)
+        return query
+
+    @property
+    def uses_positions(self) -> bool:
+        """Whether queries or keys depend on positions, beside the mask."""
+        return self.position is not None or self.query_scale is not None
 
     def _unfolded(self, mask: Tensor | None, like: Tensor) -> Tensor | None:
         return None if mask is None else self._fold.unfold_padding(mask, like)

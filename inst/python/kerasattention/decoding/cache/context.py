@@ -96,7 +96,7 @@ class CacheContext(AttentionContext):
         spec, info = self.specs[self._call], self.info
         if info.padding is None and info.is_prefill:
             return mask
-        if layer.position is None and not spec.cross:
+        if not layer.uses_positions and not spec.cross:
             return mask
         queries = self._indices()  # (t)
         if info.padding is not None:

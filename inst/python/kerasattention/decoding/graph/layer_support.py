@@ -191,11 +191,11 @@ def _is_unchanged(operation: Any) -> bool:
 
 
 def is_our_attention(operation: Any) -> bool:
-    """Whether it is an attention layer of this package, no subclass and no position of a user."""
+    """Whether it is an attention layer of this package, without a class of a user in it."""
     if not isinstance(operation, AttentionLayer) or "call" in vars(operation):
         return False
-    parts = [operation, *([] if operation.position is None else [operation.position])]
-    return all(type(x).__module__.split(".")[0] == _PACKAGE for x in parts)
+    parts = (operation, operation.position, operation.query_scale)
+    return all(type(x).__module__.split(".")[0] == _PACKAGE for x in parts if x is not None)
 
 
 _PACKAGE = __name__.split(".")[0]
