@@ -1,6 +1,12 @@
 # Elements of `...` must have names that are known. The hint for an unknown name is the most
-# similar one among `known` and `near`, the names of the other arguments.
-check_dots <- function(dots, known, near = NULL, call = caller_env()) {
+# similar one among `known` and `near`, the names of the other arguments: a misspelt argument
+# without a default is in `...` too.
+check_dots <- function(
+  dots,
+  known,
+  near = argument_names(call),
+  call = caller_env()
+) {
   if (length(dots) == 0) {
     return(invisible(dots))
   }
@@ -37,6 +43,14 @@ abort_unknown <- function(name, value, known, call) {
   )
 }
 
+# The names of the arguments of the function whose frame is `frame`.
+argument_names <- function(frame) {
+  number <- which(vapply(sys.frames(), identical, NA, frame))
+  if (length(number) > 0) {
+    setdiff(names(formals(sys.function(number[[1]]))), "...")
+  }
+}
+
 # A known name that contains the given one, or is a few letters away from it.
 nearest_name <- function(name, known) {
   within <- known[grepl(name, known, fixed = TRUE)]
@@ -47,7 +61,8 @@ nearest_name <- function(name, known) {
     return(NULL)
   }
   distance <- utils::adist(name, known, ignore.case = TRUE)[1, ]
-  if (min(distance) > max(2, nchar(name) / 4)) {
+  # A name of which no letter is the same is not similar.
+  if (min(distance) > min(nchar(name) - 1, max(2, nchar(name) / 4))) {
     return(NULL)
   }
   known[[which.min(distance)]]

@@ -49,11 +49,7 @@ install_kerasattention <- function(
   check_flag(gpu)
   check_string(envname)
   dots <- list(...)
-  check_dots(
-    dots,
-    c(create_arguments, pip_arguments),
-    c("backend", "gpu", "envname")
-  )
+  check_dots(dots, c(create_arguments, pip_arguments))
   check_gpu(gpu, backend)
 
   path <- make_environment(envname, dots[names(dots) %in% create_arguments])

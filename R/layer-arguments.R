@@ -79,8 +79,7 @@ checked_by <- function(checker) {
 
 # Unknown names come before missing arguments: `heads = 2` is a misspelt `num_heads`.
 check_layer_dots <- function(dots, call = caller_env()) {
-  formals <- names(formals(sys.function(-1)))
-  check_dots(dots, c(keras_arguments, mask_arguments), formals, call = call)
+  check_dots(dots, c(keras_arguments, mask_arguments), call = call)
 }
 
 # All arguments of the layer function whose frame is `env`, except for the tensors.

@@ -25,7 +25,7 @@ as.data.frame.sequences <- function(
   ...,
   predictions = NULL
 ) {
-  check_dots(list(...), "stringsAsFactors", "predictions")
+  check_dots(list(...), "stringsAsFactors")
   predictions <- as_predictions(predictions, dim(x$mask))
   step <- which(t(x$mask), arr.ind = TRUE)
   at <- cbind(step[, 2], step[, 1])

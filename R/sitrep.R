@@ -69,14 +69,22 @@ can_run_examples <- function() {
 }
 
 # Whether README, the vignette and the articles run their code for keras3. Does not load it.
-has_keras3 <- function() nzchar(system.file(package = "keras3"))
+has_keras3 <- function(
+  keras3 = version_of("keras3"),
+  reticulate = version_of("reticulate")
+) {
+  !is.null(keras3) && utils::compareVersion(reticulate, keras3_reticulate) >= 0
+}
+
+# The oldest version of reticulate with which keras3 can be attached.
+keras3_reticulate <- "1.42"
 
 # The note beside such code where it is not run, for a chunk with `results = "asis"`.
 write_keras3_note <- function(ready = has_keras3()) {
   if (!ready) {
     writeLines(paste(
-      "*The R package keras3 was not installed where this page was made: its code is shown,",
-      "but was not run.*"
+      "*The R package keras3, which needs reticulate 1.42 or newer, was not installed where this",
+      "page was made: its code is shown, but was not run.*"
     ))
   }
 }
