@@ -43,6 +43,7 @@ def visible(
     mask=None,
     causal=False,
     window=None,
+    rule=None,
     query_positions=None,
     key_positions=None,
     query_segments=None,
@@ -62,6 +63,8 @@ def visible(
         seen &= distance <= 0
     if window is not None:
         seen &= abs(distance) < window
+    if rule is not None:
+        seen &= rule(here[:, None, :, None], there[:, None, None, :])
     if query_segments is not None:
         q, k = np.asarray(query_segments)[:, :, None], np.asarray(key_segments)[:, None, :]
         seen &= ((q == k) & (k != 0))[:, None]
@@ -186,8 +189,9 @@ class Layer:
         scale=None,
         value_norm=False,
         query_scale=None,
+        rule=None,
     ):
-        self.weights, self.axes = weights, axes
+        self.weights, self.axes, self.rule = weights, axes, rule
         self.window, self.cap, self.position, self.single = window, cap, position, single
         self.norm, self.scale = norm, scale
         self.value_norm, self.query_scale = value_norm, query_scale
@@ -261,6 +265,7 @@ class Layer:
             mask=None if mask is None else self.fold_mask(mask, len(batch), (B, N, T, S)),
             causal=causal,
             window=self.window,
+            rule=self.rule,
             query_positions=places,
             key_positions=key_places,
             query_segments=segments,

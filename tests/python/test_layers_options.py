@@ -68,6 +68,7 @@ def test_configs_hold_a_default_only_where_keras_has_the_option(kind):
         "scale",
         "query_scale",
         "use_causal_mask",
+        "mask",
     }
     assert left_out.isdisjoint(config)
     assert set(OPTIONS) - left_out <= set(config)

@@ -9,7 +9,7 @@ from keras import ops
 
 from backends import BACKEND, sampled
 from kerasattention.attend import registry
-from kerasattention.attend.rules import MaskRule
+from kerasattention.attend.rules import MaskRule, Reach
 from problems import kernel, problem
 from test_attend import check
 
@@ -23,12 +23,8 @@ class ChunkRule(MaskRule):
     argument = "chunks"
 
     @property
-    def before(self):
-        return self.size - 1
-
-    @property
-    def after(self):
-        return self.size - 1
+    def reach(self):
+        return Reach(self.size - 1, self.size - 1)
 
     def block_mask(self, positions, rows, columns):
         queries, keys = positions.block_positions(rows, columns)

@@ -10,6 +10,16 @@ from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.context import is_observed as _is_observed
 from kerasattention.layers.group_query_attention import GroupedQueryAttention
 from kerasattention.layers.scaling import ScaleByPosition
+from kerasattention.masks.base import AndMask, Mask, NotMask, OrMask
+from kerasattention.masks.kinds import (
+    BlockMask,
+    CausalMask,
+    ChunkMask,
+    DilatedMask,
+    MaskFunction,
+    PrefixMask,
+    WindowMask,
+)
 from kerasattention.models.checkpoint import load_projections
 from kerasattention.models.convert import convert_attention
 from kerasattention.models.importance import head_importance
@@ -28,13 +38,20 @@ __version__ = "0.0.0.9000"
 __all__ = [
     "AlibiPosition",
     "AttentionMap",
+    "BlockMask",
+    "CausalMask",
+    "ChunkMask",
+    "DilatedMask",
     "GroupQueryAttention",
     "IncrementalDecoder",
+    "MaskFunction",
     "MultiHeadAttention",
     "PackedSequences",
+    "PrefixMask",
     "RelativePosition",
     "RotaryPosition",
     "ScaleByPosition",
+    "WindowMask",
     "attention_rollout",
     "attention_scores",
     "convert_attention",
@@ -50,7 +67,8 @@ __all__ = [
 
 # The names that messages, pickles and R's class strings show, whatever the module of a class.
 # Keras's files are not concerned: they find a class by its registered name.
-for _public in [*(globals()[_name] for _name in __all__), AttentionLayer, GroupedQueryAttention]:
+_CLASSES = (AttentionLayer, GroupedQueryAttention, Mask, AndMask, OrMask, NotMask)
+for _public in [*(globals()[_name] for _name in __all__), *_CLASSES]:
     if isinstance(_public, type):
         _public.__module__ = __name__
 del _public

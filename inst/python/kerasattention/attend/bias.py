@@ -11,7 +11,17 @@ import keras
 from keras import ops
 
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import Span, Tensor, accumulator_of, shape_of, slice_axis
+from kerasattention.attend.tensors import (
+    Columns,
+    KeySpans,
+    Span,
+    Tensor,
+    accumulator_of,
+    pad_columns,
+    shape_of,
+    slice_axis,
+    split_columns,
+)
 
 
 class BlockBias(Protocol):
@@ -29,12 +39,12 @@ class BlockBias(Protocol):
         """The same bias, computed in float32 or float64."""
         ...
 
-    def block(self, mask: AttentionMask, rows: Span, columns: Span) -> Tensor:
+    def block(self, mask: AttentionMask, rows: Span, columns: Columns) -> Tensor:
         """The bias of a block: float32 or float64 that broadcasts to (B, N, t, s)."""
         ...
 
     def block_gradient(
-        self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Span
+        self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Columns
     ) -> dict[str, Tensor]:
         """The gradient of each tensor for a block's gradient (B, N, t, s), in its dtype."""
         ...
@@ -55,23 +65,26 @@ class TensorBias:
     def in_precision(self, dtype: str) -> "TensorBias":
         return self
 
-    def block(self, mask: AttentionMask, rows: Span, columns: Span) -> Tensor:
+    def block(self, mask: AttentionMask, rows: Span, columns: Columns) -> Tensor:
         bias = slice_axis(slice_axis(self.bias, 2, rows), 3, columns)  # (B|1, N|1, t|1, s|1)
         return ops.cast(bias, accumulator_of(bias.dtype))  # (B|1, N|1, t|1, s|1)
 
     def block_gradient(
-        self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Span
+        self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Columns
     ) -> dict[str, Tensor]:
         gradient = self._sum_to_axes(gradient)  # (B|1, N|1, t|1, s|1)
         sizes = shape_of(self.bias)
-        padding = [(0, 0), (0, 0)]
         for axis, span in ((2, rows), (3, columns)):
-            whole = self.bias.shape[axis] == 1
-            padding.append((0, 0) if whole else (span.start, sizes[axis] - span.stop))
-        return {"attention_bias": ops.pad(gradient, padding)}  # (B|1, N|1, T|1, S|1)
+            if self.bias.shape[axis] != 1:
+                gradient = pad_columns(gradient, axis, span, sizes[axis])
+        return {"attention_bias": gradient}  # (B|1, N|1, T|1, S|1)
 
-    def add_gradient(self, total: Tensor, gradient: Tensor, rows: Span, columns: Span) -> Tensor:
+    def add_gradient(self, total: Tensor, gradient: Tensor, rows: Span, columns: Columns) -> Tensor:
         """Adds in place of the block, where that is not known before it runs."""
+        if isinstance(columns, KeySpans):
+            for span, part in split_columns(gradient, 3, columns):
+                total = self.add_gradient(total, part, rows, span)
+            return total
         gradient = self._sum_to_axes(gradient)  # (B|1, N|1, t|1, s|1)
         whole = [self.bias.shape[axis] == 1 for axis in (2, 3)]
         starts = [
@@ -83,13 +96,12 @@ class TensorBias:
             return total
         return ops.slice_update(total, (0, 0, *starts), here + gradient)  # (B|1, N|1, T|1, S|1)
 
-    def rows_gradient(self, gradient: Tensor, columns: Span) -> Tensor:
+    def rows_gradient(self, gradient: Tensor, columns: Columns) -> Tensor:
         """The gradient of a block's rows of the bias, (B|1, N|1, t, S|1)."""
         gradient = self._sum_to_axes(gradient)  # (B|1, N|1, t|1, s|1)
         if self.bias.shape[3] == 1:
             return gradient
-        around = (columns.start, shape_of(self.bias)[3] - columns.stop)
-        return ops.pad(gradient, [(0, 0), (0, 0), (0, 0), around])  # (B|1, N|1, t, S)
+        return pad_columns(gradient, 3, columns, shape_of(self.bias)[3])  # (B|1, N|1, t, S)
 
     def _sum_to_axes(self, gradient: Tensor) -> Tensor:
         broadcast = [axis for axis in range(4) if self.bias.shape[axis] == 1]
@@ -122,12 +134,12 @@ class SumOfBiases:
     def in_precision(self, dtype: str) -> "SumOfBiases":
         return SumOfBiases(tuple(bias.in_precision(dtype) for bias in self.biases))
 
-    def block(self, mask: AttentionMask, rows: Span, columns: Span) -> Tensor:
+    def block(self, mask: AttentionMask, rows: Span, columns: Columns) -> Tensor:
         blocks = [bias.block(mask, rows, columns) for bias in self.biases]
         return sum(blocks[1:], start=blocks[0])  # (B|1, N|1, t|1, s|1)
 
     def block_gradient(
-        self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Span
+        self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Columns
     ) -> dict[str, Tensor]:
         return {
             f"{index}/{name}": tensor
@@ -142,7 +154,7 @@ def add_block_gradient(
     gradient: Tensor,
     mask: AttentionMask,
     rows: Span,
-    columns: Span,
+    columns: Columns,
 ) -> dict[str, Tensor]:
     """The gradients so far and those of one more block, whose place may be a tensor.
 

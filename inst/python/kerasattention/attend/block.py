@@ -14,6 +14,7 @@ from kerasattention.attend import softmax
 from kerasattention.attend.dropout import keep_block
 from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.tensors import (
+    Columns,
     Span,
     Tensor,
     group_heads,
@@ -30,7 +31,7 @@ class Block(NamedTuple):
     """A block of queries and the keys that they may see. Numbers may be tensors in a graph."""
 
     rows: Span
-    columns: Span
+    columns: Columns
 
 
 def plan_blocks(inputs: AttentionInputs, size: int) -> list[Block]:
@@ -39,11 +40,11 @@ def plan_blocks(inputs: AttentionInputs, size: int) -> list[Block]:
     blocks = []
     for start in range(0, length, size):
         rows = Span(start, min(size, length - start))
-        blocks.append(Block(rows, inputs.mask.key_range(rows, keys)))
+        blocks.append(Block(rows, inputs.mask.key_columns(rows, keys)))
     return blocks
 
 
-def block_logits(inputs: AttentionInputs, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
+def block_logits(inputs: AttentionInputs, rows: Span, columns: Columns) -> tuple[Tensor, Tensor]:
     """Logits (B, K, G, t, s) with and without bias and mask (the cap applied to both)."""
     query = stack_groups(slice_axis(inputs.query, 3, rows))  # (B, K, G * t, H)
     key = slice_axis(inputs.key, 2, columns)  # (B, K, s, H)
@@ -68,7 +69,7 @@ def sink_logits(inputs: AttentionInputs) -> Tensor | None:
     return ops.cast(inputs.sink, inputs.accumulator)[None, :, :, None, None]  # (1, K, G, 1, 1)
 
 
-def keep_factor(inputs: AttentionInputs, rows: Span, columns: Span) -> Tensor | None:
+def keep_factor(inputs: AttentionInputs, rows: Span, columns: Columns) -> Tensor | None:
     """(B, K, G, t, s): 0 where a weight is dropped, 1 / (1 - rate) elsewhere."""
     if inputs.rate == 0.0:
         return None
@@ -91,7 +92,7 @@ def combine(weights: Tensor, value: Tensor, groups: int) -> Tensor:
     return unstack_groups(matmul(stack_groups(weights), value), groups)  # (B, K, G, t, Hv)
 
 
-def forward_block(inputs: AttentionInputs, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
+def forward_block(inputs: AttentionInputs, rows: Span, columns: Columns) -> tuple[Tensor, Tensor]:
     """The output (B, K, G, t, Hv) of some queries over all keys that they see.
 
     Returns:
@@ -129,7 +130,7 @@ class WeightGradients(NamedTuple):
 def weight_gradients(
     inputs: AttentionInputs,
     rows: Span,
-    columns: Span,
+    columns: Columns,
     logits: Tensor,
     capped: Tensor,
     lse: Tensor,

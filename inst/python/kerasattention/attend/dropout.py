@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from kerasattention.attend.remat import draw_once
-from kerasattention.attend.tensors import Span, Tensor
+from kerasattention.attend.tensors import Columns, Span, Tensor, indices_of
 
 _GLOBAL = type("GlobalGenerator", (), {})()  # Keras's own, which has no public name
 
@@ -29,7 +29,7 @@ def draw_seed(seed: keras.random.SeedGenerator | int | Tensor | None) -> Tensor:
 
 
 def keep_block(
-    seed: Tensor, samples: Span, heads: int, rows: Span, columns: Span, rate: float
+    seed: Tensor, samples: Span, heads: int, rows: Span, columns: Columns, rate: float
 ) -> Tensor:
     """Booleans (B, N, t, s): which attention weights survive."""
     sample = (
@@ -39,7 +39,7 @@ def keep_block(
     row = (
         ops.reshape(ops.arange(rows.size, dtype="int32"), (1, 1, -1, 1)) + rows.start
     )  # (1, 1, t, 1)
-    column = ops.arange(columns.size, dtype="int32") + columns.start  # (s)
+    column = indices_of(columns)  # (s)
     stream = mix_bits(seed[0] + mix_bits(seed[1] + mix_bits(sample * 65537 + head)))  # (B, N, 1, 1)
     state = mix_bits(stream + mix_bits(row)) ^ mix_bits(column + seed[0])  # (B, N, t, s)
     threshold = math.floor(rate * 2**32) - 2**31

@@ -15,9 +15,27 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from kerasattention.attend import rules
+from kerasattention.attend import intervals, rules
+from kerasattention.attend.intervals import Intervals
 from kerasattention.attend.rules import MaskRule, Reach
-from kerasattention.attend.tensors import Span, Tensor, is_static, slice_axis
+from kerasattention.attend.tensors import (
+    Columns,
+    KeySpans,
+    Span,
+    Tensor,
+    indices_of,
+    is_static,
+    one_span,
+    slice_axis,
+    spans_of,
+)
+
+# Keys that are masked out between two spans: to compute fewer takes less time than to leave them
+# out.
+LEAST_GAP = 32
+# Queries and blocks at which the number of visible keys is looked up, to choose a block size.
+_PROBE_ROWS = 32
+_PROBES = 16
 
 _TENSOR_FIELDS = (
     *("query_positions", "key_positions", "query_mask", "key_mask"),
@@ -31,10 +49,10 @@ class _BlockPositions(NamedTuple):
     queries: Tensor
     keys: Tensor
 
-    def block_positions(self, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
+    def block_positions(self, rows: Span, columns: Columns) -> tuple[Tensor, Tensor]:
         return self.queries, self.keys
 
-    def distances(self, rows: Span, columns: Span) -> Tensor:
+    def distances(self, rows: Span, columns: Columns) -> Tensor:
         return self.keys - self.queries  # (B|1, 1, t, s)
 
 
@@ -77,7 +95,7 @@ class AttentionMask:
     def position_rules(self) -> tuple[MaskRule, ...]:
         """The rules that compare positions."""
         causal = (rules.CausalRule(),) if self.causal else ()
-        window = () if self.window is None else (rules.WindowRule(self.window),)
+        window = () if self.window is None else (rules.WindowRule(self.window, self.window),)
         return (*causal, *window, *self.further_rules)
 
     @functools.cached_property
@@ -95,36 +113,56 @@ class AttentionMask:
     # Questions about a block ----------------------------------------------------------
 
     def key_range(self, rows: Span, length: int) -> Span:
-        """The keys that these queries may attend; all others are masked out."""
-        first, last = 0, length
-        if self.positions_are_indices:
-            if self.reach.before is not None:
-                first = min(max(0, self.reach.first_key(rows.start)), length)
-            if self.reach.after is not None:
-                last = min(length, self.reach.stop_key(rows.stop - 1))
-        return Span(first, max(last - first, 0))
+        """The first to the last key that these queries may attend."""
+        spans = self.key_spans(rows, length)
+        if not spans:
+            return Span(0, 0)
+        return Span(spans[0].start, spans[-1].stop - spans[0].start)
 
-    def masks_positions(self, rows: Span, columns: Span) -> bool:
+    def key_spans(self, rows: Span, length: int) -> tuple[Span, ...]:
+        """The keys that these queries may attend, as spans in order; all others are masked out."""
+        if not self.positions_are_indices:
+            return (Span(0, length),) if length else ()
+        first, last = rows.start + self.offset, rows.stop - 1 + self.offset
+        visible = _visible_keys(self.position_rules, first, last)
+        if len(visible) > 1:
+            visible = intervals.union(visible, (), LEAST_GAP)
+        within = intervals.intersection(visible, intervals.interval(0, length))
+        return tuple(Span(start, stop - start) for start, stop in within)
+
+    def key_columns(self, rows: Span, length: int) -> Columns:
+        """`key_spans()` for a kernel that computes all of them as one."""
+        spans = self.key_spans(rows, length)
+        if len(spans) > 1:
+            return KeySpans(spans)
+        return spans[0] if spans else Span(0, 0)
+
+    def masks_positions(self, rows: Span, columns: Columns) -> bool:
         """Whether a rule of positions may mask a key of a block out for one of its queries."""
-        if not self.position_rules:
-            return False
-        if not (self.is_band and self.positions_are_indices and is_static(*rows, *columns)):
-            return True
-        reach = self.reach
-        if reach.before is not None and columns.start < reach.first_key(rows.stop - 1):
-            return True
-        return reach.after is not None and columns.stop > reach.stop_key(rows.start)
+        return any(self._masks(rule, rows, columns) for rule in self.position_rules)
 
-    def block_mask(self, rows: Span, columns: Span) -> Tensor | None:
+    def _masks(self, rule: MaskRule, rows: Span, columns: Columns) -> bool:
+        """Whether a rule of positions may mask a key of a block out."""
+        bounds = [number for span in spans_of(columns) for number in span]
+        if not (self.positions_are_indices and is_static(*rows, *bounds)):
+            return True
+        first, last = rows.start + self.offset, rows.stop - 1 + self.offset
+        certain = rule.certain_keys(first, last)
+        return not all(
+            intervals.covers(certain, span.start, span.stop) for span in spans_of(columns)
+        )
+
+    def block_mask(self, rows: Span, columns: Columns) -> Tensor | None:
         """The mask of a block.
 
         Returns:
             Booleans that broadcast to (B, N, t, s), or None where all is visible.
         """
         masks = []
-        if self.masks_positions(rows, columns):
+        masking = [rule for rule in self.position_rules if self._masks(rule, rows, columns)]
+        if masking:
             positions = _BlockPositions(*self.block_positions(rows, columns))
-            masks = [rule.block_mask(positions, rows, columns) for rule in self.position_rules]
+            masks = [rule.block_mask(positions, rows, columns) for rule in masking]
         masks += [rule.block_mask(self, rows, columns) for rule in self.token_rules]
         return functools.reduce(ops.logical_and, masks) if masks else None  # (B|1, N|1, t|1, s|1)
 
@@ -145,14 +183,41 @@ class AttentionMask:
     @functools.cached_property
     def reach(self) -> Reach:
         """How far from its own position the rules of positions let a query see."""
-        befores = [rule.before for rule in self.position_rules if rule.before is not None]
-        afters = [rule.after for rule in self.position_rules if rule.after is not None]
+        reaches = [rule.reach for rule in self.position_rules]
+        befores = [reach.before for reach in reaches if reach.before is not None]
+        afters = [reach.after for reach in reaches if reach.after is not None]
         return Reach(min(befores, default=None), min(afters, default=None), self.offset)
+
+    def usual_window(self, length: Any, keys: Any) -> int | None:
+        """About how many keys a query may see up to its own, for the size of blocks; None: all."""
+        if self.is_band or not (self.positions_are_indices and is_static(length, keys)):
+            return self.reach.window
+        size = min(_PROBE_ROWS, length)
+        starts = range(0, length - size + 1, max(length // _PROBES, 1))
+        spans = [self.key_spans(Span(start, size), keys) for start in starts]
+        widest = max((sum(span.size for span in found) for found in spans), default=keys)
+        return None if 2 * widest >= keys else max(widest - size, 1)
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether the rules of positions compare nothing but distances."""
+        return all(rule.is_relative for rule in self.position_rules)
 
     @property
     def is_band(self) -> bool:
         """Whether the rules of positions let a query see exactly the keys within its reach."""
         return all(rule.is_band for rule in self.position_rules)
+
+    @property
+    def lookahead(self) -> int | None:
+        """The first position from which on no query sees a key after its own; None: not known."""
+        known = [rule.lookahead for rule in self.position_rules if rule.lookahead is not None]
+        return min(known, default=None)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether no query sees a key after its own position."""
+        return self.causal or self.lookahead == 0
 
     @property
     def positions_are_indices(self) -> bool:
@@ -203,7 +268,7 @@ class AttentionMask:
             and (before is None or before >= length - 1)
         )
 
-    def real_keys(self, columns: Span) -> Tensor | None:
+    def real_keys(self, columns: Columns) -> Tensor | None:
         """(B, s) booleans, False for padding; None where no key is."""
         return None if self.key_mask is None else slice_axis(self.key_mask, 1, columns)  # (B, s)
 
@@ -213,16 +278,16 @@ class AttentionMask:
         """(t) or (B, t)."""
         return _positions(self.query_positions, self.offset, rows)
 
-    def positions_of_keys(self, columns: Span) -> Tensor:
+    def positions_of_keys(self, columns: Columns) -> Tensor:
         """(s) or (B, s)."""
         return _positions(self.key_positions, 0, columns)
 
-    def distances(self, rows: Span, columns: Span) -> Tensor:
+    def distances(self, rows: Span, columns: Columns) -> Tensor:
         """Key position less query position: (1, 1, t, s) or (B, 1, t, s)."""
         queries, keys = self.block_positions(rows, columns)
         return keys - queries  # (B|1, 1, t, s)
 
-    def block_positions(self, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
+    def block_positions(self, rows: Span, columns: Columns) -> tuple[Tensor, Tensor]:
         """Positions of queries (B|1, 1, t, 1) and of keys (B|1, 1, 1, s)."""
         queries = _with_batch(self.positions_of_queries(rows))[:, None, :, None]  # (B|1, 1, t, 1)
         keys = _with_batch(self.positions_of_keys(columns))[:, None, None, :]  # (B|1, 1, 1, s)
@@ -309,11 +374,21 @@ class AttentionMask:
         return x.shape[0] == batch
 
 
-def _positions(given: Tensor | None, offset: Any, span: Span) -> Tensor:
+def _positions(given: Tensor | None, offset: Any, span: Columns) -> Tensor:
+    if given is None and isinstance(span, KeySpans):
+        return indices_of(span) + offset  # (s)
     if given is None:
+        span = one_span(span)
         return ops.arange(span.size, dtype="int32") + (span.start + offset)  # (t) or (s)
     given = ops.cast(given, "int32")  # (T), (S), (B, T) or (B, S)
     return slice_axis(given, len(given.shape) - 1, span)  # (t), (s), (B, t) or (B, s)
+
+
+@functools.lru_cache(maxsize=4096)
+def _visible_keys(of: tuple[MaskRule, ...], first: int, last: int) -> Intervals:
+    """The positions of keys that the queries `first` to `last` may see by all rules."""
+    visible = [rule.visible_keys(first, last) for rule in of]
+    return functools.reduce(intervals.intersection, visible, intervals.EVERYWHERE)
 
 
 def _with_batch(positions: Tensor) -> Tensor:

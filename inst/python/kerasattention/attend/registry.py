@@ -2,6 +2,12 @@
 
 `select_kernel()` takes the first row of `KERNELS` that is for the backend and the device, is
 preferred for the inputs and supports them. A new kernel is a module in `kernels/` and a row here.
+
+All but the plain kernel leave out keys that the rules of positions mask out for a whole block of
+queries, where positions are indices and lengths are known: one range of keys (causal rule, window),
+or several spans (`KeySpans`), which become one block (`blocked`, torch.sdpa, torch.cpu_flash,
+tensorflow.*) or a list of tiles (torch.tiled, jax.tiled). With unknown lengths and within XLA,
+tensorflow.loop leaves out what is beyond a rule's reach. jax.cudnn takes one range only.
 """
 
 import dataclasses

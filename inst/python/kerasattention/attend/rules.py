@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 from keras import ops
 
-from kerasattention.attend.tensors import Span, Tensor, slice_axis
+from kerasattention.attend.intervals import EVERYWHERE, FAR, NOWHERE, Intervals, interval
+from kerasattention.attend.tensors import Columns, Span, Tensor, slice_axis
 
 
 class Reach(NamedTuple):
@@ -47,11 +48,11 @@ class Reach(NamedTuple):
 class Positions(Protocol):
     """The positions of queries and keys, which an `AttentionMask` knows."""
 
-    def block_positions(self, rows: Span, columns: Span) -> tuple[Tensor, Tensor]:
+    def block_positions(self, rows: Span, columns: Columns) -> tuple[Tensor, Tensor]:
         """Positions of queries (B|1, 1, t, 1) and of keys (B|1, 1, 1, s)."""
         ...
 
-    def distances(self, rows: Span, columns: Span) -> Tensor:
+    def distances(self, rows: Span, columns: Columns) -> Tensor:
         """Key position less query position, (B|1, 1, t, s)."""
         ...
 
@@ -62,10 +63,11 @@ class MaskRule:
     Attributes:
         argument: Name of the argument that asks for it, for messages.
         compares_positions: Whether it compares positions; otherwise it holds a tensor of tokens.
-        before: No key further than this before its own position is visible to a query; None where
-            that is not limited.
-        after: The same of keys after its own position.
-        is_band: Whether exactly the keys within `before` and `after` are visible.
+        reach: No key further than this from its own position is visible to a query.
+        is_band: Whether exactly the keys within its reach are visible.
+        is_relative: Whether it compares nothing but the distance of a key and a query.
+        lookahead: No key after its own position is visible to a query whose position is this
+            number or larger; None where that is not known.
         differs_by_query: Whether the queries of a sample may see different keys, where the rule
             does not compare positions.
         is_per_token: Whether it holds tensors (B, T) and (B, S), where it does not compare
@@ -75,14 +77,14 @@ class MaskRule:
 
     argument: str = "a mask rule"
     compares_positions: bool = True
-    before: int | None = None
-    after: int | None = None
+    reach: Reach = Reach(None, None)
     is_band: bool = False
+    is_relative: bool = False
     differs_by_query: bool = True
     is_per_token: bool = False
     num_heads: int = 1
 
-    def block_mask(self, positions: Positions, rows: Span, columns: Span) -> Tensor:
+    def block_mask(self, positions: Positions, rows: Span, columns: Columns) -> Tensor:
         """Booleans that broadcast to (B, N, t, s): whether a query sees a key.
 
         Args:
@@ -92,39 +94,66 @@ class MaskRule:
         """
         raise NotImplementedError
 
+    # For positions that are integers known before anything is computed.
+
+    def visible_keys(self, first: int, last: int) -> Intervals:
+        """Positions of keys; all others are masked out for the queries `first` to `last`."""
+        before, after, _ = self.reach
+        if before is None and after is None:
+            return EVERYWHERE
+        return interval(
+            -FAR if before is None else first - before, FAR if after is None else last + after + 1
+        )
+
+    def certain_keys(self, first: int, last: int) -> Intervals:
+        """Positions of keys that each of the queries `first` to `last` sees."""
+        if not self.is_band:
+            return NOWHERE
+        before, after, _ = self.reach
+        return interval(
+            -FAR if before is None else last - before, FAR if after is None else first + after + 1
+        )
+
+    @property
+    def lookahead(self) -> int | None:
+        after = self.reach.after
+        return 0 if after is not None and after <= 0 else None
+
 
 @dataclasses.dataclass(frozen=True)
 class CausalRule(MaskRule):
     """No key after the query's own position is visible."""
 
     argument = "causal"
-    after = 0
+    reach = Reach(None, 0)
     is_band = True
+    is_relative = True
 
-    def block_mask(self, positions: Positions, rows: Span, columns: Span) -> Tensor:
+    def block_mask(self, positions: Positions, rows: Span, columns: Columns) -> Tensor:
         queries, keys = positions.block_positions(rows, columns)
         return keys <= queries  # (B|1, 1, t, s)
 
 
 @dataclasses.dataclass(frozen=True)
 class WindowRule(MaskRule):
-    """Keys closer than `size` positions are visible, on both sides."""
+    """Keys closer than `before` positions before a query and `after` behind it are visible."""
 
-    size: int
+    before: int
+    after: int
 
     argument = "sliding_window"
     is_band = True
+    is_relative = True
 
     @property
-    def before(self) -> int:
-        return self.size - 1
+    def reach(self) -> Reach:
+        return Reach(self.before - 1, self.after - 1)
 
-    @property
-    def after(self) -> int:
-        return self.size - 1
-
-    def block_mask(self, positions: Positions, rows: Span, columns: Span) -> Tensor:
-        return ops.abs(positions.distances(rows, columns)) < self.size  # (B|1, 1, t, s)
+    def block_mask(self, positions: Positions, rows: Span, columns: Columns) -> Tensor:
+        distances = positions.distances(rows, columns)  # (B|1, 1, t, s)
+        if self.before == self.after:
+            return ops.abs(distances) < self.before  # (B|1, 1, t, s)
+        return ops.logical_and(distances > -self.before, distances < self.after)  # (B|1, 1, t, s)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,7 +171,7 @@ class PaddingRule(MaskRule):
     differs_by_query = False
     is_per_token = True
 
-    def block_mask(self, positions: Positions, rows: Span, columns: Span) -> Tensor:
+    def block_mask(self, positions: Positions, rows: Span, columns: Columns) -> Tensor:
         return slice_axis(self.real, 1, columns)[:, None, None, :]  # (B, 1, 1, s)
 
 
@@ -162,7 +191,7 @@ class SegmentRule(MaskRule):
     compares_positions = False
     is_per_token = True
 
-    def block_mask(self, positions: Positions, rows: Span, columns: Span) -> Tensor:
+    def block_mask(self, positions: Positions, rows: Span, columns: Columns) -> Tensor:
         queries = slice_axis(self.queries, 1, rows)[:, None, :, None]  # (B, 1, t, 1)
         keys = slice_axis(self.keys, 1, columns)[:, None, None, :]  # (B, 1, 1, s)
         return ops.logical_and(ops.equal(queries, keys), ops.not_equal(keys, 0))  # (B, 1, t, s)
@@ -189,5 +218,5 @@ class ExplicitRule(MaskRule):
     def num_heads(self) -> int:
         return self.visible.shape[1]
 
-    def block_mask(self, positions: Positions, rows: Span, columns: Span) -> Tensor:
+    def block_mask(self, positions: Positions, rows: Span, columns: Columns) -> Tensor:
         return slice_axis(slice_axis(self.visible, 2, rows), 3, columns)  # (B|1, N|1, t|1, s|1)

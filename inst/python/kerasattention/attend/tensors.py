@@ -183,9 +183,65 @@ class Span(NamedTuple):
         return self.start + self.size
 
 
-def slice_axis(x: Tensor, axis: int, span: Span) -> Tensor:
-    """The span of an axis, or x itself where that axis broadcasts."""
+class KeySpans(NamedTuple):
+    """Several spans of keys, in order, for which one block of queries is computed."""
+
+    spans: tuple[Span, ...]
+
+    @property
+    def size(self) -> Any:
+        return sum(span.size for span in self.spans)
+
+
+# The keys of a block.
+Columns: TypeAlias = Span | KeySpans
+
+
+def one_span(columns: Columns) -> Span:
+    """The keys of a block that has one span."""
+    return cast("Span", columns)
+
+
+def spans_of(columns: Columns) -> tuple[Span, ...]:
+    return columns.spans if isinstance(columns, KeySpans) else (columns,)
+
+
+def indices_of(columns: Columns) -> Tensor:
+    """(s) int32: the indices of the tokens."""
+    parts = [ops.arange(span.size, dtype="int32") + span.start for span in spans_of(columns)]
+    return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=0)
+
+
+def split_columns(x: Tensor, axis: int, columns: Columns) -> list[tuple[Span, Tensor]]:
+    """The spans of the columns, each with its part of an axis of size s."""
+    if isinstance(columns, Span):
+        return [(columns, x)]
+    found, start = [], 0
+    for span in columns.spans:
+        found.append((span, slice_axis(x, axis, Span(start, span.size))))
+        start = start + span.size
+    return found
+
+
+def pad_columns(x: Tensor, axis: int, columns: Columns, length: Any) -> Tensor:
+    """Pads an axis of size s with zeros to `length`, each column in its place."""
+    parts, last = [], 0
+    for span, part in split_columns(x, axis, columns):
+        padding = [(0, 0)] * len(x.shape)
+        is_last = span is spans_of(columns)[-1]
+        padding[axis] = (span.start - last, length - span.stop if is_last else 0)
+        parts.append(ops.pad(part, padding))
+        last = span.stop
+    return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=axis)
+
+
+def slice_axis(x: Tensor, axis: int, span: Columns) -> Tensor:
+    """The span or spans of an axis, or x itself where that axis broadcasts."""
     length = x.shape[axis]
+    if isinstance(span, KeySpans):
+        if length == 1:
+            return x
+        return ops.concatenate([slice_axis(x, axis, part) for part in span.spans], axis=axis)
     if length == 1 or (is_static(*span) and span == (0, length)):
         return x
     if is_static(span.start):

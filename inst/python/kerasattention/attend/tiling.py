@@ -13,7 +13,7 @@ from keras import ops
 
 from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import Span, Tensor
+from kerasattention.attend.tensors import Columns, KeySpans, Span, Tensor, one_span
 
 # Queries a block without a window has: smaller wastes less above the diagonal, larger
 # calls the kernel less often. Of 256, 512, 768 and 1024 the first took the least time.
@@ -26,11 +26,12 @@ WINDOW_SHARE = 4
 class StridedBlocks(NamedTuple):
     """A block of queries with its keys, `count` times, each `rows.size` further on.
 
-    `causal` asks for the kernel's causal rule, aligned at the start of both.
+    `causal` asks for the kernel's causal rule, aligned at the start of both. Several spans of keys
+    are of one block only.
     """
 
     rows: Span
-    columns: Span
+    columns: Columns
     causal: bool = False
     count: int = 1
 
@@ -39,7 +40,9 @@ class StridedBlocks(NamedTuple):
         return Span(self.rows.start, self.rows.size * self.count)
 
     @property
-    def all_columns(self) -> Span:
+    def all_columns(self) -> Columns:
+        if isinstance(self.columns, KeySpans):
+            return self.columns
         return Span(self.columns.start, self.columns.size + self.rows.size * (self.count - 1))
 
 
@@ -63,11 +66,11 @@ def plan_kernel_calls(
             return [StridedBlocks(rows, columns)]
         if mask.is_causal_from_start(rows.size) and (broadcasts or not mask.masks_tokens):
             return [StridedBlocks(rows, Span(0, min(rows.size, columns.size)), causal=True)]
-    size = block_size or _block_size(mask, rows.size)
+    size = block_size or _block_size(mask, rows.size, columns.size)
     blocks = []
     for start in range(0, rows.size, size):
         block = Span(start, min(size, rows.size - start))
-        blocks.append(StridedBlocks(block, mask.key_range(block, columns.size)))
+        blocks.append(StridedBlocks(block, mask.key_columns(block, columns.size)))
     # Strided blocks take a call for each sample, others one for each block: the fewer calls.
     if not _may_stride(inputs) or len(blocks) <= inputs.query.shape[0]:
         return blocks
@@ -103,10 +106,9 @@ def _in_accumulator(inputs: AttentionInputs, mask: Tensor | None) -> Tensor | No
 
 def strided_columns(x: Tensor, blocks: StridedBlocks) -> Tensor:
     """(B, S) to (B, count, s): the columns of each of the strided blocks."""
-    starts = (
-        ops.arange(blocks.count, dtype="int32") * blocks.rows.size + blocks.columns.start
-    )  # (count)
-    within = ops.arange(blocks.columns.size, dtype="int32")  # (s)
+    columns = one_span(blocks.columns)
+    starts = ops.arange(blocks.count, dtype="int32") * blocks.rows.size + columns.start  # (count)
+    within = ops.arange(columns.size, dtype="int32")  # (s)
     return ops.take(x, starts[:, None] + within[None, :], axis=1)  # (B, count, s)
 
 
@@ -140,8 +142,8 @@ def _may_stride(inputs: AttentionInputs) -> bool:
     )
 
 
-def _block_size(mask: AttentionMask, length: int) -> int:
-    window = mask.reach.window
+def _block_size(mask: AttentionMask, length: int, keys: int) -> int:
+    window = mask.usual_window(length, keys)
     if window is None or length <= BLOCK_SIZE:
         return BLOCK_SIZE
     return min(max(window // WINDOW_SHARE // 32 * 32, 32), 2 * BLOCK_SIZE)
@@ -163,6 +165,8 @@ def _continues(run: StridedBlocks, block: StridedBlocks) -> bool:
     step = run.count * run.rows.size
     return (
         run.rows.size == block.rows.size
+        and isinstance(run.columns, Span)
+        and isinstance(block.columns, Span)
         and run.columns.size == block.columns.size
         and run.columns.size > 0
         and block.rows.start == run.rows.start + step

@@ -145,6 +145,7 @@ class IncrementalDecoder:
             tokens, padding = self._inputs.prompts(tokens)
             count = tokens.shape[1]
             self._check_room(count)
+            self._check_prompt(count, padding)
             self._follow_weights()
             others = self._inputs.others(inputs)
             wide = pad_right(tokens, self._bucket(count, 0))
@@ -282,6 +283,20 @@ class IncrementalDecoder:
                 f"{self.max_length} tokens, and {count} more were given. Make a decoder with a "
                 "larger `max_length`; only if every attention layer has a `sliding_window` may "
                 "rows be longer."
+            )
+        total = self._length + count
+        for spec in self.plan.specs:
+            if spec.mask is not None and not spec.cross:
+                spec.mask.check_lengths(total, total)
+
+    def _check_prompt(self, count: int, padding: np.ndarray | None) -> None:
+        """Refuses a prompt whose tokens would see tokens that are still to come."""
+        least = count if padding is None else count - int(padding.max())
+        needed = max((spec.lookahead for spec in self.plan.specs if not spec.cross), default=0)
+        if least < needed:
+            raise ValueError(
+                f"The first {needed} tokens see each other by the `mask` of an attention layer, so "
+                f"each prompt must have at least {needed} tokens. Received: a prompt of {least}"
             )
 
     def _bucket(self, count: int, start: int) -> int:

@@ -129,7 +129,7 @@ class AttentionLayer(AttendingLayer):
             *(attention_bias, segment_ids, positions),
         )
         fold = self._check_call(call)
-        mask = call.folded_mask(fold, self.sliding_window)
+        mask = call.folded_mask(fold, self.sliding_window, self.mask)
         bias = fold.fold_scores(attention_bias, query, call.key)  # (B'|1, N|1, T|1, S|1)
         projector = choose_projector(
             call.tensors, mask, bias, fold.length(query), fold.length(call.key)
@@ -162,7 +162,7 @@ class AttentionLayer(AttendingLayer):
             )  # (B', T, N, H), (B', S, K, H)
         query, key = self._norm_positioned(query, key, projector)  # (B', T, N, H), (B', S, K, H)
         query = self._scaled(query, mask, projector)  # (B', T, N, H)
-        causal = mask.causal  # a cache may have put the rule into a mask
+        causal = mask.is_causal  # a cache may have put the rule into a mask
         key, value, mask = context.update_cache(
             self, key, value, mask, self_attention
         )  # (B', S, K, H), (B', S, K, Hv)
@@ -236,6 +236,8 @@ class AttentionLayer(AttendingLayer):
         """Checks a call's arguments; returns how its axes are folded."""
         self._check_inputs(*(x.shape for x in call.tensors))
         call.check(self._fold, self._heads.query, self.use_causal_mask)
+        if self.mask is not None and not current_context().pads_tokens():
+            call.check_lengths(self._fold, self.mask)
         return self._fold
 
     def _check_inputs(

@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 class AttentionContext:
     """Does nothing; subclasses override methods.
 
-    But for `adds_one_token()` the methods are called in this order within a layer's call, each
-    tensor with attention axes folded: (B, T, N, H) queries, (B, S, K, H) keys.
+    But for `adds_one_token()` and `pads_tokens()` the methods are called in this order within a
+    layer's call, each tensor with attention axes folded: (B, T, N, H) queries, (B, S, K, H) keys.
     """
 
     def adds_one_token(self) -> bool:
         """Whether the call is a step of decoding, in which a layer reads no tensor values."""
+        return False
+
+    def pads_tokens(self) -> bool:
+        """Whether calls may have more tokens than the caller gave."""
         return False
 
     def project(

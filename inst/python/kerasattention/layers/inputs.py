@@ -9,10 +9,12 @@ from keras import ops
 from kerasattention import checks
 from kerasattention._keras import get_keras_mask
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import Tensor
+from kerasattention.attend.tensors import Tensor, is_static
 from kerasattention.layers import shapes
 from kerasattention.layers.axes import AxisFold
 from kerasattention.layers.shapes import CallShapes
+from kerasattention.masks.base import Mask
+from kerasattention.masks.join import rule_fields
 
 INPUTS = ("query", "value", "key")
 
@@ -98,15 +100,22 @@ class LayerCall:
                 f"key {tuple(self.key.shape)}"
             )
 
-    def folded_mask(self, fold: AxisFold, window: int | None) -> AttentionMask:
-        """All masks of the call, their axes folded."""
+    def check_lengths(self, fold: AxisFold, rule: Mask) -> None:
+        """Refuses positions that the layer's rule says nothing about, where they are known."""
+        lengths = fold.length(self.query), fold.length(self.key)
+        if self.positions is None and is_static(*lengths):
+            rule.check_lengths(*lengths)
+
+    def folded_mask(
+        self, fold: AxisFold, window: int | None, rule: Mask | None = None
+    ) -> AttentionMask:
+        """All masks of the call and the layer's window and rule, their axes folded."""
         self.query_padding = padding_of(fold, self.query, self.query_mask)  # (B', T)
         self.key_padding = self._padding_of_keys(fold)  # (B', S)
         positions = fold.fold_tokens(self.positions, self.query)  # (B', T)
         segments = fold.fold_tokens(self.segment_ids, self.query)  # (B', T)
         return AttentionMask(
-            causal=bool(self.use_causal_mask),
-            window=window,
+            **rule_fields(rule, bool(self.use_causal_mask), window),
             query_positions=positions,
             key_positions=positions if self.self_attention else None,
             query_mask=self.query_padding,

@@ -14,6 +14,7 @@ import keras
 from kerasattention import checks
 from kerasattention.layers.norms import check_qk_norm
 from kerasattention.layers.scaling import ScaleByPosition, check_query_scale, check_scale
+from kerasattention.masks.base import Mask, as_mask
 from kerasattention.positions.base import Position
 from kerasattention.positions.serialization import as_position, position_config
 
@@ -231,6 +232,14 @@ class SharedOptions:
         "Whether calls are causal where they do not say.",
         always_in_config=False,
     )
+    mask = Option(
+        None,
+        as_mask,
+        "None, or a rule of positions such as `CausalMask() & (WindowMask(256) | PrefixMask(4))` "
+        "that holds beside all other masks. Keys that it masks out are not computed.",
+        to_config=keras.saving.serialize_keras_object,
+        always_in_config=False,
+    )
 
 
 OPTIONS: dict[str, Option[Any]] = {
@@ -251,6 +260,7 @@ class NamedOptions(TypedDict, total=False):
     scale: float | str | None
     query_scale: ScaleByPosition | dict[str, Any] | None
     use_causal_mask: bool
+    mask: Mask | None
     # Of each layer of Keras.
     name: str | None
     trainable: bool

@@ -11,7 +11,7 @@ from keras import ops
 
 from kerasattention import checks
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import Span, Tensor
+from kerasattention.attend.tensors import Columns, Span, Tensor
 from kerasattention.positions.base import Position
 
 
@@ -94,13 +94,13 @@ class AlibiBias:
     def in_precision(self, dtype: str) -> "AlibiBias":
         return dataclasses.replace(self, dtype=dtype)
 
-    def block(self, mask: AttentionMask, rows: Span, columns: Span) -> Tensor:
+    def block(self, mask: AttentionMask, rows: Span, columns: Columns) -> Tensor:
         """(B|1, N, t, s)."""
         distances = ops.cast(ops.abs(mask.distances(rows, columns)), self.dtype)  # (B|1, 1, t, s)
         slopes = np.array(self.slopes, dtype=self.dtype)[None, :, None, None]  # (1, N, 1, 1)
         return ops.multiply(distances, -slopes)  # (B|1, N, t, s)
 
     def block_gradient(
-        self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Span
+        self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Columns
     ) -> dict[str, Tensor]:
         return {}

@@ -12,10 +12,12 @@ from kerasattention import checks
 from kerasattention.attend.bias import BlockBias
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import (
+    Columns,
     Span,
     Tensor,
     accumulator_of,
     is_static,
+    one_span,
     segment_sum,
     shape_of,
 )
@@ -176,7 +178,7 @@ class BucketBias:
     def in_precision(self, dtype: str) -> BlockBias:
         return self
 
-    def block(self, mask: AttentionMask, rows: Span, columns: Span) -> Tensor:
+    def block(self, mask: AttentionMask, rows: Span, columns: Columns) -> Tensor:
         """(B|1, N, t, s)."""
         if _is_consecutive(mask, rows, columns):
             values = self.of_distances(_diagonal_distances(mask, rows, columns))  # (N, t + s - 1)
@@ -185,7 +187,7 @@ class BucketBias:
         return ops.moveaxis(self.of_distances(distances), 0, 1)  # (B|1, N, t, s)
 
     def block_gradient(
-        self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Span
+        self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Columns
     ) -> dict[str, Tensor]:
         if _is_consecutive(mask, rows, columns):
             distances = _diagonal_distances(mask, rows, columns)  # (t + s - 1)
@@ -251,16 +253,18 @@ def sum_diagonals(x: Tensor) -> Tensor:
     return ops.sum(ops.reshape(flat, (heads, rows, length)), axis=1)  # (N, t + s - 1)
 
 
-def _is_consecutive(mask: AttentionMask, rows: Span, columns: Span) -> bool:
+def _is_consecutive(mask: AttentionMask, rows: Span, columns: Columns) -> bool:
     """Whether positions grow by one along both axes, so that diagonals share a distance."""
     return (
         mask.query_positions is None
         and mask.key_positions is None
+        and isinstance(columns, Span)
         and is_static(rows.size, columns.size)
     )
 
 
-def _diagonal_distances(mask: AttentionMask, rows: Span, columns: Span) -> Tensor:
+def _diagonal_distances(mask: AttentionMask, rows: Span, columns: Columns) -> Tensor:
     """Distances of a block's diagonals, from the lowest on: (t + s - 1)."""
+    columns = one_span(columns)
     first = columns.start - (rows.start + mask.offset) - (rows.size - 1)
     return ops.arange(rows.size + columns.size - 1, dtype="int32") + first  # (t + s - 1)

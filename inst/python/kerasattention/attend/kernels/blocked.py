@@ -1,6 +1,6 @@
 """Exact attention over blocks of queries, linear in memory, on any backend and device.
 
-A block of queries is given only the keys that the causal rule and the window leave, and takes an
+A block of queries is given only the keys that the rules of positions leave, and takes an
 ordinary softmax over them. The backward pass restores each block's weights from the log of its
 denominator (FlashAttention: Dao et al. 2022).
 """
@@ -18,9 +18,9 @@ from kerasattention.attend.block import (
 from kerasattention.attend.gradient import with_gradient
 from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.tensors import (
-    Span,
     Tensor,
     matmul,
+    pad_columns,
     shape_of,
     slice_axis,
     stack_groups,
@@ -90,8 +90,8 @@ def _backward_blocks(
             continue
         query, key, value, others = _backward_block(inputs, block, *part)
         queries.append(query)
-        keys = keys + _pad_to_keys(key, block.columns, inputs.key.shape[2])  # (B, K, S, H)
-        values = values + _pad_to_keys(value, block.columns, inputs.key.shape[2])  # (B, K, S, Hv)
+        keys = keys + pad_columns(key, 2, block.columns, inputs.key.shape[2])  # (B, K, S, H)
+        values = values + pad_columns(value, 2, block.columns, inputs.key.shape[2])  # (B, K, S, Hv)
         for name, gradient in others.items():
             totals[name] = totals[name] + gradient if name in totals else gradient
     return {
@@ -126,9 +126,3 @@ def _bias_gradient(inputs: AttentionInputs, block: Block, d_logits: Tensor) -> d
     gradient = ops.reshape(d_logits, (batch, kv_heads * groups, length, keys))  # (B, N, t, s)
     named = inputs.bias.block_gradient(gradient, inputs.mask, block.rows, block.columns)
     return {f"bias/{name}": tensor for name, tensor in named.items()}
-
-
-def _pad_to_keys(part: Tensor, columns: Span, length: int) -> Tensor:
-    """Pads (B, K, s, X) with zeros to (B, K, S, X)."""
-    padding = [(0, 0), (0, 0), (columns.start, length - columns.stop), (0, 0)]
-    return ops.pad(part, padding)  # (B, K, S, X)

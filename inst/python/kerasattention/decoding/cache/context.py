@@ -7,7 +7,8 @@ from typing import Any
 from keras import ops
 
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import Tensor
+from kerasattention.attend.rules import MaskRule
+from kerasattention.attend.tensors import Span, Tensor
 from kerasattention.decoding.cache.spec import (
     SLOT_AXES,
     CacheSpec,
@@ -74,6 +75,9 @@ class CacheContext(AttentionContext):
     def adds_one_token(self) -> bool:
         return self.length == 1 and not self.info.is_prefill
 
+    def pads_tokens(self) -> bool:
+        return True
+
     def project(
         self,
         layer: AttentionLayer,
@@ -130,13 +134,15 @@ class CacheContext(AttentionContext):
             mask,
             causal=False,
             window=None,
+            further_rules=(),
             offset=self.info.position,
             query_positions=None,
             key_positions=positions,
             key_mask=held.get("mask"),
-            mask=self._mask(spec, positions),
-            # One token attends all real ones; of several, the first may not attend the last.
-            masked_out_is_finite=self.length == 1,
+            mask=self._mask(spec, positions, mask.further_rules),
+            # One token attends all real ones that no rule masks out; of several, the first may not
+            # attend the last.
+            masked_out_is_finite=self.length == 1 and not mask.further_rules,
         )
         key, value = (self._from_cache(name, held[name]) for name in ("key", "value"))
         return key, value, mask
@@ -177,14 +183,17 @@ class CacheContext(AttentionContext):
         self.storage.replace(self._call, name, chosen)
 
     def _mask_padding(self, mask: AttentionMask) -> AttentionMask:
-        """Masks out padding. Masks may compare indices: padding shifts a whole row."""
+        """Masks out padding, which shifts a whole row: rules of distances may compare indices."""
         padding = self.info.padding
         if padding is None:
             return mask
         real = ops.arange(self.length, dtype="int32")[None] >= padding[:, None]  # (B, t)
         if mask.key_mask is not None:
             real = ops.logical_and(real, mask.key_mask)
-        return dataclasses.replace(mask, query_positions=None, key_positions=None, key_mask=real)
+        positions = None if mask.is_relative else self._indices()[None] - padding[:, None]  # (B, t)
+        return dataclasses.replace(
+            mask, query_positions=positions, key_positions=positions, key_mask=real
+        )
 
     # Extending the cache --------------------------------------------------------
 
@@ -220,12 +229,16 @@ class CacheContext(AttentionContext):
         before = latest_positions(slots, position - 1)  # (W)
         return held, ops.concatenate([before, self._indices()])  # (W + t)
 
-    def _mask(self, spec: CacheSpec, positions: Tensor | None) -> Tensor:
-        """(B|1, 1, t, S): causal, window and padding; shared by all equal calls."""
-        kind = ("mask", self._slots, spec.window, positions is None)
-        return self._share(kind, self._make_mask, spec, positions)
+    def _mask(
+        self, spec: CacheSpec, positions: Tensor | None, rules: tuple[MaskRule, ...]
+    ) -> Tensor:
+        """(B|1, 1, t, S): causal, window, rules and padding; shared by all equal calls."""
+        kind = ("mask", self._slots, spec.window, positions is None, rules)
+        return self._share(kind, self._make_mask, spec, positions, rules)
 
-    def _make_mask(self, spec: CacheSpec, positions: Tensor | None) -> Tensor:
+    def _make_mask(
+        self, spec: CacheSpec, positions: Tensor | None, rules: tuple[MaskRule, ...]
+    ) -> Tensor:
         padding = self.info.padding
         keys = ops.arange(self._slots, dtype="int32") if positions is None else positions  # (S)
         queries = self._indices()[:, None]  # (t, 1)
@@ -237,7 +250,15 @@ class CacheContext(AttentionContext):
             visible = ops.logical_and(visible, keys >= 0)  # (1, t, S)
         if padding is not None:
             visible = ops.logical_and(visible, keys >= padding[:, None, None])  # (B, t, S)
-        return visible[:, None]  # (B|1, 1, t, S)
+        visible = visible[:, None]  # (B|1, 1, t, S)
+        if not rules:
+            return visible
+        queries = self._indices()  # (t)
+        if padding is not None:
+            queries, keys = (x[None] - padding[:, None] for x in (queries, keys))  # (B, t), (B, S)
+        asked = AttentionMask(query_positions=queries, key_positions=keys, further_rules=rules)
+        by_rule = asked.block_mask(Span(0, self.length), Span(0, keys.shape[-1]))
+        return ops.logical_and(visible, by_rule)  # (B|1, 1, t, S)
 
     def _indices(self) -> Tensor:
         """(t): indices of the tokens in their rows, padding included."""

@@ -15,6 +15,7 @@ import keras
 from keras import ops
 
 from kerasattention.attend.tensors import Tensor
+from kerasattention.masks.base import Mask
 
 # XLA on CPU reads a key in half the time where the sum over H is not the last axis.
 _KEYS_LAST = keras.backend.backend() == "jax"
@@ -32,9 +33,11 @@ class CacheSpec:
         key_size: H.
         value_size: Hv.
         dtype: Of keys and values.
-        window: W of its sliding window, or None.
+        window: W of its sliding window, or of a rule that limits the distance likewise, or None.
         cross: Whether keys and values come from elsewhere than the tokens.
         masked: Whether its keys carry a Keras mask, which is then kept too.
+        mask: The layer's rule of positions, or None.
+        lookahead: The number of first tokens that may see later ones, which a prompt must have.
     """
 
     layer: str
@@ -45,6 +48,8 @@ class CacheSpec:
     window: int | None
     cross: bool
     masked: bool
+    mask: Mask | None = None
+    lookahead: int = 0
 
     def slots(self, max_length: int) -> int:
         """S."""

@@ -6,9 +6,11 @@ import keras
 from keras import tree
 
 from kerasattention._keras import flatten_layers, get_keras_mask, is_keras_operation
+from kerasattention.attend.mask import AttentionMask
 from kerasattention.decoding.cache.spec import CacheSpec
 from kerasattention.decoding.graph.program import CastTo, Instruction, Program, Slot
 from kerasattention.layers.attention import AttentionLayer
+from kerasattention.masks.join import rule_fields
 
 layers = keras.layers
 
@@ -129,8 +131,9 @@ def attention_spec(instruction: Instruction, moving: set[int], program: Program)
     if len(program.specs[query.index].shape) != 3:
         raise refusal(instruction.name, "its inputs have more axes than (batch, time, features)")
     cross = not sources.pop()
+    mask = _position_mask(layer, arguments)
     if not cross:
-        _check_self_attention(instruction, arguments)
+        _check_self_attention(instruction, arguments, mask)
     masks = [arguments.get("value_mask"), arguments.get("key_mask")]
     masks += [get_keras_mask(program.specs[x.index]) for x in (value, key)]
     return CacheSpec(
@@ -139,20 +142,29 @@ def attention_spec(instruction: Instruction, moving: set[int], program: Program)
         key_size=layer.heads.size,
         value_size=layer.heads.value_size,
         dtype=layer.compute_dtype,
-        window=layer.sliding_window,
+        window=mask.reach.window,
         cross=cross,
         masked=any(mask is not None for mask in masks),
+        mask=layer.mask,
+        lookahead=mask.lookahead or 0,
     )
 
 
-def _check_self_attention(instruction: Instruction, arguments: dict[str, Any]) -> None:
+def _position_mask(layer: AttentionLayer, arguments: dict[str, Any]) -> AttentionMask:
+    """The rules of positions of a call."""
+    causal = arguments.get("use_causal_mask")
+    if causal is None:
+        causal = layer.use_causal_mask
+    return AttentionMask(**rule_fields(layer.mask, bool(causal), layer.sliding_window))
+
+
+def _check_self_attention(
+    instruction: Instruction, arguments: dict[str, Any], mask: AttentionMask
+) -> None:
     for name in ("attention_mask", "attention_bias", "segment_ids", "positions"):
         if arguments.get(name) is not None:
             raise refusal(instruction.name, UNKNOWN.format(name))
-    causal = arguments.get("use_causal_mask")
-    if causal is None:
-        causal = instruction.operation.use_causal_mask
-    if not causal:
+    if mask.lookahead is None:
         raise refusal(instruction.name, NOT_CAUSAL)
 
 

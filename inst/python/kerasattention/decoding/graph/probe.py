@@ -215,9 +215,11 @@ class _Recorder(AttentionContext):
             key_size=key.shape[3],
             value_size=value.shape[3],
             dtype=keras.backend.standardize_dtype(key.dtype),
-            window=layer.sliding_window,
+            window=mask.reach.window,
             cross=not self_attention and key.shape[1] == OTHERS,
             masked=mask.key_mask is not None,
+            mask=layer.mask,
+            lookahead=mask.lookahead or 0,
         )
         self.specs.append(spec)
         if not spec.cross:
@@ -233,7 +235,7 @@ class _Recorder(AttentionContext):
         reasons = [
             layer_support.UNKNOWN.format(argument) for argument, x in given.items() if x is not None
         ]
-        reasons += [] if mask.causal else [layer_support.NOT_CAUSAL]
+        reasons += [] if mask.lookahead is not None else [layer_support.NOT_CAUSAL]
         self.refusals += [layer_support.refusal(name, reason) for reason in reasons]
 
 

@@ -10,7 +10,14 @@ from jax import lax
 
 from kerasattention.attend import softmax
 from kerasattention.attend.inputs import AttentionInputs
-from kerasattention.attend.tensors import Span, slice_axis
+from kerasattention.attend.kernels.jax.tile_lists import (
+    block_index,
+    edge_tile,
+    joined_tile,
+    takes_lists,
+    tile_lists,
+)
+from kerasattention.attend.tensors import Columns, Span, slice_axis, split_columns
 
 Tensor = jax.Array
 Named = dict[str, Tensor]
@@ -59,25 +66,29 @@ def _tile_range(inputs: AttentionInputs, rows: Span, columns: int) -> TileRange:
 
 
 def _columns_of(tiles: TileRange, index: Any, columns: int, keys: int) -> tuple[Span, Any]:
-    """The keys of a tile, moved back where they would pass the end, and the first that is new."""
+    """The keys of a tile, moved back where they would pass the end, and which of them are new."""
     wanted = tiles.first + index * columns
-    return Span(jnp.minimum(wanted, keys - columns), columns), wanted
+    span = Span(jnp.minimum(wanted, keys - columns), columns)
+    return span, jnp.arange(columns) + span.start >= wanted
 
 
 def over_tiles(
     inputs: AttentionInputs, rows: Span, columns: int, visit: Callable[..., Any], carry: Any
 ) -> Any:
-    """Calls visit(inputs, columns, wanted, carry) for all tiles of a block of queries.
+    """Calls visit(inputs, columns, counted, carry) for all tiles of a block of queries.
 
-    Where all keys are visible by position, the inputs have a mask without those rules.
+    Where all keys are visible by position, the inputs have a mask without those rules. `counted`
+    says which keys of a tile belong to it (s); None for all.
     """
+    if takes_lists(inputs.mask):
+        return _over_listed_tiles(inputs, rows, columns, visit, carry)
     keys = inputs.key.shape[2]
     tiles = _tile_range(inputs, rows, columns)
     inside = dataclasses.replace(inputs, mask=inputs.mask.without_position_rules())
 
     def edge(index: Any, carry: Any) -> Any:
-        span, wanted = _columns_of(tiles, index, columns, keys)
-        return visit(inputs, span, wanted, carry)
+        span, counted = _columns_of(tiles, index, columns, keys)
+        return visit(inputs, span, counted, carry)
 
     def inner(index: Any, carry: Any) -> Any:
         return visit(inside, Span(tiles.first + index * columns, columns), None, carry)
@@ -88,6 +99,28 @@ def over_tiles(
     carry = _loop(0, tiles.inner, edge, carry)
     carry = _loop(tiles.inner, tiles.outer, inner, carry)
     return _loop(tiles.outer, tiles.stop, edge, carry)
+
+
+def _over_listed_tiles(
+    inputs: AttentionInputs, rows: Span, columns: int, visit: Callable[..., Any], carry: Any
+) -> Any:
+    lists, index = tile_lists(inputs, rows.size, columns), block_index(rows)
+    if lists.widths:
+        tile = joined_tile(lists, index)
+        return visit(inputs, tile.columns, tile.counted, carry)
+    inside = dataclasses.replace(inputs, mask=inputs.mask.without_position_rules())
+    inner, edge, counts = (jnp.asarray(x)[index] for x in lists[:3])
+
+    def visit_inner(number: Any, carry: Any) -> Any:
+        return visit(inside, Span(inner[number], columns), None, carry)
+
+    def visit_edge(number: Any, carry: Any) -> Any:
+        tile = edge_tile(edge[number], columns)
+        return visit(inputs, tile.columns, tile.counted, carry)
+
+    if inner.shape[0]:
+        carry = _loop(0, counts[0], visit_inner, carry)
+    return _loop(0, counts[1], visit_edge, carry) if edge.shape[0] else carry
 
 
 def _loop(first: Any, stop: Any, step: Callable[[Any, Any], Any], carry: Any) -> Any:
@@ -118,8 +151,10 @@ def put(x: Tensor, part: Tensor, axis: int, start: Any) -> Tensor:
     return lax.dynamic_update_slice_in_dim(x, part.astype(x.dtype), start, axis)
 
 
-def put_sum(x: Tensor, part: Tensor, axis: int, span: Span) -> Tensor:
-    return put(x, slice_axis(x, axis, span) + part, axis, span.start)
+def put_sum(x: Tensor, part: Tensor, axis: int, columns: Columns) -> Tensor:
+    for span, of_span in split_columns(part, axis, columns):
+        x = put(x, slice_axis(x, axis, span) + of_span, axis, span.start)
+    return x
 
 
 def widest_range(inputs: AttentionInputs, rows: int) -> int | None:
@@ -130,12 +165,9 @@ def widest_range(inputs: AttentionInputs, rows: int) -> int | None:
     return rows - 1 + width
 
 
-def mask_repeated(logits: Tensor, columns: Span, wanted: Any) -> Tensor:
-    """Masks out the keys of a tile that the tile before it has."""
-    if wanted is None:
-        return logits
-    index = jnp.arange(columns.size) + columns.start  # (s)
-    return softmax.mask_logits(logits, index >= wanted)  # (B, K, G, t, s)
+def mask_uncounted(logits: Tensor, counted: Any) -> Tensor:
+    """Masks out the keys of a tile that do not belong to it."""
+    return softmax.mask_logits(logits, counted)  # (B, K, G, t, s)
 
 
 def by_sample(inputs: AttentionInputs, function: Callable[..., Any], given: Any) -> Any:

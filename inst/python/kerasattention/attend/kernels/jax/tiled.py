@@ -18,18 +18,19 @@ from kerasattention.attend import softmax
 from kerasattention.attend.block import block_logits, combine, keep_factor, sink_logits
 from kerasattention.attend.gradient import with_gradient
 from kerasattention.attend.inputs import AttentionInputs
+from kerasattention.attend.kernels.jax.tile_lists import takes_lists, tile_lists
 from kerasattention.attend.kernels.jax.tile_loops import (
     Named,
     TileSize,
     by_sample,
-    mask_repeated,
+    mask_uncounted,
     over_blocks,
     over_tiles,
     put,
     widest_range,
 )
 from kerasattention.attend.kernels.jax.tiled_backward import backward as backward_pass
-from kerasattention.attend.tensors import Span, slice_axis
+from kerasattention.attend.tensors import Columns, Span, slice_axis
 
 Tensor = jax.Array
 
@@ -72,7 +73,7 @@ def choose_tile_size(
     batch, kv_heads, groups, length, _ = inputs.query.shape
     keys = inputs.key.shape[2]
     rows = min(block_size or BLOCK_SIZE, length)
-    window = inputs.mask.reach.window
+    window = inputs.mask.usual_window(length, keys)
     if window is not None:
         # A block of queries sees all of their windows: a quarter takes less than a whole.
         rows = min(rows, max(window // 4, 32))
@@ -80,7 +81,10 @@ def choose_tile_size(
     widest = widest_range(inputs, rows)
     if widest is not None and widest <= 4 * columns:
         width = min(-(-widest // COLUMN_STEP) * COLUMN_STEP, keys)
-    is_large = batch > 1 and batch * kv_heads * groups * rows * width > tile_logits
+    largest = width
+    if takes_lists(inputs.mask):
+        largest = max(width, sum(tile_lists(inputs, max(rows, 1), max(width, 1)).widths))
+    is_large = batch > 1 and batch * kv_heads * groups * rows * largest > tile_logits
     return TileSize(max(rows, 1), max(width, 1), is_large and not _has_trained_bias(inputs))
 
 
@@ -138,10 +142,10 @@ def _forward_block(inputs: AttentionInputs, rows: Span, columns: int) -> tuple[T
     )
 
     def visit(
-        inputs: AttentionInputs, columns: Span, wanted: Any, carry: SoftmaxCarry
+        inputs: AttentionInputs, columns: Columns, counted: Any, carry: SoftmaxCarry
     ) -> SoftmaxCarry:
         logits, _ = block_logits(inputs, rows, columns)  # (B, K, G, t, s)
-        logits = mask_repeated(logits, columns, wanted)  # (B, K, G, t, s)
+        logits = mask_uncounted(logits, counted)  # (B, K, G, t, s)
         return _update(inputs, rows, columns, logits, carry)
 
     carry = over_tiles(inputs, rows, columns, visit, carry)
@@ -157,7 +161,7 @@ def _forward_block(inputs: AttentionInputs, rows: Span, columns: int) -> tuple[T
 
 
 def _update(
-    inputs: AttentionInputs, rows: Span, columns: Span, logits: Tensor, carry: SoftmaxCarry
+    inputs: AttentionInputs, rows: Span, columns: Columns, logits: Tensor, carry: SoftmaxCarry
 ) -> SoftmaxCarry:
     """One more tile of keys."""
     row_max = jnp.maximum(carry.row_max, jnp.max(logits, axis=-1, keepdims=True))  # (B, K, G, t, 1)

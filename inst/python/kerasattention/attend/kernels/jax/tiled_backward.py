@@ -17,13 +17,13 @@ from kerasattention.attend.kernels.jax.tile_loops import (
     Named,
     TileSize,
     by_sample,
-    mask_repeated,
+    mask_uncounted,
     over_blocks,
     over_tiles,
     put,
     put_sum,
 )
-from kerasattention.attend.tensors import Span, matmul, slice_axis, unstack_groups
+from kerasattention.attend.tensors import Columns, Span, matmul, slice_axis, unstack_groups
 
 Tensor = jax.Array
 
@@ -72,10 +72,10 @@ def _backward_tiles(
         )  # (B, K, H, G * t), (B, K, Hv, G * t)
 
         def add_tile(
-            inputs: AttentionInputs, columns: Span, wanted: Any, carry: GradientSums
+            inputs: AttentionInputs, columns: Columns, counted: Any, carry: GradientSums
         ) -> GradientSums:
             logits, capped = block_logits(inputs, rows, columns)  # (B, K, G, t, s)
-            logits = mask_repeated(logits, columns, wanted)  # (B, K, G, t, s)
+            logits = mask_uncounted(logits, counted)  # (B, K, G, t, s)
             found = weight_gradients(
                 inputs, rows, columns, logits, capped, part_lse, part_delta, part
             )
@@ -117,7 +117,7 @@ def _no_gradients(inputs: AttentionInputs) -> GradientSums:
 def _add_tile(
     inputs: AttentionInputs,
     rows: Span,
-    columns: Span,
+    columns: Columns,
     found: WeightGradients,
     transposed: tuple[Tensor, Tensor],
     carry: GradientSums,

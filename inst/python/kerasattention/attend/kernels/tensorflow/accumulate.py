@@ -5,7 +5,15 @@ import tensorflow as tf
 from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias
 from kerasattention.attend.gradient import Named
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import Span, Tensor, shape_of, slice_axis
+from kerasattention.attend.tensors import (
+    Columns,
+    Span,
+    Tensor,
+    shape_of,
+    slice_axis,
+    spans_of,
+    split_columns,
+)
 
 
 class SpanSum:
@@ -28,7 +36,10 @@ class SpanSum:
         start, stop = columns.start, columns.stop
         if self._sum is None:
             # No query sees the keys behind the last span.
-            self._done.append(self._zeros(self._like.shape[2] - stop))
+            last = max(stop, still_to_come)
+            self._done.append(self._zeros(self._like.shape[2] - last))
+            if last > stop:
+                part = tf.concat([part, self._zeros(last - stop)], axis=2)  # (B, K, s, X)
             self._sum, self._start = part, start
         else:
             self._join(part, start, stop)
@@ -75,6 +86,41 @@ class SpanSum:
         return tf.zeros((batch, kv_heads, size, width), self._like.dtype)  # (B, K, size, X)
 
 
+class ColumnSum:
+    """Sums gradients of the keys of blocks, of one span or several, into (B, K, S, X).
+
+    Each span is added to the sum of its place, counted from the last span of a block: the spans
+    of one place mostly lie in order.
+
+    Args:
+        like: (B, K, S, X).
+        blocks: The keys of each block, in the order in which they will be added.
+    """
+
+    def __init__(self, like: Tensor, blocks: list[Columns]) -> None:
+        spans = [spans_of(columns)[::-1] for columns in blocks]
+        self._sums = [SpanSum(like) for _ in range(max(map(len, spans), default=1))]
+        # The largest stop of the spans to come after each block, at each place.
+        self._to_come: list[list[int]] = []
+        for place in range(len(self._sums)):
+            stops = [x[place].stop if len(x) > place else 0 for x in spans]
+            self._to_come.append([max(stops[i + 1 :], default=0) for i in range(len(stops))])
+        self._added = 0
+
+    def latest(self) -> list[Tensor]:
+        return [x for part in self._sums for x in part.latest()]
+
+    def add(self, part: Tensor, columns: Columns) -> None:
+        """Adds the part of the next block."""
+        for place, (span, of_span) in enumerate(split_columns(part, 2, columns)[::-1]):
+            self._sums[place].add(of_span, span, self._to_come[place][self._added])
+        self._added += 1
+
+    def total(self) -> Tensor:
+        totals = [part.total() for part in self._sums]
+        return totals[0] if len(totals) == 1 else tf.add_n(totals)  # (B, K, S, X)
+
+
 class BiasSum:
     """Gradients of a bias over blocks of queries, given from the last block to the first.
 
@@ -93,7 +139,7 @@ class BiasSum:
         if isinstance(bias, SumOfBiases):
             self._parts = [BiasSum(part) for part in bias.biases]
 
-    def add(self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Span) -> None:
+    def add(self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Columns) -> None:
         """Adds the gradient of a block's logits, (B, N, t, s)."""
         for part in self._parts:
             part.add(gradient, mask, rows, columns)

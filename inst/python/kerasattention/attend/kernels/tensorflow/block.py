@@ -22,6 +22,7 @@ from kerasattention.attend.kernels.tensorflow.masking import (
     share_of_visible,
 )
 from kerasattention.attend.tensors import (
+    Columns,
     Span,
     Tensor,
     is_static,
@@ -145,9 +146,9 @@ def _weights(inputs: AttentionInputs, block: Block) -> BlockWeights:
     return BlockWeights(weights, tf.sigmoid(above), tf.sigmoid(-above), capped)
 
 
-def _keys_of(x: Tensor, columns: Span) -> Tensor:
+def _keys_of(x: Tensor, columns: Columns) -> Tensor:
     """(B, K, s, X) of (B, K, S, X); of one head without a copy, which only a first axis allows."""
-    if x.shape[0] == x.shape[1] == 1 and is_static(*columns):
+    if x.shape[0] == x.shape[1] == 1 and isinstance(columns, Span) and is_static(*columns):
         rows = tf.reshape(x, x.shape[2:])[columns.start : columns.stop]  # (s, X)
         return tf.reshape(rows, (1, 1, *rows.shape))  # (1, 1, s, X)
     return slice_axis(x, 2, columns)  # (B, K, s, X)

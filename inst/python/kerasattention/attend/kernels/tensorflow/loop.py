@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -23,10 +24,21 @@ from kerasattention.attend.kernels.tensorflow.block import (
 )
 from kerasattention.attend.kernels.tensorflow.masking import is_compiled_by_xla
 from kerasattention.attend.rules import Reach
-from kerasattention.attend.tensors import Span, Tensor, is_static, shape_of, slice_axis
+from kerasattention.attend.tensors import (
+    Columns,
+    KeySpans,
+    Span,
+    Tensor,
+    is_static,
+    shape_of,
+    slice_axis,
+    split_columns,
+)
 
 # Queries of a block: the steps of a loop cost more to start than blocks laid out one by one.
 BLOCK_SIZE = 256
+# Queries of a block of a mask that leaves few keys, as a share of these.
+WINDOW_SHARE = 2
 # Logits of a head that are computed as one block: the most that the plain kernel is selected for.
 MAX_BLOCK_LOGITS = 512 * 512
 
@@ -37,8 +49,8 @@ def looped_attention(
     max_block_logits: int = MAX_BLOCK_LOGITS,
 ) -> Tensor:
     """(B, K, G, T, Hv), whatever is known of the lengths."""
-    size = block_size or BLOCK_SIZE
     inputs = inputs.scaled()
+    size = block_size or _block_size(inputs)
     length, keys = shape_of(inputs.query)[3], shape_of(inputs.key)[2]
     count = (length + size - 1) // size
     missing = count * size - length
@@ -74,6 +86,15 @@ def looped_attention(
 
     output = with_gradient(forward, backward, inputs)  # (B, K, G, count * size, Hv)
     return output[:, :, :, :length]  # (B, K, G, T, Hv)
+
+
+def _block_size(inputs: AttentionInputs) -> int:
+    """Fewer queries where each sees few keys, so that fewer keys are computed in vain."""
+    mask = inputs.mask
+    window = None
+    if not mask.is_band:
+        window = mask.usual_window(inputs.query.shape[3], inputs.key.shape[2])
+    return BLOCK_SIZE if window is None else min(max(window // WINDOW_SHARE, 32), BLOCK_SIZE)
 
 
 def _if_short(
@@ -120,9 +141,30 @@ class BlockLoop:
         keys = shape_of(inputs.key)[2]
         if inputs.mask.has_explicit_positions:
             return Block(rows, Span(0, keys))
+        if self._has_lists(inputs):
+            return Block(rows, self._listed_columns(inputs, index))
         if self.compiled:
             return Block(rows, self._columns_of_one_size(reach, rows, keys))
         return Block(rows, _visible_columns(reach, rows, keys))
+
+    def _has_lists(self, inputs: AttentionInputs) -> bool:
+        """Whether the spans of keys of each block are known before the graph runs."""
+        mask, keys = inputs.mask, inputs.key.shape[2]
+        known = mask.positions_are_indices and is_static(self.count, keys)
+        return known and not mask.is_band and not self.compiled
+
+    def _listed_columns(self, inputs: AttentionInputs, index: Tensor) -> Columns:
+        """The spans of keys of a block, looked up; those that it has less than others are empty."""
+        blocks = [Span(start * self.size, self.size) for start in range(int(self.count))]
+        spans = [inputs.mask.key_spans(rows, inputs.key.shape[2]) for rows in blocks]
+        spans = [of_block or (Span(0, 1),) for of_block in spans]  # at least one key, for a softmax
+        most = max(map(len, spans))
+        table = np.array(
+            [[Span(0, 0)] * (most - len(of_block)) + list(of_block) for of_block in spans]
+        )  # (count, spans, 2)
+        of_block = tf.gather(tf.constant(table, tf.int32), index)  # (spans, 2)
+        found = tuple(Span(of_block[i, 0], of_block[i, 1]) for i in range(most))
+        return found[0] if most == 1 else KeySpans(found)
 
     def _columns_of_one_size(self, reach: Reach, rows: Span, keys: Tensor | int) -> Span:
         if reach.width is None:
@@ -264,8 +306,12 @@ def _join_rows(blocks: tf.TensorArray, query: Tensor, size: int) -> Tensor:
     return tf.reshape(x, (batch, kv_heads, groups, length, size))  # (B, K, G, T, X)
 
 
-def _add_columns(total: Tensor, part: Tensor, columns: Span) -> Tensor:
+def _add_columns(total: Tensor, part: Tensor, columns: Columns) -> Tensor:
     """Adds (B, K, s, X) in its place of (B, K, S, X)."""
+    if isinstance(columns, KeySpans):
+        for span, of_span in split_columns(part, 2, columns):
+            total = _add_columns(total, of_span, span)
+        return total
     if is_static(columns.start):
         return total + part  # (B, K, S, X)
     here = slice_axis(total, 2, columns)  # (B, K, s, X)

@@ -15,10 +15,12 @@ from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias
 from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import (
+    Columns,
     Span,
     Tensor,
     group_heads,
     is_static,
+    one_span,
     shape_of,
     stack_groups,
     unstack_groups,
@@ -50,13 +52,13 @@ class BlockMasking(NamedTuple):
         return self.feature is None and self.addend is None and not self.diagonals
 
 
-def masking_of(inputs: AttentionInputs, rows: Span, columns: Span) -> BlockMasking:
+def masking_of(inputs: AttentionInputs, rows: Span, columns: Columns) -> BlockMasking:
     """Chooses how the masks and the bias of a block are applied."""
     mask = inputs.mask
     value = float("-inf") if has_infinities(inputs) else MASKED_OUT
     diagonals: list[Diagonals] = []
     added = mask
-    if _are_diagonals(mask, rows, columns):
+    if isinstance(columns, Span) and _are_diagonals(mask, rows, columns):
         diagonals = masked_diagonals(mask, rows, columns)
         added = mask.without_position_rules()
     feature = None
@@ -100,14 +102,14 @@ def apply_masking(logits: Tensor, masking: BlockMasking, groups: int) -> Tensor:
 
 
 def share_of_visible(
-    inputs: AttentionInputs, rows: Span, columns: Span, masking: BlockMasking, query: Tensor
+    inputs: AttentionInputs, rows: Span, columns: Columns, masking: BlockMasking, query: Tensor
 ) -> Tensor:
     """(B, K, G * t, 1) of inputs without bias: 0 for a query without keys, else 1.
 
     From the masks, which are mostly one for all heads. A maximum of the logits would be another
     pass over them, and hold them beside the weights.
     """
-    if masking.addend is None and is_static(*rows, *columns):
+    if masking.addend is None and is_static(*rows, columns.size):
         visible = _count_keys(inputs, rows, columns) > 0  # (B|1, 1, 1, t, 1)
     else:
         addend = _whole_addend(masking, rows, columns)  # (B|1, K|1, G|1, t|1, s)
@@ -121,7 +123,7 @@ def share_of_visible(
     return stack_groups(visible)  # (B, K, G * t, 1)
 
 
-def _whole_addend(masking: BlockMasking, rows: Span, columns: Span) -> Tensor:
+def _whole_addend(masking: BlockMasking, rows: Span, columns: Columns) -> Tensor:
     """All of the masking as one addend (B|1, K|1, G|1, t|1, s)."""
     parts = [] if masking.addend is None else [masking.addend]
     if masking.feature is not None:
@@ -203,15 +205,16 @@ def _takes_features(inputs: AttentionInputs) -> bool:
     return inputs.soft_cap is None and inputs.bias is None and not is_compiled_by_xla()
 
 
-def _count_keys(inputs: AttentionInputs, rows: Span, columns: Span) -> Tensor:
+def _count_keys(inputs: AttentionInputs, rows: Span, columns: Columns) -> Tensor:
     """(B|1, 1, 1, t, 1): how many keys each query sees by position and padding."""
     mask, reach = inputs.mask, inputs.mask.reach
     query = np.arange(rows.size) + rows.start  # (t)
     first, last = np.zeros(rows.size, int), np.full(rows.size, columns.size)  # (t)
-    if reach.before is not None:
-        first = reach.first_key(query) - columns.start  # (t)
-    if reach.after is not None:
-        last = reach.stop_key(query) - columns.start  # (t)
+    masks = isinstance(columns, Span) and mask.masks_positions(rows, columns)
+    if masks and reach.before is not None:
+        first = reach.first_key(query) - one_span(columns).start  # (t)
+    if masks and reach.after is not None:
+        last = reach.stop_key(query) - one_span(columns).start  # (t)
     first, last = (np.clip(x, 0, columns.size) for x in (first, last))  # (t)
     real = mask.real_keys(columns)  # (B, s)
     if real is None:

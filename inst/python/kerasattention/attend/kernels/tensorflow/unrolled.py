@@ -12,7 +12,7 @@ import tensorflow as tf
 from kerasattention.attend.block import Block
 from kerasattention.attend.gradient import Named, with_gradient
 from kerasattention.attend.inputs import AttentionInputs
-from kerasattention.attend.kernels.tensorflow.accumulate import BiasSum, SpanSum
+from kerasattention.attend.kernels.tensorflow.accumulate import BiasSum, ColumnSum
 from kerasattention.attend.kernels.tensorflow.block import (
     BlockGradients,
     block_gradients,
@@ -147,7 +147,7 @@ def plan_strided_blocks(
         found = _strided(inputs, start, size, strided_logits)
         if found is None:
             rows = Span(start, min(size, length - start))
-            found = StridedBlocks(rows, inputs.mask.key_range(rows, keys))
+            found = StridedBlocks(rows, inputs.mask.key_columns(rows, keys))
         steps.append(found)
         start = found.all_rows.stop
     return steps
@@ -221,11 +221,12 @@ def _backward(
     inputs: AttentionInputs, steps: list[StridedBlocks], output: Tensor, upstream: Tensor
 ) -> Named:
     queries: list[Tensor] = []
-    keys, values = SpanSum(inputs.key), SpanSum(inputs.value)
+    columns = [blocks.all_columns for blocks in reversed(steps) if blocks.columns.size > 0]
+    keys, values = ColumnSum(inputs.key, columns), ColumnSum(inputs.value, columns)
     bias = BiasSum(inputs.bias)
     sinks: list[Tensor] = []
     # From the last to the first: then keys behind the current block have their whole sum.
-    for index, blocks in reversed(list(enumerate(steps))):
+    for blocks in reversed(steps):
         part = [
             slice_axis(x, 3, blocks.all_rows) for x in (output, upstream)
         ]  # (B, K, G, count * t, Hv)
@@ -241,9 +242,8 @@ def _backward(
                 part = [fold_rows(x, blocks) for x in part]  # (B * count, K, G, t, Hv)
             found = _unfolded(block_gradients(given, block, *part), blocks)
             queries.append(found.query)
-            still_to_come = max((p.all_columns.stop for p in steps[:index]), default=0)
-            keys.add(found.key, blocks.all_columns, still_to_come)
-            values.add(found.value, blocks.all_columns, still_to_come)
+            keys.add(found.key, blocks.all_columns)
+            values.add(found.value, blocks.all_columns)
             sinks += [] if found.sink is None else [found.sink]
             if found.logits is not None:
                 bias.add(found.logits, inputs.mask, blocks.rows, blocks.columns)

@@ -9,21 +9,22 @@ import dataclasses
 import tensorflow as tf
 
 from kerasattention.attend.inputs import AttentionInputs
-from kerasattention.attend.tensors import Span, Tensor, shape_of, slice_axis
+from kerasattention.attend.tensors import Span, Tensor, one_span, shape_of, slice_axis
 from kerasattention.attend.tiling import StridedBlocks
 
 
 def fold(inputs: AttentionInputs, blocks: StridedBlocks) -> AttentionInputs:
     """Inputs of B * count samples with the queries and keys of one block each."""
     columns = blocks.all_columns
+    of_first = one_span(blocks.columns)
 
     def of_keys(x: Tensor) -> Tensor:
-        return fold_tokens(slice_axis(x, 1, columns), blocks.columns, blocks)
+        return fold_tokens(slice_axis(x, 1, columns), of_first, blocks)
 
     def of_queries(x: Tensor) -> Tensor:
         return fold_tokens(slice_axis(x, 1, blocks.all_rows), blocks.rows, blocks)
 
-    offset = blocks.rows.start + inputs.mask.reach.offset - blocks.columns.start
+    offset = blocks.rows.start + inputs.mask.reach.offset - of_first.start
     return dataclasses.replace(
         inputs,
         query=fold_rows(

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from kerasattention.attend.inputs import AttentionInputs
+from kerasattention.attend.tensors import KeySpans, slice_axis
 from kerasattention.attend.tiling import StridedBlocks, additive_mask
 
 Tensor = torch.Tensor
@@ -76,6 +77,8 @@ def rows_of(x: Tensor, blocks: StridedBlocks, sample: int | None) -> Tensor:
 
 def columns_of(x: Tensor, blocks: StridedBlocks, sample: int | None) -> Tensor:
     """(B, K, S, X) to (B, K, s, X), or of one sample to (count, K, s, X), overlapping."""
+    if isinstance(blocks.columns, KeySpans):
+        return slice_axis(x, 2, blocks.columns)  # (B, K, s, X)
     start, size = blocks.columns
     if sample is None:
         return x[:, :, start : start + size]  # (B, K, s, X)

@@ -11,7 +11,7 @@ import torch
 
 from kerasattention.attend import softmax
 from kerasattention.attend.bias import add_block_gradient
-from kerasattention.attend.block import keep_factor, plan_blocks, sink_gradient, sink_logits
+from kerasattention.attend.block import keep_factor, sink_gradient, sink_logits
 from kerasattention.attend.gradient import with_gradient
 from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.tensors import (
@@ -72,15 +72,19 @@ def plan_query_blocks(
     batch, kv_heads, groups = inputs.query.shape[:3]
     fitting = TILE_LOGITS // max(batch * kv_heads * groups * size, 1)
     width = tile_keys or max(fitting, LEAST_COLUMNS)
+    length, keys = inputs.query.shape[3], inputs.key.shape[2]
+    blocks = []
+    for start in range(0, length, size):
+        rows = Span(start, min(size, length - start))
+        spans = inputs.mask.key_spans(rows, keys)
+        tiles = [tile for span in spans for tile in _tiles(span, width)]
+        blocks.append(QueryBlock(rows, tuple(tiles)))
+    return blocks
+
+
+def _tiles(span: Span, width: int) -> list[Span]:
     return [
-        QueryBlock(
-            block.rows,
-            tuple(
-                Span(start, min(width, block.columns.stop - start))
-                for start in range(block.columns.start, block.columns.stop, width)
-            ),
-        )
-        for block in plan_blocks(inputs, size)
+        Span(start, min(width, span.stop - start)) for start in range(span.start, span.stop, width)
     ]
 
 

@@ -1,0 +1,1 @@
+"""Mask rules that users give to the layers, and their algebra: `&`, `|` and `~`."""
