@@ -143,11 +143,3 @@ position_matrix <- function(positions, at, count, size) {
   }
   filled
 }
-
-# Dates count days, date-times seconds.
-as_days <- function(times) {
-  if (inherits(times, "POSIXct")) {
-    return(as.numeric(times) / 86400)
-  }
-  as.numeric(times)
-}

@@ -21,7 +21,8 @@ check_call <- function(
   }
   check(check_array, "attention_bias")
   check(check_ids, "segment_ids")
-  check(check_ids, "positions")
+  check(check_positions, "positions")
+  arguments["positions"] <- list(as_numbers(arguments$positions))
   if (is.null(inputs)) {
     return(check_not_called(arguments, call))
   }

@@ -1,4 +1,4 @@
-# Segments and positions: a whole number for each token.
+# Segments: a whole number for each token.
 check_ids <- function(
   x,
   null = FALSE,

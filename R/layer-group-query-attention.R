@@ -74,8 +74,8 @@
 #'   broadcasts to (B, N, T, S).
 #' @param segment_ids (B, T) whole numbers: a token attends to its own segment only; 0
 #'   is padding.
-#' @param positions (B, T) whole numbers, the positions of the tokens: by default 0
-#'   to T - 1.
+#' @param positions (B, T) numbers, the positions of the tokens: by default 0 to T - 1. They may
+#'   be real numbers or times, see the section Positions.
 #' @param use_causal_mask Whether a query attends only to keys up to its own position.
 #'   In a Sequential model, or without `object`, the layer keeps it as its default.
 #' @param return_attention_scores Whether to return the attention weights,
@@ -101,6 +101,22 @@
 #'   position);
 #' * `per_head` (`FALSE`): whether each head has a scale (Cohere);
 #' * `bias` (`FALSE`): whether a learned bias is added, for `"layer"`.
+#'
+#' @section Positions:
+#' Positions are whole numbers or real numbers such as visit times or distances; position
+#' encodings, `use_causal_mask` and `sliding_window` compare them in this unit. Two tokens at
+#' the same position see each other under a causal mask. [position_relative()] counts real
+#' distances without their fraction.
+#'
+#' `Date` and `POSIXct` values are days: (B, T) with the class of times (`dim(times) <- c(B, T)`;
+#' `matrix()` drops the class), or a vector for one sequence that all samples share. The
+#' earliest time of each sequence is subtracted first, so that fractions of a second remain.
+#'
+#' Real positions are computed with 64 bits on TensorFlow and torch. JAX has 32 bits, about 7
+#' digits: positions that would become equal are an error, and near 20,000 the next number is
+#' 0.002 away. Subtract an origin from such positions. The same holds for positions that are
+#' an input of a model: its `Input()` has 32 bits, and rounds without an error. A layer whose
+#' `dtype` has 16 bits takes real positions where it is called on arrays, not as inputs of a model.
 #'
 #' @section Errors:
 #' Every error has the class `kerasattention_error`. Arguments are checked before

@@ -13,6 +13,7 @@
 #' @inheritSection shapes Masks
 #' @inheritSection shapes R functions
 #' @inheritSection layer_group_query_attention Norms
+#' @inheritSection layer_group_query_attention Positions
 #' @inheritSection layer_group_query_attention Errors
 #'
 #' @inheritParams layer_group_query_attention

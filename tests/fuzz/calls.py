@@ -182,7 +182,7 @@ class Subject:
                 found[name] = tensor(np.array([x, 0]), "int32")
                 continue
             else:
-                dtype = "int32" if np.asarray(x).dtype.kind == "i" else "bool"
+                dtype = {"i": "int32", "f": "float32"}.get(np.asarray(x).dtype.kind, "bool")
             found[name] = tensor(x, dtype)
         return found
 

@@ -178,7 +178,7 @@ def layer_call(rng, kind):
         "bias_infinite": chance(rng, 0.3),
         "bias_dtype": pick(rng, "float32", "compute"),
         "segments": maybe(rng, 0.25, lambda: pick(rng, "rows", "one")) if own else None,
-        "positions": maybe(rng, 0.25, lambda: pick(rng, "rows", "one", "far")),
+        "positions": maybe(rng, 0.3, lambda: pick(rng, "rows", "one", "far", "real")),
         "paddings": {name: how for name, how in paddings.items() if how},
     }
 
@@ -389,6 +389,8 @@ def layer_data(rng, config):
         rows = 1 if config["positions"] == "one" else B
         far = 5000 if config["positions"] == "far" else 2 * T + 1
         data["positions"] = rng.integers(0, far, (rows, T))
+        if config["positions"] == "real":  # of eighths, whose differences are exact in float32
+            data["positions"] = (rng.integers(0, 16 * T + 8, (rows, T)) - 4 * T) / 8.0
         if chance(rng, 0.5):
             data["positions"].sort(axis=1)
     for name, how in config["paddings"].items():

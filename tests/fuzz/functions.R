@@ -40,7 +40,11 @@ layer_options <- alist(
   attention_mask = list(matrix(TRUE, 5, 5), array(1, c(2, 5, 5))),
   attention_bias = list(matrix(0, 5, 5)),
   segment_ids = list(matrix(1, 2, 5)),
-  positions = list(matrix(0:4, 1)),
+  positions = list(
+    matrix(0:4, 1),
+    matrix(c(-1, 0, 0.25, 3, 2.5), 1),
+    as.Date("2024-02-28") + 0:4
+  ),
   use_causal_mask = c(TRUE, FALSE),
   return_attention_scores = c(TRUE, FALSE),
   training = c(TRUE, FALSE),

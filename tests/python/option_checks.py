@@ -178,3 +178,17 @@ def check_masked_nonfinite(**options):
     np.testing.assert_allclose(output, expected, rtol=1e-6, atol=1e-7)
     for name, gradient in gradients.items():
         np.testing.assert_allclose(found[name], gradient, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def check_int8(**options):
+    """A quantised model is near the one it was made of, and its copy the same."""
+    model = keras.Sequential([keras.Input((None, D)), grouped(**options)])
+    rng = np.random.default_rng(2)
+    for variable in model.trainable_variables:
+        variable.assign(drawn(rng, variable))
+    x = inputs_of(cross=False)["query"].astype("float32")
+    before = predicted(model, x)
+    model.quantize("int8")
+    after = predicted(model, x)
+    np.testing.assert_allclose(after, before, atol=0.1 * np.abs(before).max())
+    np.testing.assert_allclose(predicted(ka.convert_attention(model), x), after, atol=1e-6)

@@ -56,7 +56,7 @@ def alibi(heads, query_positions, key_positions):
     for n, slope in enumerate(slopes(heads)):
         for t, here in enumerate(query_positions):
             for s, there in enumerate(key_positions):
-                bias[n, t, s] = -slope * abs(int(here) - int(there))
+                bias[n, t, s] = -slope * abs(float(here) - float(there))
     return bias
 
 
@@ -80,7 +80,7 @@ def bucket_matrix(query_positions, key_positions, buckets, farthest, causal):
     """(T, S) of buckets."""
     return np.array(
         [
-            [bucket(int(there) - int(here), buckets, farthest, causal) for there in key_positions]
+            [bucket(math.trunc(there - here), buckets, farthest, causal) for there in key_positions]
             for here in query_positions
         ]
     )

@@ -26,8 +26,8 @@ def sees(
     key_mask=None,
 ):
     """Whether query t of one sample sees its key s. Every array is that sample's, or None."""
-    here = t if query_positions is None else int(query_positions[t])
-    there = s if key_positions is None else int(key_positions[s])
+    here = t if query_positions is None else float(query_positions[t])
+    there = s if key_positions is None else float(key_positions[s])
     if causal and there > here:
         return False
     if window is not None and abs(there - here) >= window:

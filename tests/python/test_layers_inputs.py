@@ -67,7 +67,7 @@ def test_one_mask_serves_queries_and_keys_where_nothing_else_is_given():
     [
         ({"attention_mask": np.ones((T, T + 1), bool)}, "`attention_mask` must broadcast"),
         ({"attention_bias": np.ones((T, T), bool)}, "`attention_bias` is added"),
-        ({"positions": np.ones((B, T), "float32")}, "`positions` must be integers"),
+        ({"positions": np.ones((B, T), "float16")}, "`positions` must be integers, or real"),
         ({"use_causal_mask": 2}, "`use_causal_mask` must be True or False"),
     ],
     ids=["shape", "bias", "positions", "causal"],

@@ -257,12 +257,8 @@ def test_checkpoints_lora_and_int8():
         np.testing.assert_allclose(found[name].ravel(), scale.ravel(), rtol=1e-6)
         np.testing.assert_allclose(found[f"{name}_bias"].ravel(), bias.ravel(), rtol=1e-6)
 
+    checks.check_int8(qk_norm=NORMS["layer, heads"])
     model = drawn_model(NORMS["layer, heads"])
-    tokens = np.random.default_rng(3).integers(1, 13, (5, 7))
-    before = predicted(model, tokens)
-    quantised = ka.convert_attention(model)
-    quantised.quantize("int8")
-    np.testing.assert_allclose(predicted(quantised, tokens), before, atol=0.1 * abs(before).max())
     ka.enable_lora(model, 2)
     assert not any("norm" in w.path for w in model.trainable_weights)
 

@@ -73,6 +73,7 @@ def test_low_precision_decoding_and_files(scale, tmp_path):
     checks.check_low_precision("mixed_float16", scale=scale)
     checks.check_decoding(scale=scale, sliding_window=4)
     checks.check_files(tmp_path, "sequential", scale=scale)
+    checks.check_int8(scale=scale)
 
 
 def test_masked_out_nan_reaches_no_gradient():

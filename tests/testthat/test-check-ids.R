@@ -1,17 +1,13 @@
-test_that("segments and positions are whole numbers of at least 0", {
+test_that("segments are whole numbers of at least 0", {
   x <- list(query = numbers(2, 3, 5))
-  expect_silent(check(
-    segment_ids = matrix(1, 2, 3),
-    positions = matrix(0:2, 1, 3),
-    inputs = x
-  ))
+  expect_silent(check(segment_ids = matrix(1, 2, 3), inputs = x))
   expect_snapshot(error = TRUE, {
     check(segment_ids = 1:3)
     check(segment_ids = matrix(1.5, 2, 3))
     check(segment_ids = matrix(-1, 2, 3))
     check(segment_ids = matrix(NA, 2, 3))
-    check(positions = matrix(NA_integer_, 2, 3))
-    check(positions = matrix(1, 2, 4), inputs = x)
+    check(segment_ids = matrix(NA_integer_, 2, 3))
+    check(segment_ids = matrix(1, 2, 4), inputs = x)
   })
 })
 

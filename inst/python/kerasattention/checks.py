@@ -209,6 +209,18 @@ def integers(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be integers. Received: {name} of dtype {dtype}")
 
 
+def positions(value: Any) -> None:
+    """Refuses positions that are no integers and no real numbers of enough precision."""
+    if value is None:
+        return
+    dtype = keras.backend.standardize_dtype(value.dtype)
+    if not keras.backend.is_int_dtype(dtype) and dtype not in ("float32", "float64"):
+        raise ValueError(
+            "`positions` must be integers, or real numbers in float32 or float64. "
+            f"Received: positions of dtype {dtype}"
+        )
+
+
 def optional_integers(name: str, value: Any, positive: bool = False) -> tuple[int, ...] | None:
     """None, or one integer or several, as a tuple."""
     if value is None:

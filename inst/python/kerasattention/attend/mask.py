@@ -13,6 +13,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
 from kerasattention.attend import intervals, rules
@@ -64,8 +65,8 @@ class AttentionMask:
         causal: A query sees no key after its own position.
         window: A query sees keys closer than this many positions.
         offset: Position of the first query where `query_positions` is None.
-        query_positions: None, (T) or (B, T) integers.
-        key_positions: None, (S) or (B, S) integers.
+        query_positions: None, (T) or (B, T) integers or real numbers.
+        key_positions: None, (S) or (B, S) of them.
         query_mask: None or (B, T) booleans; False marks padding, whose output is zero.
         key_mask: None or (B, S) booleans; False marks padding, which no query sees.
         query_segments: None or (B, T) integers; 0 marks padding.
@@ -276,11 +277,18 @@ class AttentionMask:
 
     def positions_of_queries(self, rows: Span) -> Tensor:
         """(t) or (B, t)."""
-        return _positions(self.query_positions, self.offset, rows)
+        return _positions(self.query_positions, self.offset, rows, self.position_dtype)
 
     def positions_of_keys(self, columns: Columns) -> Tensor:
         """(s) or (B, s)."""
-        return _positions(self.key_positions, 0, columns)
+        return _positions(self.key_positions, 0, columns, self.position_dtype)
+
+    @property
+    def position_dtype(self) -> str:
+        """int32, or the dtype of positions that are real numbers."""
+        given = [x for x in (self.query_positions, self.key_positions) if x is not None]
+        dtypes = {keras.backend.standardize_dtype(x.dtype) for x in given} & {"float32", "float64"}
+        return max(dtypes, default="int32")
 
     def distances(self, rows: Span, columns: Columns) -> Tensor:
         """Key position less query position: (1, 1, t, s) or (B, 1, t, s)."""
@@ -374,13 +382,15 @@ class AttentionMask:
         return x.shape[0] == batch
 
 
-def _positions(given: Tensor | None, offset: Any, span: Columns) -> Tensor:
-    if given is None and isinstance(span, KeySpans):
-        return indices_of(span) + offset  # (s)
+def _positions(given: Tensor | None, offset: Any, span: Columns, dtype: str) -> Tensor:
     if given is None:
-        span = one_span(span)
-        return ops.arange(span.size, dtype="int32") + (span.start + offset)  # (t) or (s)
-    given = ops.cast(given, "int32")  # (T), (S), (B, T) or (B, S)
+        if isinstance(span, KeySpans):
+            positions = indices_of(span) + offset  # (s)
+        else:
+            span = one_span(span)
+            positions = ops.arange(span.size, dtype="int32") + (span.start + offset)  # (t) or (s)
+        return positions if dtype == "int32" else ops.cast(positions, dtype)
+    given = ops.cast(given, dtype)  # (T), (S), (B, T) or (B, S)
     return slice_axis(given, len(given.shape) - 1, span)  # (t), (s), (B, t) or (B, s)
 
 

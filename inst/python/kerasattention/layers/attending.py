@@ -1,5 +1,10 @@
-"""Attention of projected heads by the kernels, with the options of a layer."""
+"""Attention of projected heads by the kernels, with the options of a layer.
 
+Shape letters: B batch, T query length, S key/value length, N query heads, K key/value heads, H
+head size.
+"""
+
+import functools
 from typing import Any
 
 import keras
@@ -7,14 +12,47 @@ from keras import ops
 
 from kerasattention.attend.api import attend
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import Tensor
+from kerasattention.attend.tensors import Span, Tensor
 from kerasattention.layers.inputs import as_boolean
+from kerasattention.layers.nonfinite import Projector
+from kerasattention.layers.norms import normalize
 from kerasattention.layers.projections import ProjectingLayer
 from kerasattention.layers.recompute import seed_of_call
+from kerasattention.layers.scaling import LEARNED, multiply, per_dimension_factor
 
 
 class AttendingLayer(ProjectingLayer):
     """A layer that attends with its projected heads."""
+
+    def _norm_positioned(
+        self, query: Tensor, key: Tensor, projector: Projector
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and keys whose position was applied, normalised where that comes after it."""
+        options = self.norm_options
+        if options is None or not options.after_position:
+            return query, key
+        return (
+            projector.project(functools.partial(normalize, self._query_norm), query, features=2),
+            projector.project(functools.partial(normalize, self._key_norm), key, features=2),
+        )  # (B, T, N, H), (B, S, K, H)
+
+    def _scaled(self, query: Tensor, mask: AttentionMask, projector: Projector) -> Tensor:
+        """Queries (B, T, N, H) times the layer's factors but for the scale of the logits."""
+        if self.scale == LEARNED:
+            learned = per_dimension_factor(self.per_dim_scale, query.dtype)  # (H)
+            query = projector.project(
+                lambda x: multiply(x, learned), query, features=2
+            )  # (B, T, N, H)
+        if self.query_scale is not None:
+            positions = mask.positions_of_queries(Span(0, ops.shape(query)[1]))  # (T) or (B, T)
+            factors = self.query_scale.factors(positions, query.dtype)  # (T) or (B, T)
+            query = multiply(query, factors[..., None, None])  # (B, T, N, H)
+        return query
+
+    @property
+    def uses_positions(self) -> bool:
+        """Whether queries or keys depend on positions, beside the mask."""
+        return self.position is not None or self.query_scale is not None
 
     def _run_kernel(
         self,

@@ -30,6 +30,7 @@ from kerasattention.layers.keras_override import attend_overridden
 from kerasattention.layers.nonfinite import Projector, choose_projector
 from kerasattention.layers.options import OPTIONS
 from kerasattention.layers.projections import in_one_dtype
+from kerasattention.layers.real_positions import hide_real, shown
 from kerasattention.layers.recompute import rematerialize, sublayers_scope
 from kerasattention.layers.scaling import LEARNED
 from kerasattention.layers.shapes import Shape
@@ -101,6 +102,9 @@ class AttentionLayer(AttendingLayer):
         query, value, key = (checks.one_tensor(name, given.get(name)) for name in INPUTS)
         if query is None:
             raise ValueError("`query` is required: a tensor (batch, length, features).")
+        if kwargs.get("positions") is not None:
+            kwargs["positions"] = hide_real(kwargs["positions"], self)
+            given["positions"] = kwargs["positions"]
         if value is query and (key is None or key is query):
             rest = {name: x for name, x in given.items() if name not in INPUTS}
             return super().__call__(query, **rest)
@@ -126,7 +130,7 @@ class AttentionLayer(AttendingLayer):
         call = LayerCall(
             *(query, value, key, query_mask, value_mask, key_mask, attention_mask),
             *(return_attention_scores, training, use_causal_mask),
-            *(attention_bias, segment_ids, positions),
+            *(attention_bias, segment_ids, shown(positions)),
         )
         fold = self._check_call(call)
         mask = call.folded_mask(fold, self.sliding_window, self.mask)

@@ -5,6 +5,7 @@ import math
 import string
 from typing import Any
 
+import keras
 from keras import ops
 
 from kerasattention.attend.tensors import Tensor, is_static
@@ -142,10 +143,11 @@ class AxisFold:
         return ops.transpose(ops.reshape(mask, shape), inverse)  # (B, ...)
 
     def fold_tokens(self, tokens: Tensor | None, like: Tensor) -> Tensor | None:
-        """Integers (B, T), T all attention axes in order, to (B', T)."""
+        """Numbers (B, T), T all attention axes in order, to (B', T); integers become int32."""
         if tokens is None:
             return None
-        tokens = ops.cast(tokens, "int32")  # (B, T)
+        if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(tokens.dtype)):
+            tokens = ops.cast(tokens, "int32")  # (B, T)
         if self.is_trivial:
             return tokens
         others = self.batches(like)[1:]

@@ -90,8 +90,8 @@ class LayerCall:
         inputs = (tuple(x.shape) for x in self.tensors)
         shapes.check_call(CallShapes(*inputs, **received), fold, heads)
         checks.bias(self.attention_bias)
-        for name in ("segment_ids", "positions"):
-            checks.integers(name, given[name])
+        checks.integers("segment_ids", self.segment_ids)
+        checks.positions(self.positions)
         if self.segment_ids is not None and not self.self_attention:
             raise ValueError(
                 "`segment_ids` are for self-attention: queries and keys share them. "

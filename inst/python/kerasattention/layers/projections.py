@@ -8,8 +8,7 @@ import keras
 from keras import ops
 
 from kerasattention import checks
-from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import Span, Tensor
+from kerasattention.attend.tensors import Tensor
 from kerasattention.layers.axes import AxisFold, output_equation, projection_equation
 from kerasattention.layers.heads import Heads
 from kerasattention.layers.inputs import LayerCall
@@ -22,7 +21,7 @@ from kerasattention.layers.norms import (
     unlearned_rms,
 )
 from kerasattention.layers.options import SharedOptions
-from kerasattention.layers.scaling import LEARNED, multiply, per_dimension_factor
+from kerasattention.layers.scaling import LEARNED
 from kerasattention.layers.shapes import Shape
 
 PROJECTIONS = ("query", "key", "value", "gate", "output")
@@ -219,36 +218,6 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
         """Whether queries and keys are normalised before their position is applied."""
         options = self.norm_options
         return options is not None and not options.after_position
-
-    def _norm_positioned(
-        self, query: Tensor, key: Tensor, projector: Projector
-    ) -> tuple[Tensor, Tensor]:
-        """Queries and keys whose position was applied, normalised where that comes after it."""
-        options = self.norm_options
-        if options is None or not options.after_position:
-            return query, key
-        return (
-            projector.project(functools.partial(normalize, self._query_norm), query, features=2),
-            projector.project(functools.partial(normalize, self._key_norm), key, features=2),
-        )  # (B, T, N, H), (B, S, K, H)
-
-    def _scaled(self, query: Tensor, mask: AttentionMask, projector: Projector) -> Tensor:
-        """Queries (B, T, N, H) times the layer's factors but for the scale of the logits."""
-        if self.scale == LEARNED:
-            learned = per_dimension_factor(self.per_dim_scale, query.dtype)  # (H)
-            query = projector.project(
-                lambda x: multiply(x, learned), query, features=2
-            )  # (B, T, N, H)
-        if self.query_scale is not None:
-            positions = mask.positions_of_queries(Span(0, ops.shape(query)[1]))  # (T) or (B, T)
-            factors = self.query_scale.factors(positions, query.dtype)  # (T) or (B, T)
-            query = multiply(query, factors[..., None, None])  # (B, T, N, H)
-        return query
-
-    @property
-    def uses_positions(self) -> bool:
-        """Whether queries or keys depend on positions, beside the mask."""
-        return self.position is not None or self.query_scale is not None
 
     def _unfolded(self, mask: Tensor | None, like: Tensor) -> Tensor | None:
         return None if mask is None else self._fold.unfold_padding(mask, like)

@@ -27,8 +27,8 @@ class Position:
         """Queries (B, T, N, H) and keys (B, S, K, H) with their positions applied.
 
         Args:
-            query_positions: (T) or (B, T) integers.
-            key_positions: (S) or (B, S) integers; the same object as
+            query_positions: (T) or (B, T), integers or real numbers.
+            key_positions: (S) or (B, S) of them; the same object as
                 `query_positions` where they are the same.
         """
         return query, key

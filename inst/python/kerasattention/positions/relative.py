@@ -37,7 +37,8 @@ class RelativePosition(keras.layers.Layer, Position):
     pairs at distances of that bucket. Half of a side's buckets hold one distance
     each, the others grow with the logarithm up to `max_distance`, beyond which
     all share the last. Keys behind and ahead of the query have buckets of their
-    own, unless the mask is causal: then all buckets are for the keys behind.
+    own, unless the mask is causal: then all buckets are for the keys behind. Real
+    distances count without their fraction.
 
     One object given to several layers is one table that they share, as in T5.
 
@@ -221,9 +222,12 @@ class BucketBias:
         return ops.take(buckets, self._clipped(distances), axis=0)  # (...)
 
     def _clipped(self, distances: Tensor) -> Tensor:
-        """Distances counted from 0, the farthest one behind."""
+        """Distances counted from 0, the farthest one behind; real ones without their fraction."""
         farthest = len(self.buckets) // 2
-        return ops.clip(distances, -farthest, farthest) + farthest  # (...)
+        clipped = ops.clip(distances, -farthest, farthest)  # (...)
+        if keras.backend.is_float_dtype(keras.backend.standardize_dtype(clipped.dtype)):
+            clipped = ops.cast(clipped, "int32")  # (...)
+        return clipped + farthest  # (...)
 
 
 def spread_diagonals(values: Tensor, rows: int, columns: int) -> Tensor:

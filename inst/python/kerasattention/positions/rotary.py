@@ -114,11 +114,16 @@ class RotaryPosition(Position):
         self, positions: Tensor, frequencies: Frequencies, dtype: str
     ) -> tuple[Tensor, Tensor]:
         """Factors of the features and of their partners: two of (T, 1, R) or (B, T, 1, R)."""
-        radians = frequencies.values.astype(dtype)  # (R / 2)
+        # Real positions may need float64, of which float32 keeps 7 digits.
+        is_double = keras.backend.standardize_dtype(positions.dtype) == "float64"
+        wide = "float64" if is_double else dtype
+        radians = frequencies.values.astype(wide)  # (R / 2)
         angles = ops.multiply(
-            ops.expand_dims(ops.cast(positions, dtype), -1), radians
+            ops.expand_dims(ops.cast(positions, wide), -1), radians
         )  # (B|1, T, R / 2)
         cosine, sine = cos_and_sin(angles)  # (B|1, T, R / 2)
+        if wide != dtype:
+            cosine, sine = (ops.cast(x, dtype) for x in (cosine, sine))  # (B|1, T, R / 2)
         if frequencies.attention_factor != 1.0:
             cosine, sine = (
                 x * frequencies.attention_factor for x in (cosine, sine)

@@ -1,0 +1,101 @@
+"""Positions that are real numbers: what a layer does before Keras sees them.
+
+Keras casts every floating-point argument to the layer's dtype, in which bfloat16 cannot tell
+1000.1 from 1003. So a call hides its real positions from Keras.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kerasattention.attend.tensors import Tensor
+
+WIDE = ("float32", "float64")
+
+
+class RealPositions:
+    """Real positions on their way through `Layer.__call__`, which leaves such an object alone.
+
+    Attributes:
+        tensor: (B, T) numbers of float32 or float64.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def hide_real(positions: Any, layer: keras.layers.Layer) -> Any:
+    """The positions of a call, hidden from Keras if they are real numbers that it might round.
+
+    Raises:
+        ValueError: Numbers in low precision, NaN or infinite ones, different ones that are
+            equal in float32 where the backend has no float64, or a symbolic tensor where the
+            layer computes in low precision.
+    """
+    if not hasattr(positions, "dtype"):
+        return positions  # None, or what the checks of a call refuse
+    dtype = keras.backend.standardize_dtype(positions.dtype)
+    if not keras.backend.is_float_dtype(dtype):
+        return positions
+    if dtype not in WIDE:
+        raise ValueError(
+            "`positions` that are real numbers must be float32 or float64: lower precision rounds "
+            f"them. Received: positions of dtype {dtype}"
+        )
+    if keras.backend.is_keras_tensor(positions):
+        _check_symbolic(layer)
+        return positions
+    if isinstance(positions, np.ndarray):
+        positions = _as_tensor(positions)
+    return RealPositions(positions)
+
+
+def shown(positions: Any) -> Any:
+    """The positions that `hide_real()` was given, as a tensor; real ones have no gradient."""
+    if isinstance(positions, RealPositions):
+        positions = positions.tensor  # (B, T)
+    if positions is None or keras.backend.is_int_dtype(
+        keras.backend.standardize_dtype(positions.dtype)
+    ):
+        return positions  # (B, T)
+    return ops.stop_gradient(positions)  # (B, T)
+
+
+def _check_symbolic(layer: keras.layers.Layer) -> None:
+    if layer.input_dtype not in WIDE:
+        raise ValueError(
+            f"In a model, layer {layer.name!r} computes in {layer.input_dtype}, to which Keras "
+            "would round its real `positions`. Make this layer with `dtype='float32'`, or give "
+            "positions that are integers."
+        )
+
+
+def _as_tensor(positions: np.ndarray) -> Tensor:
+    """In the dtype that the array has, as far as the backend has it."""
+    if not np.isfinite(positions).all():
+        raise ValueError(f"`positions` must be finite. Received: {_first_bad(positions)}")
+    tensor = ops.convert_to_tensor(positions, dtype=str(positions.dtype))
+    if keras.backend.standardize_dtype(tensor.dtype) == "float32":
+        _check_order(positions)
+    return tensor
+
+
+def _check_order(positions: np.ndarray) -> None:
+    """Refuses positions whose order is lost in float32."""
+    ordered = np.sort(positions, axis=-1)
+    gaps = np.diff(ordered, axis=-1), np.diff(ordered.astype("float32"), axis=-1)
+    lost = np.argwhere((gaps[0] > 0) & (gaps[1] <= 0))
+    if len(lost):
+        index = tuple(lost[0])
+        first, gap = float(ordered[index]), float(gaps[0][index])
+        raise ValueError(
+            "`positions` must be numbers that float32 can tell apart: subtract the earliest "
+            "position of each sequence first, as only differences matter to most layers. "
+            f"Received: {first!r} and {first + gap!r}"
+        )
+
+
+def _first_bad(positions: np.ndarray) -> float:
+    return float(positions[~np.isfinite(positions)][0])
