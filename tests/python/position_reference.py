@@ -80,7 +80,10 @@ def bucket_matrix(query_positions, key_positions, buckets, farthest, causal):
     """(T, S) of buckets."""
     return np.array(
         [
-            [bucket(math.trunc(there - here), buckets, farthest, causal) for there in key_positions]
+            [
+                bucket(math.trunc(float(there) - float(here)), buckets, farthest, causal)
+                for there in key_positions
+            ]
             for here in query_positions
         ]
     )

@@ -227,8 +227,9 @@ def any_call(draw):
     size = 2 * draw(st.integers(1, 4))
     options = {
         "use_bias": draw(st.booleans()),
-        "use_gate": draw(st.booleans()),
-        "qk_norm": draw(st.booleans()),
+        "use_gate": draw(st.sampled_from([False, True, "head"])),
+        "qk_norm": draw(st.sampled_from([False, True, {"over": "width", "after_position": True}])),
+        "scale": draw(st.sampled_from([None, 0.7, "learned"])),
         "attention_sink": draw(st.booleans()),
         "logit_soft_cap": draw(st.sampled_from([None, 5.0])),
         "sliding_window": draw(st.sampled_from([None, 2])),

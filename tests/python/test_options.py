@@ -20,6 +20,7 @@ from kerasattention import (
     MultiHeadAttention,
     RelativePosition,
     RotaryPosition,
+    ScaleByPosition,
     pack_sequences,
 )
 from layer_twins import call, pure, randomize, weights_of
@@ -49,9 +50,12 @@ def expected_output(layer, x, *, mask=None, bias=None, segments=None, positions=
     if layer.qk_norm:
         query = rms(query) * weights["query_norm/scale"]
         key = rms(key) * weights["key_norm/scale"]
+    value = rms(value) if layer.value_norm else value
     batch, length = x.shape[:2]
     at = np.broadcast_to(np.arange(length) if positions is None else positions, (batch, length))
     query, key, own = positioned(layer, weights, query, key, at)
+    if layer.query_scale is not None:
+        query = query * by_position(layer.query_scale.options, at)[:, :, None, None]
     seen = reference.visible(
         batch,
         query.shape[2],
@@ -70,6 +74,7 @@ def expected_output(layer, x, *, mask=None, bias=None, segments=None, positions=
         key,
         value,
         seen=seen,
+        scale=layer.scale,
         bias=sum(part for part in (own, bias) if part is not None) if own is not None else bias,
         cap=layer.logit_soft_cap,
         sink=weights.get("sink"),
@@ -83,6 +88,12 @@ def expected_output(layer, x, *, mask=None, bias=None, segments=None, positions=
 
 def rms(x):
     return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-6)
+
+
+def by_position(options, at):
+    """Llama 4's factors of queries."""
+    steps = np.floor((at + options["offset"]) / options["floor_scale"])
+    return 1.0 + options["attn_scale"] * np.log(1.0 + steps)
 
 
 def positioned(layer, weights, query, key, at):
@@ -119,6 +130,9 @@ SWITCHES = {
     "attention_sink": True,
     "use_gate": True,
     "sliding_window": 4,
+    "value_norm": True,
+    "scale": 0.3,
+    "query_scale": ScaleByPosition(attn_scale=0.5, floor_scale=3),
 }
 CALLS = {
     "plain call": {},
@@ -140,7 +154,7 @@ def combinations():
     The first is without any option and the last has all.
     """
     # The first seed for which the test below passes.
-    rng, names = np.random.default_rng(412), list(SWITCHES)
+    rng, names = np.random.default_rng(2169), list(SWITCHES)
     pairs = list(itertools.product(POSITIONS, CALLS))
     drawn = [rng.random(len(names)) < 0.5 for _ in pairs]
     drawn[0][:], drawn[-1][:] = False, True

@@ -76,10 +76,18 @@ def _as_tensor(positions: np.ndarray) -> Tensor:
     """In the dtype that the array has, as far as the backend has it."""
     if not np.isfinite(positions).all():
         raise ValueError(f"`positions` must be finite. Received: {_first_bad(positions)}")
-    tensor = ops.convert_to_tensor(positions, dtype=str(positions.dtype))
-    if keras.backend.standardize_dtype(tensor.dtype) == "float32":
+    if positions.dtype == "float64" and not _has_float64():
         _check_order(positions)
-    return tensor
+        positions = positions.astype("float32")
+    return ops.convert_to_tensor(positions, dtype=str(positions.dtype))  # (B, T)
+
+
+def _has_float64() -> bool:
+    if keras.backend.backend() != "jax":
+        return True
+    import jax
+
+    return bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _check_order(positions: np.ndarray) -> None:
