@@ -183,6 +183,19 @@ def test_masks_compare_positions(name, implementation):
     check(given, implementation=IMPLEMENTATIONS[implementation], block_size=7)
 
 
+HALVES = {"query_positions": QUERIES + 0.5, "key_positions": KEYS + 0.25}
+# NumPy's indices are integers.
+REAL_BLOCKS = BlockMask(BLOCKS, 9), lambda q, k: BLOCKS[(q // 9).astype(int), (k // 9).astype(int)]
+
+
+@pytest.mark.parametrize("name", ["sinks", "chunk", "blocks", "function", "not", "far"])
+def test_masks_compare_positions_that_are_real_numbers(name, monkeypatch):
+    monkeypatch.setitem(MASKS, "blocks", REAL_BLOCKS)
+    for implementation in ("plain", "tiles"):
+        given = made(name, mask_fields={n: x.astype("float32") for n, x in HALVES.items()})
+        check(given, implementation=IMPLEMENTATIONS[implementation], block_size=7)
+
+
 COMPILED = ["sinks", "several spans"] if BACKEND == "jax" else [*POSITIONED, "several spans"]
 
 

@@ -274,5 +274,5 @@ def _key_of(function: Any) -> str | None:
 
 def _block_of(positions: Tensor, size: int, count: int) -> Tensor:
     """The index of each position's block, `count` where there is none."""
-    block = positions // size
+    block = ops.cast(positions // size, "int32")  # positions may be real numbers
     return ops.where(ops.logical_and(block >= 0, block < count), block, count)
