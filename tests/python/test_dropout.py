@@ -18,7 +18,7 @@ def kept(rate=0.5, shape=(2, 3, 5, 31), seed=SEED, rows=None, columns=None):
     B, N, T, S = shape
     rows, columns = rows or Span(0, T), columns or Span(0, S)
     found = run(
-        lambda words: keep_block(words, Span(0, B), N, rows, columns, rate),
+        lambda words: keep_block(words, Span(0, B), Span(0, N), rows, columns, rate),
         tensor(np.array(seed), "int32"),
     )
     return to_numpy(found)

@@ -20,7 +20,10 @@ TESTED_BY = {
     "attend/poison_jax": "nonfinite_second_derivatives",
     "attend/poison_torch": "nonfinite_second_derivatives",
     "attend/poisoned_rows": "masked_nonfinite",
+    "attend/prepare": "attend_inputs",
     "attend/registry": "kernel_choice",
+    "attend/run": "attend",
+    "attend/sharing": "sharded_jax",
     "attend/weights": "attend",
     "attend/kernels/plain": "attend",
     "attend/kernels/jax/tile_loops": "tiled_jax",
@@ -53,6 +56,7 @@ TESTED_BY = {
     "layers/multi_head_attention": "contract",
     "layers/nonfinite": "masked_nonfinite",
     "layers/recompute": "remat",
+    "layers/sharding": "sharded_jax",
     "models/interrupts_jax": "interrupts",
     "positions/base": "positions",
 }

@@ -133,6 +133,16 @@ def is_recomputed(layer: keras.layers.Layer) -> bool:
     return bool(_attribute(layer, "_remat_mode"))
 
 
+def kernel_variable(dense: keras.layers.EinsumDense) -> Any:
+    """The variable that holds a projection's kernel, without LoRA; None where GPTQ replaced it."""
+    return getattr(dense, "_kernel", None)
+
+
+def tensor_layouts(distribution: Any) -> dict[str, Any]:
+    """The layouts by pattern of a `ModelParallel`, of variables and outputs; else none."""
+    return dict(getattr(distribution, "_layout_map", None) or {})
+
+
 def lambda_output_shape(layer: keras.layers.Lambda) -> Any:
     """The `output_shape` that a `Lambda` layer was made with."""
     return _attribute(layer, "_output_shape")

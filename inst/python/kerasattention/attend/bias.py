@@ -12,6 +12,7 @@ from keras import ops
 
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import (
+    Axes,
     Columns,
     KeySpans,
     Span,
@@ -28,11 +29,23 @@ class BlockBias(Protocol):
     """A bias that never needs its (T, S) tensor."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors with a gradient, by name."""
+        """The tensors by name."""
+        ...
+
+    def differentiable(self) -> list[str]:
+        """Names of the tensors that have a gradient."""
+        ...
+
+    def axes(self, name: str) -> Axes:
+        """What the axes of a tensor count; one of size 1 broadcasts."""
         ...
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> "BlockBias":
         """The same bias of other tensors."""
+        ...
+
+    def with_head_tensors(self) -> "BlockBias":
+        """The same bias, whose tensors hold all that differs by head."""
         ...
 
     def in_precision(self, dtype: str) -> "BlockBias":
@@ -59,8 +72,17 @@ class TensorBias:
     def tensors(self) -> dict[str, Tensor]:
         return {"attention_bias": self.bias}
 
+    def differentiable(self) -> list[str]:
+        return ["attention_bias"]
+
+    def axes(self, name: str) -> Axes:
+        return ("batch", "heads", None, None)
+
     def with_tensors(self, tensors: dict[str, Tensor]) -> "TensorBias":
         return TensorBias(tensors["attention_bias"])
+
+    def with_head_tensors(self) -> "TensorBias":
+        return self
 
     def in_precision(self, dtype: str) -> "TensorBias":
         return self
@@ -123,6 +145,20 @@ class SumOfBiases:
             for name, tensor in bias.tensors().items()
         }
 
+    def differentiable(self) -> list[str]:
+        return [
+            f"{index}/{name}"
+            for index, bias in enumerate(self.biases)
+            for name in bias.differentiable()
+        ]
+
+    def axes(self, name: str) -> Axes:
+        index, _, name = name.partition("/")
+        return self.biases[int(index)].axes(name)
+
+    def with_head_tensors(self) -> "SumOfBiases":
+        return SumOfBiases(tuple(bias.with_head_tensors() for bias in self.biases))
+
     def with_tensors(self, tensors: dict[str, Tensor]) -> "SumOfBiases":
         return SumOfBiases(
             tuple(
@@ -160,7 +196,7 @@ def add_block_gradient(
 
     Args:
         bias: Whose gradients they are.
-        totals: One for each of the bias's tensors.
+        totals: One for each of the bias's tensors that has a gradient.
         gradient: (B, N, t, s).
     """
     if isinstance(bias, SumOfBiases):
@@ -169,7 +205,7 @@ def add_block_gradient(
             for index, part in enumerate(bias.biases)
             for name, total in add_block_gradient(
                 part,
-                {name: totals[f"{index}/{name}"] for name in part.tensors()},
+                {name: totals[f"{index}/{name}"] for name in part.differentiable()},
                 gradient,
                 mask,
                 rows,

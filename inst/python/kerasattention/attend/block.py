@@ -77,7 +77,7 @@ def keep_factor(inputs: AttentionInputs, rows: Span, columns: Columns) -> Tensor
     keep = keep_block(
         inputs.seed,
         Span(inputs.first_sample, batch),
-        kv_heads * groups,
+        Span(inputs.first_head, kv_heads * groups),
         rows,
         columns,
         inputs.rate,

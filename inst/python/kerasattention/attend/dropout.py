@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from kerasattention.attend.remat import draw_once
-from kerasattention.attend.tensors import Columns, Span, Tensor, indices_of
+from kerasattention.attend.tensors import Columns, Span, Tensor, indices_of, is_static
 
 _GLOBAL = type("GlobalGenerator", (), {})()  # Keras's own, which has no public name
 
@@ -29,13 +29,15 @@ def draw_seed(seed: keras.random.SeedGenerator | int | Tensor | None) -> Tensor:
 
 
 def keep_block(
-    seed: Tensor, samples: Span, heads: int, rows: Span, columns: Columns, rate: float
+    seed: Tensor, samples: Span, heads: Span, rows: Span, columns: Columns, rate: float
 ) -> Tensor:
     """Booleans (B, N, t, s): which attention weights survive."""
     sample = (
         ops.reshape(ops.arange(samples.size, dtype="int32"), (-1, 1, 1, 1)) + samples.start
     )  # (B, 1, 1, 1)
-    head = ops.reshape(ops.arange(heads, dtype="int32"), (1, -1, 1, 1))  # (1, N, 1, 1)
+    head = ops.reshape(ops.arange(heads.size, dtype="int32"), (1, -1, 1, 1))  # (1, N, 1, 1)
+    if not is_static(heads.start) or heads.start:
+        head = head + heads.start  # (1, N, 1, 1)
     row = (
         ops.reshape(ops.arange(rows.size, dtype="int32"), (1, 1, -1, 1)) + rows.start
     )  # (1, 1, t, 1)

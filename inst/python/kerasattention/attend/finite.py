@@ -160,14 +160,14 @@ def _known_on_torch(tensors: Sequence[Tensor]) -> bool | None:
 
 
 def _known_on_jax(tensors: Sequence[Tensor]) -> bool | None:
-    values = [_value_on_jax(x) for x in tensors]
+    values = [value_on_jax(x) for x in tensors]
     # A gradient by a NumPy array has it for a value, which has no devices.
     if any(x is None or not getattr(x, "is_fully_addressable", True) for x in values):
         return None
     return bool(_jax_functions()[0](*values))
 
 
-def _value_on_jax(x: Tensor) -> Tensor | None:
+def value_on_jax(x: Tensor) -> Tensor | None:
     """The array of a tensor, also within a gradient that is not compiled; None in other traces."""
     from jax.core import Tracer
 

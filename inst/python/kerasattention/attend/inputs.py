@@ -30,6 +30,7 @@ class AttentionInputs:
         rate: Dropout rate of the attention weights.
         soft_cap: None or the cap of the logits.
         first_sample: Batch offset: index of the first sample, where these are a part of a batch.
+        first_head: Index of the first query head, where these are a part of the heads.
     """
 
     query: Tensor
@@ -43,6 +44,7 @@ class AttentionInputs:
     rate: float = 0.0
     soft_cap: float | None = None
     first_sample: Tensor | int = 0
+    first_head: Tensor | int = 0
 
     @property
     def kv_heads(self) -> int:
@@ -95,6 +97,7 @@ class AttentionInputs:
         named = {"query": self.query, "key": self.key, "value": self.value}
         named |= {"sink": self.sink} if self.sink is not None else {}
         named |= {"seed": self.seed} if self.seed is not None else {}
+        named |= {k: v for k, v in self._offsets().items() if not isinstance(v, int)}
         named |= {f"mask/{k}": v for k, v in self.mask.tensors().items()}
         if self.bias is not None:
             named |= {f"bias/{k}": v for k, v in self.bias.tensors().items()}
@@ -102,14 +105,6 @@ class AttentionInputs:
 
     def with_tensors(self, named: dict[str, Tensor]) -> "AttentionInputs":
         """The same inputs of other tensors, which a function transform hands back."""
-
-        def under(prefix: str) -> dict[str, Tensor]:
-            return {
-                name.removeprefix(prefix): tensor
-                for name, tensor in named.items()
-                if name.startswith(prefix)
-            }
-
         bias = self.bias
         return dataclasses.replace(
             self,
@@ -118,8 +113,10 @@ class AttentionInputs:
             value=named["value"],
             sink=named.get("sink"),
             seed=named.get("seed"),
-            mask=self.mask.with_tensors(under("mask/")),
-            bias=bias if bias is None else bias.with_tensors(under("bias/")),
+            first_sample=named.get("first_sample", self.first_sample),
+            first_head=named.get("first_head", self.first_head),
+            mask=self.mask.with_tensors(tensors_under("mask/", named)),
+            bias=bias if bias is None else bias.with_tensors(tensors_under("bias/", named)),
         )
 
     def without_tensors(self) -> "AttentionInputs":
@@ -127,8 +124,10 @@ class AttentionInputs:
         bias = self.bias
         if bias is not None:
             bias = bias.with_tensors(dict.fromkeys(bias.tensors()))
+        offsets = {k: v if isinstance(v, int) else None for k, v in self._offsets().items()}
         return dataclasses.replace(
             self,
+            **offsets,
             query=None,
             key=None,
             value=None,
@@ -140,15 +139,31 @@ class AttentionInputs:
 
     def has_samples(self, name: str) -> bool:
         """Whether the first axis of the tensor of this name is B."""
-        x, batch = self.tensors()[name], self.query.shape[0]
-        if name.startswith("mask/"):
-            return self.mask.has_samples(name.removeprefix("mask/"), x, batch)
-        return name not in ("sink", "seed") and x.shape[0] == batch
+        kind, _, rest = name.partition("/")
+        if kind == "mask":
+            axes = self.mask.axes(rest)
+        elif kind == "bias" and self.bias is not None:
+            axes = self.bias.axes(rest)
+        else:
+            axes = ("batch",) if kind in ("query", "key", "value") else (None,)
+        return axes[0] == "batch" and self.tensors()[name].shape[0] == self.query.shape[0]
+
+    def _offsets(self) -> dict[str, Tensor | int | None]:
+        return {"first_sample": self.first_sample, "first_head": self.first_head}
 
     def differentiable(self) -> list[str]:
         """Names of the tensors that have a gradient."""
         names = ["query", "key", "value"]
         names += ["sink"] if self.sink is not None else []
         if self.bias is not None:
-            names += [f"bias/{name}" for name in self.bias.tensors()]
+            names += [f"bias/{name}" for name in self.bias.differentiable()]
         return names
+
+
+def tensors_under(prefix: str, named: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, by the rest of their names."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in named.items()
+        if name.startswith(prefix)
+    }

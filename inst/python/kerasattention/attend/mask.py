@@ -20,6 +20,7 @@ from kerasattention.attend import intervals, rules
 from kerasattention.attend.intervals import Intervals
 from kerasattention.attend.rules import MaskRule, Reach
 from kerasattention.attend.tensors import (
+    Axes,
     Columns,
     KeySpans,
     Span,
@@ -374,12 +375,12 @@ class AttentionMask:
     def without_tensors(self) -> "AttentionMask":
         return dataclasses.replace(self, **dict.fromkeys(_TENSOR_FIELDS))
 
-    @staticmethod
-    def has_samples(name: str, x: Tensor, batch: int) -> bool:
-        """Whether the first axis of the tensor of a name is B: some are for all samples."""
-        if name in ("query_positions", "key_positions") and len(x.shape) == 1:
-            return False
-        return x.shape[0] == batch
+    def axes(self, name: str) -> Axes:
+        """What the axes of the tensor of a name count; one of size 1 broadcasts."""
+        if name == "mask":
+            return ("batch", "heads", None, None)
+        # Positions may be for all samples.
+        return ("batch", None) if len(getattr(self, name).shape) == 2 else (None,)
 
 
 def _positions(given: Tensor | None, offset: Any, span: Columns, dtype: str) -> Tensor:

@@ -10,12 +10,12 @@ from typing import NamedTuple
 from keras import ops
 
 from kerasattention.attend import softmax
-from kerasattention.attend.api import make_inputs
 from kerasattention.attend.bias import BlockBias
 from kerasattention.attend.block import block_logits, combine
 from kerasattention.attend.finite import with_finite_inputs
 from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.mask import AttentionMask
+from kerasattention.attend.prepare import make_inputs
 from kerasattention.attend.tensors import Tensor, join_query_heads, shape_of
 
 _EMPTY = float("-inf")

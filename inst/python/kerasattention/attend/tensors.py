@@ -20,6 +20,9 @@ from keras import ops
 # JAX and torch name their backend's type.
 Tensor: TypeAlias = Any
 
+# What each axis of a tensor counts: "batch", "heads" (N), "key_heads" (K) or, with None, others.
+Axes: TypeAlias = tuple[str | None, ...]
+
 
 def shape_of(x: Tensor) -> tuple[Any, ...]:
     """The shape, with a tensor for each size that a graph does not know."""

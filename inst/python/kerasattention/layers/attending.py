@@ -19,6 +19,7 @@ from kerasattention.layers.norms import normalize
 from kerasattention.layers.projections import ProjectingLayer
 from kerasattention.layers.recompute import seed_of_call
 from kerasattention.layers.scaling import LEARNED, multiply, per_dimension_factor
+from kerasattention.layers.sharding import head_axes
 
 
 class AttendingLayer(ProjectingLayer):
@@ -78,6 +79,7 @@ class AttendingLayer(ProjectingLayer):
             return_scores=return_scores,
             implementation="plain" if flash is False else None,
             never_hold_scores=flash is True,
+            head_axes=head_axes(self),
         )
         return result if return_scores else (result, None)
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from kerasattention import checks
-from kerasattention.attend.api import make_inputs
 from kerasattention.attend.mask import AttentionMask
+from kerasattention.attend.prepare import make_inputs
 from kerasattention.attend.tensors import Span, Tensor
 from kerasattention.attend.weights import attention_weights
 

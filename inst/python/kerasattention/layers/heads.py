@@ -4,8 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from kerasattention._keras import kernel_variable
+
 if TYPE_CHECKING:
     from kerasattention.layers.attention import AttentionLayer
+    from kerasattention.layers.projections import ProjectingLayer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,23 +46,13 @@ def layer_with_heads(
     return type(layer).from_config(config)
 
 
-def head_axis(layer: "AttentionLayer", variable: Any) -> tuple[int | None, bool]:
-    """The axis of a weight that counts heads (None: none), and whether those are query heads.
-
-    Raises:
-        ValueError: A projection that is quantised or has LoRA's factors.
-    """
+def head_axis(layer: "ProjectingLayer", variable: Any) -> tuple[int | None, bool]:
+    """The axis of a weight that counts heads (None: none), and whether those are query heads."""
     for name, dense in layer.projections().items():
-        if dense.quantization_mode is not None or getattr(dense, "lora_enabled", False):
-            raise ValueError(
-                "The heads of a quantised layer or one with LoRA stay as they are. "
-                "Change them before `quantize()` and before LoRA is enabled. "
-                f"Received: {layer.name!r}"
-            )
         is_output, of_query = name == "output", name in ("query", "gate", "output")
         if dense.bias is variable:
             return (None if is_output else 0), of_query
-        if dense.kernel is variable:
+        if kernel_variable(dense) is variable and len(variable.shape) > 2:  # int4 has it flat
             return (0 if is_output else 1), of_query
     vectors = layer.vectors()
     if variable is vectors.get("sink"):
@@ -70,3 +63,18 @@ def head_axis(layer: "AttentionLayer", variable: Any) -> tuple[int | None, bool]
                 return 0, name == "query_norm"
     axis = None if layer.position is None else layer.position.head_axis(variable)
     return axis, axis is not None
+
+
+def refuse_fixed_heads(layer: "AttentionLayer") -> None:
+    """Refuses a layer whose heads cannot be removed.
+
+    Raises:
+        ValueError: A projection that is quantised or has LoRA's factors.
+    """
+    for dense in layer.projections().values():
+        if dense.quantization_mode is not None or getattr(dense, "lora_enabled", False):
+            raise ValueError(
+                "The heads of a quantised layer or one with LoRA stay as they are. "
+                "Change them before `quantize()` and before LoRA is enabled. "
+                f"Received: {layer.name!r}"
+            )

@@ -79,6 +79,7 @@ class Projector:
         x: Tensor,
         real: Callable[[], Tensor | None] = lambda: None,
         features: int = 1,
+        features_are_split: bool = False,
     ) -> Tensor:
         """Applies a function of each token.
 
@@ -87,11 +88,17 @@ class Projector:
             x: (B, ..., features).
             real: Gives None or booleans (B, ...); False marks padding, whose results are finite.
             features: The number of axes of x that are features.
+            features_are_split: Whether several devices have parts of them.
         """
         if self.finite is True:
             return function(x)
+        axes = tuple(range(-features, 0))
         rows = ops.logical_not(ops.isfinite(x))  # (B, ..., features)
-        rows = ops.any(rows, axis=tuple(range(-features, 0)))  # (B, ...)
+        if features_are_split:
+            # XLA adds the counts up over the devices together with the output, in one collective.
+            rows = ops.sum(ops.cast(rows, x.dtype), axis=axes) > 0  # (B, ...)
+        else:
+            rows = ops.any(rows, axis=axes)  # (B, ...)
         mask = real()
         if mask is not None:
             rows = ops.logical_and(rows, mask)  # (B, ...)

@@ -23,6 +23,7 @@ from kerasattention.layers.norms import (
 from kerasattention.layers.options import SharedOptions
 from kerasattention.layers.scaling import LEARNED
 from kerasattention.layers.shapes import Shape
+from kerasattention.layers.sharding import head_axes
 
 PROJECTIONS = ("query", "key", "value", "gate", "output")
 # The sublayers' names, in the order in which they draw seeds of the layer's initializers.
@@ -44,6 +45,11 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
     def heads(self) -> Heads:
         """Numbers and sizes of heads."""
         return self._heads
+
+    @property
+    def fold(self) -> AxisFold:
+        """The axes of its inputs that it attends over."""
+        return self._fold
 
     def projection(self, name: str) -> keras.layers.EinsumDense | None:
         """The projection "query", "key", "value", "gate" or "output"; None if there is none.
@@ -233,7 +239,8 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
             return _apply(self._output_dense, heads)  # (B, ..., D)
 
         heads = self._fold.unfold(heads, call.query)  # (B, ..., N, Hv)
-        return projector.project(output, heads, features=2)  # (B, ..., D)
+        split = bool(head_axes(self).query)
+        return projector.project(output, heads, features=2, features_are_split=split)  # (B, ..., D)
 
 
 def _with_spare_axis(shape: Shape, use_bias: bool, made: tuple[int, ...]) -> Shape:

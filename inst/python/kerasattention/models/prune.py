@@ -9,7 +9,7 @@ import numpy as np
 from kerasattention import checks
 from kerasattention.attend.tensors import numpy_of
 from kerasattention.layers.attention import AttentionLayer
-from kerasattention.layers.heads import head_axis, layer_with_heads
+from kerasattention.layers.heads import head_axis, layer_with_heads, refuse_fixed_heads
 from kerasattention.models.replace import replace_layers
 from kerasattention.models.scores import layers_by_name, with_our_layers
 
@@ -155,6 +155,7 @@ class _Kept:
         return cls(kept, sorted(sizes))
 
     def apply(self, layer: AttentionLayer) -> tuple[AttentionLayer, list[Any]]:
+        refuse_fixed_heads(layer)
         smaller = layer_with_heads(layer, self.query, self.key_value)
         arrays = [self._select(variable, layer) for variable in layer.weights]
         return smaller, arrays

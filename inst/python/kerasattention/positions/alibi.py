@@ -11,7 +11,7 @@ from keras import ops
 
 from kerasattention import checks
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import Columns, Span, Tensor
+from kerasattention.attend.tensors import Axes, Columns, Span, Tensor
 from kerasattention.positions.base import Position
 
 
@@ -80,16 +80,31 @@ def _is_slope(x: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class AlibiBias:
-    """The bias of a block, a function of distances only."""
+    """The bias of a block, a function of distances only.
 
-    slopes: tuple[float, ...]
+    Attributes:
+        slopes: One per query head: numbers, or a tensor (N) where the heads are split.
+        dtype: In which the bias is computed.
+    """
+
+    slopes: tuple[float, ...] | Tensor
     dtype: str = "float32"
 
     def tensors(self) -> dict[str, Tensor]:
-        return {}
+        return {} if isinstance(self.slopes, tuple) else {"slopes": self.slopes}
+
+    def differentiable(self) -> list[str]:
+        return []
+
+    def axes(self, name: str) -> Axes:
+        return ("heads",)
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> "AlibiBias":
-        return self
+        return dataclasses.replace(self, **tensors)
+
+    def with_head_tensors(self) -> "AlibiBias":
+        slopes = ops.convert_to_tensor(np.array(self.slopes, dtype=self.dtype))  # (N)
+        return dataclasses.replace(self, slopes=slopes)
 
     def in_precision(self, dtype: str) -> "AlibiBias":
         return dataclasses.replace(self, dtype=dtype)
@@ -97,7 +112,10 @@ class AlibiBias:
     def block(self, mask: AttentionMask, rows: Span, columns: Columns) -> Tensor:
         """(B|1, N, t, s)."""
         distances = ops.cast(ops.abs(mask.distances(rows, columns)), self.dtype)  # (B|1, 1, t, s)
-        slopes = np.array(self.slopes, dtype=self.dtype)[None, :, None, None]  # (1, N, 1, 1)
+        slopes = self.slopes
+        if isinstance(slopes, tuple):
+            slopes = np.array(slopes, dtype=self.dtype)  # (N)
+        slopes = slopes[None, :, None, None]  # (1, N, 1, 1)
         return ops.multiply(distances, -slopes)  # (B|1, N, t, s)
 
     def block_gradient(

@@ -12,6 +12,7 @@ from kerasattention import checks
 from kerasattention.attend.bias import BlockBias
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import (
+    Axes,
     Columns,
     Span,
     Tensor,
@@ -173,8 +174,17 @@ class BucketBias:
     def tensors(self) -> dict[str, Tensor]:
         return {"table": self.table}
 
+    def differentiable(self) -> list[str]:
+        return ["table"]
+
+    def axes(self, name: str) -> Axes:
+        return (None, "heads")
+
     def with_tensors(self, tensors: dict[str, Tensor]) -> BlockBias:
         return dataclasses.replace(self, table=tensors["table"])
+
+    def with_head_tensors(self) -> BlockBias:
+        return self
 
     def in_precision(self, dtype: str) -> BlockBias:
         return self

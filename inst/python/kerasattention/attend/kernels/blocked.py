@@ -120,7 +120,7 @@ def _backward_block(
 
 
 def _bias_gradient(inputs: AttentionInputs, block: Block, d_logits: Tensor) -> dict[str, Tensor]:
-    if inputs.bias is None or not inputs.bias.tensors():
+    if inputs.bias is None or not inputs.bias.differentiable():
         return {}
     batch, kv_heads, groups, length, keys = shape_of(d_logits)
     gradient = ops.reshape(d_logits, (batch, kv_heads * groups, length, keys))  # (B, N, t, s)

@@ -89,7 +89,7 @@ def choose_tile_size(
 
 
 def _has_trained_bias(inputs: AttentionInputs) -> bool:
-    return inputs.bias is not None and bool(inputs.bias.tensors())
+    return inputs.bias is not None and bool(inputs.bias.differentiable())
 
 
 @functools.partial(jax.jit, static_argnames=("frame", "tile"))

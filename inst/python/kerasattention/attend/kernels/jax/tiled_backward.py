@@ -105,12 +105,13 @@ def _no_gradients(inputs: AttentionInputs) -> GradientSums:
     key, value = (
         jnp.swapaxes(x, 2, 3) for x in (inputs.key, inputs.value)
     )  # (B, K, H, S), (B, K, Hv, S)
-    bias = {} if inputs.bias is None else inputs.bias.tensors()
+    named = inputs.tensors()
+    bias = {name: named[name] for name in inputs.differentiable() if name.startswith("bias/")}
     return GradientSums(
         jnp.zeros(inputs.query.shape, inputs.accumulator),  # (B, K, G, T, H)
         jnp.zeros(key.shape, inputs.accumulator),  # (B, K, H, S)
         jnp.zeros(value.shape, inputs.accumulator),  # (B, K, Hv, S)
-        {name: jnp.zeros(x.shape, inputs.accumulator) for name, x in bias.items()},
+        {n.removeprefix("bias/"): jnp.zeros(x.shape, inputs.accumulator) for n, x in bias.items()},
     )
 
 

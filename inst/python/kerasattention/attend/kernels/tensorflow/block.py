@@ -166,7 +166,7 @@ def _sink_gradient(inputs: AttentionInputs, of_sink: Tensor, delta: Tensor) -> T
 
 
 def _has_trained_bias(inputs: AttentionInputs) -> bool:
-    return inputs.bias is not None and bool(inputs.bias.tensors())
+    return inputs.bias is not None and bool(inputs.bias.differentiable())
 
 
 def _by_head(inputs: AttentionInputs, x: Tensor) -> Tensor:

@@ -228,9 +228,9 @@ def _add_bias(
     inputs: AttentionInputs, totals: Named, d_logits: Tensor, rows: Span, columns: Span
 ) -> None:
     bias = inputs.bias
-    if bias is None or not bias.tensors():
+    if bias is None or not bias.differentiable():
         return
-    of_bias = {name: totals[f"bias/{name}"] for name in bias.tensors()}
+    of_bias = {name: totals[f"bias/{name}"] for name in bias.differentiable()}
     gradient = d_logits.flatten(1, 2)  # (B, N, t, s)
     added = add_block_gradient(bias, of_bias, gradient, inputs.mask, rows, columns)
     totals.update({f"bias/{name}": total for name, total in added.items()})

@@ -1,0 +1,111 @@
+"""Runs an attention call: selects a kernel for it, on one device or on each of several."""
+
+import dataclasses
+from typing import Any
+
+from keras import ops
+
+from kerasattention.attend.bias import BlockBias, join_biases
+from kerasattention.attend.dropout import draw_seed
+from kerasattention.attend.finite import with_finite_inputs
+from kerasattention.attend.inputs import AttentionInputs, tensors_under
+from kerasattention.attend.mask import AttentionMask
+from kerasattention.attend.prepare import make_inputs
+from kerasattention.attend.registry import Kernel, select_kernel
+from kerasattention.attend.sharing import Share
+from kerasattention.attend.tensors import Span, Tensor, accumulator_of, join_query_heads
+from kerasattention.attend.weights import attention_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Selects a kernel and runs it: output (B, T, N, Hv), and the weights if asked for."""
+
+    return_scores: bool
+    implementation: str | Kernel | None
+    never_hold_scores: bool
+    block_size: int | None
+
+    def __call__(self, inputs: AttentionInputs) -> tuple[Tensor, ...]:
+        kernel = select_kernel(inputs, self.implementation, self.never_hold_scores, self.block_size)
+        output = with_finite_inputs(
+            inputs, lambda given: kernel.run(given, self.block_size)
+        )  # (B, K, G, T, Hv)
+        dtype, real = inputs.query.dtype, inputs.mask.query_mask
+        output = join_query_heads(ops.cast(output, dtype))  # (B, T, N, Hv)
+        if real is not None:
+            output = ops.where(
+                real[:, :, None, None], output, ops.zeros_like(output)
+            )  # (B, T, N, Hv)
+        if not self.return_scores:
+            return (output,)
+        return output, ops.cast(attention_weights(inputs), dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class _DeviceCall:
+    """All of a call but its tensors, which it is called with: those of one device."""
+
+    run: Run
+    mask: AttentionMask
+    bias: BlockBias | None
+    options: tuple[tuple[str, Any], ...]
+
+    def __call__(self, named: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        bias, mask = self.bias, self.mask.with_tensors(tensors_under("mask/", named))
+        if bias is not None:
+            bias = bias.with_tensors(tensors_under("bias/", named))
+        inputs = make_inputs(
+            named["query"],
+            named["key"],
+            named["value"],
+            mask,
+            biases=[] if bias is None else [bias],
+            sink=named.get("sink"),
+            seed=named.get("seed"),
+            **dict(self.options),
+        )
+        offsets = {name: named.get(name, 0) for name in ("first_sample", "first_head")}
+        return self.run(dataclasses.replace(inputs, **offsets))
+
+
+def run_sharded(
+    run: Run,
+    share: Share,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: AttentionMask,
+    *,
+    biases: list[BlockBias] | None = None,
+    sink: Tensor | None = None,
+    seed: Any = None,
+    rate: float = 0.0,
+    **options: Any,
+) -> tuple[Tensor, ...]:
+    """As `run` of the inputs, on the samples and heads of each device."""
+    from kerasattention.attend.kernels.jax.sharded import OUTPUT, WEIGHTS, call_sharded
+
+    mask = mask.with_explicit_positions(Span(0, query.shape[1]))
+    precision = accumulator_of(query.dtype)
+    bias = join_biases(
+        [
+            bias.in_precision(precision).with_head_tensors()
+            for bias in biases or []
+            if bias is not None
+        ]
+    )
+    named = {"query": query, "key": key, "value": value}
+    named |= {"sink": sink} if sink is not None else {}
+    named |= {"seed": draw_seed(seed)} if rate > 0.0 else {}
+    axes = {}
+    for kind, owner in (("mask", mask), ("bias", bias)):
+        for name, x in {} if owner is None else owner.tensors().items():
+            named[f"{kind}/{name}"], axes[f"{kind}/{name}"] = x, owner.axes(name)
+    frame = bias if bias is None else bias.with_tensors(dict.fromkeys(bias.tensors()))
+    numbers = {"rate": rate} | options
+    numbers = {name: None if x is None else float(x) for name, x in numbers.items()}
+    call = _DeviceCall(run, mask.without_tensors(), frame, tuple(sorted(numbers.items())))
+    outputs = (OUTPUT, WEIGHTS) if run.return_scores else (OUTPUT,)
+    named = {name: ops.convert_to_tensor(x) for name, x in named.items()}
+    return call_sharded(call, named, axes, outputs, share)

@@ -1,0 +1,102 @@
+"""How the devices of a `keras.distribution` share an attention call, on JAX.
+
+Samples are split over the distribution's batch axis and heads over the mesh axes that the caller
+names, where they divide. `kernels/jax/sharded.py` runs a call that is shared.
+"""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import keras
+
+from kerasattention.attend.finite import value_on_jax
+from kerasattention.attend.tensors import Axes, Tensor, is_static
+
+
+class HeadAxes(NamedTuple):
+    """The mesh axes over which N and K are split, the outermost first."""
+
+    query: tuple[str, ...] = ()
+    key_value: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The mesh axes over which a call is split, the outermost first; hashable.
+
+    Those of the key/value heads are the first of those of the query heads, so that the query
+    heads of a device use key/value heads of the same device.
+
+    Attributes:
+        mesh: JAX's mesh.
+        batch: Axes that split B.
+        query_heads: Axes that split N.
+        key_heads: Axes that split K.
+    """
+
+    mesh: Any
+    batch: tuple[str, ...]
+    query_heads: tuple[str, ...]
+    key_heads: tuple[str, ...]
+
+    def split(self, axes: Axes, shape: tuple[int, ...] | None = None) -> list[tuple[str, ...]]:
+        """The mesh axes that split each axis of a tensor; one of size 1 broadcasts."""
+        split = {"batch": self.batch, "heads": self.query_heads, "key_heads": self.key_heads}
+        sizes = (None,) * len(axes) if shape is None else shape
+        return [
+            split[axis] if axis and size != 1 else ()
+            for axis, size in zip(axes, sizes, strict=True)
+        ]
+
+
+def find_share(query: Tensor, key: Tensor, head_axes: HeadAxes | None) -> Share | None:
+    """How a call is shared; None where it is not, so that nothing changes.
+
+    Args:
+        query: (B, T, N, H).
+        key: (B, S, K, H).
+        head_axes: The axes that split the heads; None for none.
+    """
+    samples = query.shape[0] if query.shape[0] == key.shape[0] else 1
+    share = share_of(samples, query.shape[2], key.shape[2], head_axes or HeadAxes())
+    return None if share is None or not _is_on(share.mesh, query) else share
+
+
+def share_of(samples: Any, heads: int, kv_heads: int, head_axes: HeadAxes) -> Share | None:
+    """How the distribution in force splits B samples, N and K heads; None if it does not."""
+    distribution = keras.distribution.distribution() if keras.backend.backend() == "jax" else None
+    if distribution is None or distribution.device_mesh is None:
+        return None
+    mesh = distribution.device_mesh.backend_mesh
+    batch = _dividing(mesh, (distribution.batch_dim_name,), samples)
+    of_query = _dividing(mesh, head_axes.query, heads)
+    of_key = _dividing(mesh, head_axes.key_value, kv_heads)
+    if set(of_query) & set(batch):  # weights are split to save memory, and gathered for use
+        of_query = ()
+    if of_key != of_query[: len(of_key)]:
+        of_key = ()
+    return Share(mesh, batch, of_query, of_key) if batch or of_query else None
+
+
+def _dividing(mesh: Any, axes: tuple[str | None, ...], size: Any) -> tuple[str, ...]:
+    """The axes with more than one device, if together they divide a size."""
+    found = tuple(axis for axis in axes if axis is not None and mesh.shape[axis] > 1)
+    count = math.prod(mesh.shape[axis] for axis in found)
+    return found if is_static(size) and size and size % count == 0 else ()
+
+
+def _is_on(mesh: Any, query: Tensor) -> bool:
+    """Whether the mesh may be used: not for arrays of other devices, nor inside a `shard_map()`."""
+    if _is_manual():
+        return False
+    value = value_on_jax(query)
+    if value is None or not getattr(value, "committed", False):
+        return True
+    return value.sharding.device_set == set(mesh.devices.flat)
+
+
+def _is_manual() -> bool:
+    import jax
+
+    return bool(jax.sharding.get_abstract_mesh().manual_axes)

@@ -1,0 +1,93 @@
+"""What the layouts of a `keras.distribution` say of a layer: how its heads are split."""
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from kerasattention._keras import kernel_variable, tensor_layouts
+from kerasattention.attend.sharing import HeadAxes
+from kerasattention.layers.heads import head_axis
+
+if TYPE_CHECKING:
+    from kerasattention.layers.projections import ProjectingLayer
+
+# Keras asks for the layout of a layer's output under this name.
+_OF_OUTPUT = re.compile(r"output[)$]*$")
+
+
+def head_axes(layer: "ProjectingLayer") -> HeadAxes:
+    """The mesh axes that split the layer's heads; none without a distribution.
+
+    Raises:
+        ValueError: A layout that splits tokens which the layer needs on one device.
+    """
+    if keras.backend.backend() != "jax":
+        return HeadAxes()
+    distribution = keras.distribution.distribution()
+    if distribution is None or distribution.device_mesh is None:
+        return HeadAxes()
+    axes = HeadAxes(*(_axes_of(distribution, layer, name) for name in ("query", "key")))
+    _check_lengths(distribution, layer, axes)
+    return axes
+
+
+def _axes_of(distribution: Any, layer: "ProjectingLayer", name: str) -> tuple[str, ...]:
+    """The mesh axes on the axis of heads of a projection's kernel."""
+    kernel = kernel_variable(layer.projections()[name])
+    axis = None if kernel is None else head_axis(layer, kernel)[0]
+    if axis is None:
+        return ()
+    return _as_axes(_entries(distribution.get_variable_layout(kernel), distribution), axis)
+
+
+def _entries(layout: Any, distribution: Any) -> tuple[Any, ...]:
+    """The entries of a layout of Keras or of a sharding of JAX; none if of another mesh.
+
+    A variable keeps the layout of the distribution that it was made under.
+    """
+    if isinstance(layout, keras.distribution.TensorLayout):
+        return tuple(layout.axes) if layout.device_mesh is distribution.device_mesh else ()
+    is_on_mesh = getattr(layout, "mesh", None) == distribution.device_mesh.backend_mesh
+    return tuple(layout.spec) if is_on_mesh else ()
+
+
+def _as_axes(entries: tuple[Any, ...], axis: int) -> tuple[str, ...]:
+    entry = entries[axis] if axis < len(entries) else None
+    if entry is None:
+        return ()
+    return tuple(entry) if isinstance(entry, tuple) else (entry,)
+
+
+def _check_lengths(distribution: Any, layer: "ProjectingLayer", axes: HeadAxes) -> None:
+    """Refuses layouts of activations whose tokens are split over other axes than the heads.
+
+    Each product would gather its tokens: of tiles, in a loop. Where the same axis splits the
+    heads, tokens are exchanged for heads once.
+    """
+    sizes = distribution.device_mesh.backend_mesh.shape
+    for name, entries in _activations(distribution, layer):
+        for axis in layer.fold.axes:
+            found = [name for name in _as_axes(entries, axis) if sizes[name] > 1]
+            if not set(found) <= set(axes.query):
+                raise ValueError(
+                    f"{layer.name!r} needs all tokens that it attends to on one device, and the "
+                    f"layout of {name} splits them. Split the batch or the heads instead. "
+                    f"Received: axes {entries}, of which axis {axis} is one of tokens, on the "
+                    f"mesh {dict(sizes)}"
+                )
+
+
+def _activations(
+    distribution: Any, layer: "ProjectingLayer"
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """The layouts of activations like the layer's inputs, and of the model's own inputs."""
+    rank = layer.fold.rank
+    for pattern, layout in tensor_layouts(distribution).items():
+        entries = _entries(layout, distribution)
+        if len(entries) == rank and _OF_OUTPUT.search(pattern):
+            yield repr(pattern), entries
+    devices = distribution.device_mesh.devices.size
+    for shape in ((devices,) * rank, (devices,) * (rank - 1)):  # features or ids
+        yield "the data", _entries(distribution.get_data_layout(shape), distribution)
