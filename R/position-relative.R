@@ -13,7 +13,7 @@
 #'
 #' where m is `max_distance`. All distances from m on are in the last bucket. Half of the
 #' `num_buckets` buckets are for keys before the query and half for keys after it; with a
-#' causal mask all are for keys before it.
+#' causal mask all are for keys before it. Real distances count without their fraction.
 #'
 #' The table (`num_buckets`, N) is a weight of the layer. Layers that are given the same
 #' object share one table, as the layers of T5 do. To give each layer its own table, call
@@ -26,7 +26,7 @@
 #' @section Models:
 #' T5: 32 buckets up to 128, one table for all layers of the encoder and one for those of
 #' the decoder. T5 does not scale its logits by 1 / sqrt(H): multiply the query kernel of
-#' its checkpoints by sqrt(H).
+#' its checkpoints by sqrt(H), or make the layers with `scale = 1`.
 #'
 #' @inherit position_rotary return
 #' @references

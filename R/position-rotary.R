@@ -11,8 +11,8 @@
 #'
 #' \ifelse{html}{\out{<i>p</i> &theta;<sup>&minus;2<i>i</i>/<i>R</i></sup>}}{\eqn{p \, \theta^{-2i/R}}{p * theta^(-2 i / R)}}
 #'
-#' where p is the position of the token. Angles are computed in 32-bit floats, whatever the
-#' `dtype` of the layer.
+#' where p is the position of the token, a whole or a real number. Angles are computed in 32-bit
+#' floats, whatever the `dtype` of the layer; of real positions in 64-bit floats, except on JAX.
 #'
 #' Positions are 0, 1, ...; with a cache they continue from its length. The call argument
 #' `positions` sets them for each token.

@@ -153,5 +153,23 @@ published_models <- alist(
     attention_sink = TRUE,
     position = position_rotary(theta = 150000, scaling = gpt_oss_scaling),
     use_causal_mask = TRUE
+  ),
+  "OLMo 2 7B" = layer_group_query_attention(
+    head_dim = 128,
+    num_query_heads = 32,
+    num_key_value_heads = 32,
+    use_bias = FALSE,
+    qk_norm = list(over = "width"),
+    position = position_rotary(theta = 500000),
+    use_causal_mask = TRUE
+  ),
+  "Command R+" = layer_group_query_attention(
+    head_dim = 128,
+    num_query_heads = 96,
+    num_key_value_heads = 8,
+    use_bias = FALSE,
+    qk_norm = list(type = "layer", per_head = TRUE, epsilon = 1e-5),
+    position = position_rotary(theta = 75000000, layout = "interleaved"),
+    use_causal_mask = TRUE
   )
 )

@@ -104,7 +104,7 @@ def llama_like(family, config_name, attention, embedding, **more):
             "layer_types": ["sliding_attention" if layer.sliding_window else "full_attention"],
             **more.get("config", {}),
         }
-        if family == "llama":
+        if family in ("llama", "olmo2", "cohere"):
             del options["sliding_window"], options["layer_types"]
         config = config(**options)
         config._attn_implementation = "eager"
@@ -135,8 +135,12 @@ def projections(made, layer):
     # Gemma's norms multiply by 1 + weight.
     shift = 1.0 if "Gemma" in type(made).__name__ else 0.0
     if hasattr(made, "q_norm"):
-        yield "query_norm/scale", as_numpy(made.q_norm.weight) + shift
-        yield "key_norm/scale", as_numpy(made.k_norm.weight) + shift
+        norms = (("query", made.q_norm, heads.query), ("key", made.k_norm, heads.key_value))
+        for name, theirs, count in norms:
+            weight = as_numpy(theirs.weight) + shift
+            # OLMo 2 has one vector for all heads.
+            of_all = weight.ndim == 1 and len(weight) > heads.size
+            yield f"{name}_norm/scale", weight.reshape(count, -1) if of_all else weight
     if hasattr(made, "sinks"):
         yield "sink", as_numpy(made.sinks)
 
@@ -322,6 +326,20 @@ GPT_OSS = {
     "truncate": False,
 }
 
+olmo2 = llama_like(
+    "olmo2",
+    "Olmo2Config",
+    "Olmo2Attention",
+    "Olmo2RotaryEmbedding",
+    config={"rms_norm_eps": 1e-6},
+)
+cohere = llama_like(
+    "cohere",
+    "CohereConfig",
+    "CohereAttention",
+    "CohereRotaryEmbedding",
+    config={"layer_norm_eps": 1e-5, "use_qk_norm": True},
+)
 llama = llama_like("llama", "LlamaConfig", "LlamaAttention", "LlamaRotaryEmbedding")
 mistral = llama_like("mistral", "MistralConfig", "MistralAttention", "MistralRotaryEmbedding")
 gemma2 = llama_like(
@@ -442,5 +460,21 @@ MODELS = {
             position=RotaryPosition(150000.0, scaling=GPT_OSS),
         ),
         gpt_oss,
+    ),
+    "OLMo 2 7B": Model(
+        GroupQueryAttention,
+        lambda: grouped(128, 32, 32, qk_norm={"over": "width"}, position=RotaryPosition(5e5)),
+        olmo2,
+    ),
+    "Command R+": Model(
+        GroupQueryAttention,
+        lambda: grouped(
+            128,
+            96,
+            8,
+            qk_norm={"type": "layer", "per_head": True, "epsilon": 1e-5},
+            position=RotaryPosition(7.5e7, layout="interleaved"),
+        ),
+        cohere,
     ),
 }

@@ -156,7 +156,7 @@ def relative_buckets(distance, buckets, farthest, causal):
 
 def query_factors(places, type, attn_scale=0.1, floor_scale=8192, offset=1, length=None):
     """The factors of queries at places (B|1, T), by the published formulas."""
-    at = np.asarray(places, float)
+    at = np.maximum(np.asarray(places, float), 0.0)
     if type == "log":
         return np.maximum(np.log(at + 1) / np.log(length), 1.0)
     return 1 + attn_scale * np.log(1 + np.floor((at + offset) / floor_scale))

@@ -8,7 +8,7 @@ import kerasattention as ka
 import option_checks as checks
 from backends import BACKEND, predicted, sampled, tensor, to_numpy
 from classifiers import classifier
-from kerasattention.layers.norms import HeadNorm, NormOptions, make_norm
+from kerasattention.layers.norms import HeadNorm, NormOptions, make_norm, unlearned_rms
 from layer_reference import normalised
 from option_checks import D, H, K, N, T, grouped
 
@@ -272,10 +272,13 @@ if BACKEND == "torch":
         assert transformers
         from transformers.models.cohere.modeling_cohere import CohereLayerNorm
         from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+        from transformers.models.gemma4.modeling_gemma4 import Gemma4RMSNorm
         from transformers.models.llama4.modeling_llama4 import Llama4TextL2Norm
         from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 
         x = torch.randn(2, T, N, H)
+        values = Gemma4RMSNorm(H, 1e-6, with_scale=False)(x)
+        np.testing.assert_allclose(to_numpy(unlearned_rms(x)), values.numpy(), rtol=1e-5)
         per_head = {"type": "layer", "per_head": True, "epsilon": 1e-5}
         unlearned = {"learned": False, "epsilon": 1e-5}
         for norm, theirs, flat in (

@@ -128,10 +128,10 @@ def test_positions_that_do_not_fit_are_refused(positions, message):
 
 
 def test_integers_pass_unchanged_and_masks_keep_their_dtype():
-    layer, whole = grouped(), np.arange(3)[None]
-    assert hide_real(whole, layer) is whole
-    assert hide_real(None, layer) is None
-    assert isinstance(hide_real(whole / 2, layer), RealPositions)
+    layer, whole, query = grouped(), np.arange(3)[None], np.zeros((1, 3, D))
+    assert hide_real(whole, layer, query) is whole
+    assert hide_real(None, layer, query) is None
+    assert isinstance(hide_real(whole / 2, layer, query), RealPositions)
     assert AttentionMask(query_positions=tensor(whole)).position_dtype == "int32"
     mask = AttentionMask(causal=True, query_positions=tensor(whole / 2))
     assert mask.position_dtype == "float32"
@@ -172,6 +172,21 @@ def test_models_of_real_positions_train_and_come_back(position, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(predicted(loaded, x, at), predicted(model, x, at), atol=1e-6)
+
+
+def test_a_model_holds_real_positions(tmp_path):
+    inputs = keras.Input((checks.T, D))
+    layer = grouped(use_causal_mask=True, position=ka.AlibiPosition())
+    at = (np.array([[3, 1, 2, 7, 6, 5, 4]]) / 8.0)[:, : checks.T]
+    model = keras.Model(inputs, layer(inputs, positions=at))
+    x = checks.inputs_of(cross=False)["query"].astype("float32")
+    expected = to_numpy(layer(tensor(x), positions=at))
+    np.testing.assert_allclose(predicted(model, x), expected, atol=1e-6)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(predicted(loaded, x), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="float32 can tell apart"):
+        layer(inputs, positions=20000 + at / 1000)
 
 
 def test_compiled_calls_take_real_positions():

@@ -11,6 +11,7 @@ from backends import BACKEND, tensor, to_numpy, value_and_gradients
 from kerasattention import ScaleByPosition
 from kerasattention.layers.scaling import per_dimension_factor
 from option_checks import D, H, K, N, T, grouped
+from published_models import additive, randomize
 
 
 @pytest.mark.parametrize("scale", [0.3, "learned"])
@@ -221,3 +222,90 @@ if BACKEND == "torch":
         scale = ScaleByPosition(attn_scale=0.3, floor_scale=7, offset=0)
         found = scale.factors(positions, "float32")
         np.testing.assert_allclose(to_numpy(found), expected.numpy(), rtol=1e-6)
+
+    @pytest.mark.parametrize("rotary", [False, True])
+    def test_the_attention_of_llama_4_is_ours(rotary):
+        """Its layers without positions scale queries, its rotary ones normalise after them."""
+        torch = pytest.importorskip("torch")
+        transformers = pytest.importorskip("transformers")
+        from transformers.models.llama4.modeling_llama4 import Llama4TextAttention
+
+        config = transformers.Llama4TextConfig(
+            hidden_size=D,
+            head_dim=H,
+            num_attention_heads=N,
+            num_key_value_heads=K,
+            num_hidden_layers=1,
+            attention_bias=False,
+            floor_scale=3,
+            attn_temperature_tuning=True,
+            use_qk_norm=True,
+            no_rope_layers=[int(rotary)],
+            rms_norm_eps=1e-5,
+        )
+        config._attn_implementation = "eager"
+        theirs = Llama4TextAttention(config, 0)
+        randomize(theirs)
+        norm = {"learned": False, "after_position": True, "epsilon": 1e-5}
+        options = {"qk_norm": norm, "position": ka.RotaryPosition(50.0, layout="interleaved")}
+        layer = grouped(
+            use_bias=False,
+            use_causal_mask=True,
+            **(options if rotary else {"query_scale": ScaleByPosition(floor_scale=3)}),
+        )
+        layer.build((2, T, D))
+        given = {
+            "query": theirs.q_proj.weight,
+            "key": theirs.k_proj.weight,
+            "value": theirs.v_proj.weight,
+            "output": theirs.o_proj.weight,
+        }
+        ka.load_projections(layer, **given)
+        x = torch.randn(2, T, D)
+        frequencies = torch.tensor(options["position"].frequencies(H).values).float()
+        angles = torch.arange(T)[None, :, None] * frequencies
+        turned = torch.polar(torch.ones_like(angles), angles).expand(2, -1, -1)
+        expected, _ = theirs(x, turned, additive(np.tri(T, dtype=bool)))
+        np.testing.assert_allclose(
+            to_numpy(layer(x)), expected.detach().numpy(), rtol=1e-5, atol=1e-5
+        )
+
+    def test_the_attention_of_timesfm_2_5_is_ours():
+        """Rotary positions, then norms, then the learned scale."""
+        torch = pytest.importorskip("torch")
+        pytest.importorskip("transformers")
+        from transformers.models.timesfm2_5.configuration_timesfm2_5 import TimesFm2_5Config
+        from transformers.models.timesfm2_5.modeling_timesfm2_5 import TimesFm2_5Attention
+
+        config = TimesFm2_5Config(
+            hidden_size=D,
+            head_dim=H,
+            num_attention_heads=N,
+            num_key_value_heads=K,
+            attention_bias=False,
+            rms_norm_eps=1e-6,
+        )
+        config._attn_implementation = "eager"
+        theirs = TimesFm2_5Attention(config, 0)
+        randomize(theirs)
+        position = ka.RotaryPosition(50.0)
+        options = {"qk_norm": {"after_position": True}, "position": position, "scale": "learned"}
+        layer = grouped(use_bias=False, use_causal_mask=True, **options)
+        layer.build((2, T, D))
+        ka.load_projections(
+            layer,
+            query=theirs.q_proj.weight,
+            key=theirs.k_proj.weight,
+            value=theirs.v_proj.weight,
+            output=theirs.o_proj.weight,
+            query_norm=theirs.q_norm.weight,
+            key_norm=theirs.k_norm.weight,
+            scale=theirs.scaling,
+        )
+        x = torch.randn(2, T, D)
+        angles = torch.arange(T)[:, None] * torch.tensor(position.frequencies(H).values).float()
+        angles = torch.cat([angles, angles], dim=-1)[None]
+        expected, _ = theirs(x, (angles.cos(), angles.sin()), additive(np.tri(T, dtype=bool)))
+        np.testing.assert_allclose(
+            to_numpy(layer(x)), expected.detach().numpy(), rtol=1e-5, atol=1e-5
+        )

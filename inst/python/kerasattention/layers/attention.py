@@ -103,7 +103,7 @@ class AttentionLayer(AttendingLayer):
         if query is None:
             raise ValueError("`query` is required: a tensor (batch, length, features).")
         if kwargs.get("positions") is not None:
-            kwargs["positions"] = hide_real(kwargs["positions"], self)
+            kwargs["positions"] = hide_real(kwargs["positions"], self, query)
             given["positions"] = kwargs["positions"]
         if value is query and (key is None or key is query):
             rest = {name: x for name, x in given.items() if name not in INPUTS}

@@ -23,8 +23,9 @@ Call arguments:
     use_causal_mask: Whether a query sees only positions up to its own.
     attention_bias: Added to the logits; shapes as of `attention_mask`.
     segment_ids: (B, T) integers: tokens see their own segment only; 0 is padding.
-    positions: (B, T) integers or real numbers, such as times; by default 0..T-1 or the
-        positions after a cache. Float64 is kept where the backend has it. They have no gradient.
+    positions: (B, T) integers, or real numbers such as times; by default 0..T-1
+        or the positions after a cache. Float64 is kept where the backend has it.
+        They have no gradient.
 
 Returns:
     (B, T, D); for a query that sees no key, whose attention is zero, the output's

@@ -69,7 +69,7 @@ def norm_options(name: str, value: Any) -> NormOptions:
     """The entries of a value that is not False, checked."""
     if value is True:
         return NormOptions()
-    given = {"type": value} if isinstance(value, str) else value
+    given: Any = {"type": value} if isinstance(value, str) else value
     known = [field.name for field in dataclasses.fields(NormOptions)]
     kinds = ", ".join(f'"{kind}"' for kind in NORM_TYPES)
     if not isinstance(given, Mapping):
@@ -96,19 +96,24 @@ def norm_options(name: str, value: Any) -> NormOptions:
 
 def _check_entries(name: str, given: Mapping[str, Any], kinds: str) -> None:
     for entry, value in given.items():
-        of = f"{entry}` of `{name}"
-        received = f"Received: {entry}={value!r}"
-        if entry == "type" and value not in NORM_TYPES:
-            raise ValueError(f"`{of}` must be one of {kinds}. {received}")
-        if entry == "over" and value not in NORM_AXES:
-            raise ValueError(f'`{of}` must be "head" or "width". {received}')
+        holds, rule = _rule(entry, value, kinds)
+        if not holds:
+            raise ValueError(f"`{entry}` of `{name}` must be {rule}. Received: {entry}={value!r}")
+
+
+def _rule(entry: str, value: Any, kinds: str) -> tuple[bool, str]:
+    """Whether the value of an entry is one, and what it must be."""
+    number: Any = value if checks.is_number(value) else float("nan")
+    if entry == "type":
+        return value in NORM_TYPES, f"one of {kinds}"
+    if entry == "over":
+        return value in NORM_AXES, '"head" or "width"'
+    if entry == "epsilon":
         # A smaller one would be 0 in float32, and the norm of zeros NaN.
-        if entry == "epsilon" and not (checks.is_number(value) and 1e-30 <= value <= 1):
-            raise ValueError(f"`{of}` must be a number of at least 1e-30 and at most 1. {received}")
-        if entry == "offset" and not (checks.is_number(value) and -1e6 < value < 1e6):
-            raise ValueError(f"`{of}` must be a number. {received}")
-        if entry in ("after_position", "learned", "per_head", "bias"):
-            checks.flag(of, value)
+        return 1e-30 <= number <= 1, "a number of at least 1e-30 and at most 1"
+    if entry == "offset":
+        return -1e6 < number < 1e6, "a number"
+    return isinstance(value, bool), "True or False"
 
 
 class HeadNorm(keras.layers.Layer):

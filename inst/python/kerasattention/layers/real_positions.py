@@ -25,14 +25,19 @@ class RealPositions:
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
+    def __repr__(self) -> str:
+        return f"<real numbers of shape {tuple(self.tensor.shape)}, {self.tensor.dtype}>"
 
-def hide_real(positions: Any, layer: keras.layers.Layer) -> Any:
+
+def hide_real(positions: Any, layer: keras.layers.Layer, query: Any) -> Any:
     """The positions of a call, hidden from Keras if they are real numbers that it might round.
+
+    Not in a symbolic call, whose arguments a model holds and saves.
 
     Raises:
         ValueError: Numbers in low precision, NaN or infinite ones, different ones that are
-            equal in float32 where the backend has no float64, or a symbolic tensor where the
-            layer computes in low precision.
+            equal in float32 where the backend has no float64 or a model holds them, or a
+            symbolic call of a layer that computes in low precision.
     """
     if not hasattr(positions, "dtype"):
         return positions  # None, or what the checks of a call refuse
@@ -44,12 +49,12 @@ def hide_real(positions: Any, layer: keras.layers.Layer) -> Any:
             "`positions` that are real numbers must be float32 or float64: lower precision rounds "
             f"them. Received: positions of dtype {dtype}"
         )
-    if keras.backend.is_keras_tensor(positions):
+    is_symbolic = keras.backend.is_keras_tensor(query) or keras.backend.is_keras_tensor(positions)
+    if is_symbolic:
         _check_symbolic(layer)
-        return positions
     if isinstance(positions, np.ndarray):
-        positions = _as_tensor(positions)
-    return RealPositions(positions)
+        positions = _as_tensor(positions, _has_float64() and not is_symbolic)
+    return positions if is_symbolic else RealPositions(positions)
 
 
 def shown(positions: Any) -> Any:
@@ -72,11 +77,10 @@ def _check_symbolic(layer: keras.layers.Layer) -> None:
         )
 
 
-def _as_tensor(positions: np.ndarray) -> Tensor:
-    """In the dtype that the array has, as far as the backend has it."""
+def _as_tensor(positions: np.ndarray, keeps_float64: bool) -> Tensor:
     if not np.isfinite(positions).all():
         raise ValueError(f"`positions` must be finite. Received: {_first_bad(positions)}")
-    if positions.dtype == "float64" and not _has_float64():
+    if positions.dtype == "float64" and not keeps_float64:
         _check_order(positions)
         positions = positions.astype("float32")
     return ops.convert_to_tensor(positions, dtype=str(positions.dtype))  # (B, T)

@@ -90,12 +90,15 @@ class ScaleByPosition:
     def factors(self, positions: Tensor, dtype: Any) -> Tensor:
         """(T) or (B, T) positions to factors, in float32 or better; 1 before position 0."""
         options = self.options
-        at = ops.maximum(ops.cast(positions, accumulator_of(dtype)), 0.0)  # (B|1, T)
+        # `ops.maximum()` and `ops.floor()` would give float32 for float64 on torch, `clip()` and
+        # `cast()` do not.
+        at = ops.clip(ops.cast(positions, accumulator_of(dtype)), 0.0, _MOST)  # (B|1, T)
         if self.type == "log":
             logs = ops.log1p(at) * (1.0 / math.log(options["length"]))  # (B|1, T)
-            return ops.maximum(logs, 1.0)  # (B|1, T)
-        steps = ops.floor((at + options["offset"]) / options["floor_scale"])  # (B|1, T)
-        return ops.log1p(steps) * options["attn_scale"] + 1.0  # (B|1, T)
+            return ops.clip(logs, 1.0, _MOST)  # (B|1, T)
+        steps = (at + options["offset"]) / options["floor_scale"]  # (B|1, T)
+        steps = ops.cast(ops.clip(steps, 0.0, _MOST), "int32")  # (B|1, T)
+        return ops.log1p(ops.cast(steps, at.dtype)) * options["attn_scale"] + 1.0  # (B|1, T)
 
     def get_config(self) -> dict[str, Any]:
         return {"type": self.type, **self.options}
@@ -114,6 +117,8 @@ class ScaleByPosition:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
         return f"ScaleByPosition({self.type!r}, {options})"
 
+
+_MOST = 2.0e9  # less than the greatest int32
 
 # What each type takes; None: it must be given.
 _DEFAULTS: dict[str, dict[str, float | None]] = {
