@@ -95,7 +95,7 @@ def run_sharded(
             if bias is not None
         ]
     )
-    named = {"query": query, "key": key, "value": value}
+    named: dict[str, Tensor] = {"query": query, "key": key, "value": value}
     named |= {"sink": sink} if sink is not None else {}
     named |= {"seed": draw_seed(seed)} if rate > 0.0 else {}
     axes = {}
@@ -107,5 +107,5 @@ def run_sharded(
     numbers = {name: None if x is None else float(x) for name, x in numbers.items()}
     call = _DeviceCall(run, mask.without_tensors(), frame, tuple(sorted(numbers.items())))
     outputs = (OUTPUT, WEIGHTS) if run.return_scores else (OUTPUT,)
-    named = {name: ops.convert_to_tensor(x) for name, x in named.items()}
-    return call_sharded(call, named, axes, outputs, share)
+    tensors: dict[str, Tensor] = {name: ops.convert_to_tensor(x) for name, x in named.items()}
+    return call_sharded(call, tensors, axes, outputs, share)
