@@ -1,4 +1,4 @@
-#' Make sequences of a long data frame
+#' Make sequences from a long data frame
 #'
 #' @description
 #' Turns a data frame with a row for each id and time into the array (B, T, D) that layers
@@ -12,7 +12,7 @@
 #' * Ids keep the order in which they first appear; the rows of an id are sorted by time.
 #' * An id with fewer than T rows is padded at the end: `x` is 0 there, `mask` is `FALSE`, and
 #'   `positions` repeats the last position.
-#' * T is `length` or, by default, the greatest number of rows of an id. An id with more than
+#' * T is `length` or, by default, the largest number of rows of an id. An id with more than
 #'   `length` rows keeps its last `length` rows, the latest ones.
 #' * Missing times leave no gap in `x`: the rows of an id are consecutive. `positions` has
 #'   the distances, for the argument `positions` of the layers.

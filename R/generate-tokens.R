@@ -10,13 +10,13 @@
 #' Prompts of different lengths are padded on the left and the padding is masked out: each is
 #' continued as it would be in its own call. The step is compiled once for each shape.
 #'
-#' For custom layers and functions, first a run on random tokens and then the first tokens
-#' of each call are compared with full passes of the model; a difference is an error.
+#' If the model has custom layers or functions, a run on random tokens and then the first
+#' tokens of each call are compared with full passes of the model; a difference is an error.
 #'
 #' @param model A model from token ids (B, T) to logits (B, T, V).
 #' @param tokens Prompts of whole numbers from 0: a vector, a matrix (B, T), or a list of
 #'   vectors of different lengths.
-#' @param max_new_tokens The greatest number of tokens to add.
+#' @param max_new_tokens The maximum number of tokens to add.
 #' @param temperature 0 takes the most likely token; otherwise the logits are divided by
 #'   `temperature` and a token is drawn.
 #' @param top_k `NULL`, or a number: only the `top_k` most likely tokens are drawn from.

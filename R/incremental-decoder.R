@@ -8,13 +8,13 @@
 #' it has only the last W positions; where all layers have a window, rows may become longer
 #' than `max_length`.
 #'
-#' For custom layers and functions, first a run on random tokens and then the logits of a
-#' prompt and of the first steps after it are compared with full passes of the model; a
+#' If the model has custom layers or functions, a run on random tokens and then the logits
+#' of a prompt and of the first steps after it are compared with full passes of the model; a
 #' difference is an error.
 #'
 #' @inheritParams generate_tokens
 #' @param batch_size The number of rows, B.
-#' @param max_length The greatest number of tokens in a row.
+#' @param max_length The maximum number of tokens in a row.
 #'
 #' @returns An `incremental_decoder`, a list of functions:
 #' * `$prefill(tokens, inputs = NULL)` takes prompts, a vector, a matrix (B, T) or a list of

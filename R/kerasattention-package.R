@@ -26,7 +26,7 @@
 #' * [generate_tokens()] continues token ids with a key/value cache.
 #' * [incremental_decoder()] does so step by step, and returns logits.
 #'
-#' @section Explain and shorten models:
+#' @section Explain and prune models:
 #' * [attention_scores()] collects attention maps, and `plot()` draws them.
 #' * [attention_rollout()] follows the attention through all layers.
 #' * [head_importance()] measures how much each head matters; [prune_heads()] removes heads.

@@ -2,7 +2,7 @@
 
 #' Turn sequences into a long data frame
 #'
-#' The way back from [as_sequences()]: a row for each id and time, without the padding.
+#' Reverses [as_sequences()]: makes a row for each id and time, without the padding.
 #'
 #' @param x An object made by [as_sequences()].
 #' @param row.names,optional,... Not used.

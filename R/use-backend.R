@@ -1,8 +1,8 @@
 #' Choose the backend of Keras
 #'
-#' Keras runs on TensorFlow, JAX or PyTorch, and reads which when it is loaded. Call
-#' `use_backend()` before the first layer of a session is made; in the same session it also helps
-#' after an error that says that a backend was not found.
+#' Keras runs on TensorFlow, JAX or PyTorch, and reads the choice when it is loaded. Call
+#' `use_backend()` before you make the first layer of a session. After an error that says that a
+#' backend was not found, it also works in the same session.
 #'
 #' Without it, Keras takes the backend of the environment variable `KERAS_BACKEND`, then that of its
 #' file `~/.keras/keras.json`, then TensorFlow. Where neither names a backend and TensorFlow is not

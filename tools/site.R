@@ -33,6 +33,8 @@ build_all <- function(articles) {
   unlink("docs", recursive = TRUE)
   pkgdown::init_site(".")
   timed("home", pkgdown::build_home(".", preview = FALSE))
+  # pkgdown makes a page of every Markdown file in .github.
+  unlink("docs/pull_request_template.html")
   timed(
     "reference",
     pkgdown::build_reference(".", preview = FALSE, devel = FALSE)
