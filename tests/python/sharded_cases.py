@@ -9,6 +9,7 @@ import traceback
 
 import kerasattention as ka
 import sharded_behaviour
+import sharded_decoding
 from sharded_models import (
     Case,
     HeadParallel,
@@ -49,21 +50,17 @@ COUNTED = {
     "data 8, T 16": Case(data_parallel, length=16),
     "data 8, batch 24": Case(data_parallel, length=1280, batch=24, heads=24, options=dropped),
     "data 8, accelerator": Case(data_parallel, accelerator=True),
-    "model 2x4, T 16": Case(lambda: model_parallel(2, 4), length=16),
-    "model 2x4": Case(lambda: model_parallel(2, 4)),
+    "model 2x4, rotary, window, norm, gate": Case(lambda: model_parallel(2, 4), options=rotary),
     "model 2x4, K 2 whole": Case(lambda: model_parallel(2, 4, False), key_heads=2),
     "model 1x8, N over ragged K": Case(
         lambda: model_parallel(1, 8, False), batch=2, heads=24, key_heads=6
     ),
     "heads 2x2x2, T 16": Case(two_axes, length=16, key_heads=2),
-    "heads 2x2x2": Case(two_axes, key_heads=2),
-    "heads 1x1x8": Case(lambda: HeadParallel(1, 1, 8), key_heads=1, batch=2),
-    "heads 2x2x2, accelerator": Case(two_axes, key_heads=2, accelerator=True),
-    "heads 2x2x2, rotary, window, norm, gate": Case(two_axes, key_heads=2, options=rotary),
-    "heads 2x2x2, padding, alibi, sink": Case(two_axes, key_heads=2, options=alibi, padding=True),
-    "heads 2x2x2, segments, relative, cap": Case(
-        two_axes, key_heads=2, options=relative, segments=True
+    "heads 1x1x8, segments, relative, cap": Case(
+        lambda: HeadParallel(1, 1, 8), batch=2, key_heads=1, options=relative, segments=True
     ),
+    "heads 2x2x2, accelerator": Case(two_axes, key_heads=2, accelerator=True),
+    "heads 2x2x2, padding, alibi, sink": Case(two_axes, key_heads=2, options=alibi, padding=True),
     "heads 2x2x2, dropout": Case(two_axes, key_heads=2, options=dropped),
     "control: sample loop over the whole batch": Case(
         data_parallel, length=1280, batch=24, unshared=True
@@ -73,15 +70,8 @@ COUNTED = {
 
 SMALL = {"length": 37, "tiles": True}
 COMPARED = {
-    "data 8, plain": Case(data_parallel, length=13, options=lambda: dropped(**rotary())),
-    "data 8, tiles": Case(
+    "data 8": Case(
         data_parallel, batch=16, options=lambda: dropped(**alibi()), padding=True, **SMALL
-    ),
-    "model 2x4": Case(
-        lambda: model_parallel(2, 4),
-        options=lambda: dropped(**rotary(), attention_sink=True),
-        segments=True,
-        **SMALL,
     ),
     "model 2x4, K 2 whole": Case(
         lambda: model_parallel(2, 4, False),
@@ -98,18 +88,22 @@ COMPARED = {
         **SMALL,
     ),
     "heads 2x2x2": Case(
-        two_axes, key_heads=2, options=lambda: dropped(**alibi()), segments=True, **SMALL
+        two_axes,
+        key_heads=2,
+        options=lambda: dropped(**rotary(), attention_sink=True),
+        segments=True,
+        **SMALL,
     ),
     "heads 2x2x2, accelerator": Case(
         two_axes, length=280, key_heads=2, options=lambda: dropped(**relative()), accelerator=True
     ),
 }
 
-
 GROUPS = (
     ("count", counted, COUNTED),
     ("compare", compared, COMPARED),
     ("behaviour", lambda function: function(), sharded_behaviour.CASES),
+    ("decode", sharded_decoding.decoded, sharded_decoding.CASES),
 )
 
 

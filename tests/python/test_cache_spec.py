@@ -56,3 +56,14 @@ def test_a_slot_holds_the_latest_position_that_was_put_there(last):
         held[position % slots] = position
     found = to_numpy(latest_positions(slots, last))
     np.testing.assert_array_equal(np.where(found < 0, -1, found), held)
+
+
+def test_axes_name_what_may_be_split():
+    many, one = spec(masked=True), spec(kv_heads=1)
+    for name, (shape, _) in many.shapes(B, 8).items():
+        assert len(many.axes(name, B)) == len(shape)
+    assert many.axes("key", B) == ("batch", "key_heads", None, None)
+    assert many.axes("value", 1) == ("key_heads", None, None)
+    assert many.axes("mask", B) == ("batch", None)
+    assert one.axes("key", B) == ("batch", None, None)
+    assert one.axes("value", 1) == (None, None)

@@ -41,6 +41,7 @@ TESTED_BY = {
     "decoding/recheck": "rechecks",
     "decoding/structure": "stale_decoders",
     "decoding/backends/jax": "decoding",
+    "decoding/backends/placement_jax": "sharded_jax",
     "decoding/backends/products": "products_torch",
     "decoding/backends/products_tensorflow": "runner_tensorflow",
     "decoding/backends/select": "decoding",

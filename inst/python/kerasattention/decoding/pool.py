@@ -38,7 +38,8 @@ def borrowed_decoder(
 
     It returns to the pool unless a run of it was broken off.
     """
-    key = (rows, token_input)
+    # Its caches are placed on the devices of the distribution in force.
+    key = (rows, token_input, keras.distribution.distribution())
     decoder, grows = _take(model, key, length)
     if decoder is None:
         decoder = _make(model, key, length, grows)
@@ -70,7 +71,7 @@ def _take(model: keras.Model, key: Any, length: int) -> tuple[IncrementalDecoder
 
 
 def _make(model: keras.Model, key: Any, length: int, shorter: int) -> IncrementalDecoder:
-    rows, token_input = key
+    rows, token_input, _ = key
     # A conversation grows turn by turn: room for twice as much compiles less often.
     wanted = max(length, 2 * shorter)
     try:

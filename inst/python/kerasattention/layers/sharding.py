@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from kerasattention._keras import kernel_variable, tensor_layouts
-from kerasattention.attend.sharing import HeadAxes
+from kerasattention.attend.sharing import HeadAxes, share_of
 from kerasattention.layers.heads import head_axis
 
 if TYPE_CHECKING:
@@ -31,6 +31,13 @@ def head_axes(layer: "ProjectingLayer") -> HeadAxes:
     axes = HeadAxes(*(_axes_of(distribution, layer, name) for name in ("query", "key")))
     _check_lengths(distribution, layer, axes)
     return axes
+
+
+def key_head_axes(layer: "ProjectingLayer") -> tuple[str, ...]:
+    """The mesh axes that split the key/value heads in a call, and so in a cache."""
+    heads = layer.heads
+    share = share_of(1, heads.query, heads.key_value, head_axes(layer))
+    return () if share is None else share.key_heads
 
 
 def _axes_of(distribution: Any, layer: "ProjectingLayer", name: str) -> tuple[str, ...]:

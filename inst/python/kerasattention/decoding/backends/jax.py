@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import keras
 
 from kerasattention.attend.tensors import Tensor
+from kerasattention.decoding.backends.placement_jax import Placement
 from kerasattention.decoding.backends.runner import (
     Kept,
     LoopResult,
@@ -41,11 +42,11 @@ class JaxRunner:
         self._extend = jax.jit(self._run_extend, donate_argnums=1)
         self._full_pass = jax.jit(self._run_full_pass)
         self._decode_loop = jax.jit(self._run_decode_loop, static_argnums=0, donate_argnums=2)
+        self._placement = Placement(plan.specs, batch, max_length)
         self.reset()
 
     def reset(self) -> None:
-        storage = ArrayStorage.allocate(self.plan.specs, self.batch, self.max_length)
-        self.arrays = storage.arrays
+        self.arrays = self._placement.allocate()
         self.kept: Kept = ({}, {})
 
     def prefill(self, inputs: Values, count: int, padding: Tensor | None) -> Tensor:
@@ -88,6 +89,7 @@ class JaxRunner:
     # Compiled ---------------------------------------------------------------------
 
     def _run_full_pass(self, weights: Weights, inputs: Values) -> Tensor:
+        inputs = self._placement.split_rows(inputs)
         with self._scope(weights):
             return run_full(self.plan, inputs)
 
@@ -95,9 +97,10 @@ class JaxRunner:
         self, weights: Weights, arrays: Any, inputs: Values, count: Tensor, padding: Tensor | None
     ) -> Any:
         storage = ArrayStorage(arrays)
+        inputs, padding = self._placement.split_rows((inputs, padding))
         with self._scope(weights):
             logits, kept = traced_prefill(self, storage, inputs, count, padding)
-        return logits, storage.arrays, kept
+        return logits, self._placement.keep(storage), kept
 
     def _run_extend(
         self,
@@ -110,9 +113,10 @@ class JaxRunner:
         padding: Tensor | None,
     ) -> Any:
         storage = ArrayStorage(arrays)
+        kept, tokens, padding = self._placement.split_rows((kept, tokens, padding))
         with self._scope(weights):
             logits = traced_extend(self, storage, kept, tokens, position, count, padding)
-        return logits, storage.arrays
+        return logits, self._placement.keep(storage)
 
     def _run_decode_loop(
         self, static: Any, weights: Weights, arrays: Any, kept: Any, state: LoopState

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kerasattention.attend.tensors import Tensor
+from kerasattention.attend.tensors import Axes, Tensor
 from kerasattention.masks.base import Mask
 
 # XLA on CPU reads a key in half the time where the sum over H is not the last axis.
@@ -38,6 +38,7 @@ class CacheSpec:
         masked: Whether its keys carry a Keras mask, which is then kept too.
         mask: The layer's rule of positions, or None.
         lookahead: The number of first tokens that may see later ones, which a prompt must have.
+        key_axes: The axes of a mesh of devices that split K.
     """
 
     layer: str
@@ -50,6 +51,7 @@ class CacheSpec:
     masked: bool
     mask: Mask | None = None
     lookahead: int = 0
+    key_axes: tuple[str, ...] = ()
 
     def slots(self, max_length: int) -> int:
         """S."""
@@ -69,6 +71,13 @@ class CacheSpec:
             "value": (_shape("value", batch, self.kv_heads, slots, self.value_size), self.dtype),
         }
         return arrays | ({"mask": ((batch, slots), "bool")} if self.masked else {})
+
+    def axes(self, name: str, batch: int) -> Axes:
+        """What the axes of an array count."""
+        if name == "mask":
+            return ("batch", None)
+        sizes = {"batch": batch, "key_heads": self.kv_heads}
+        return (*(axis for axis, size in sizes.items() if size != 1), None, None)
 
 
 def to_cache(name: str, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from kerasattention.attend.mask import AttentionMask
 from kerasattention.decoding.cache.spec import CacheSpec
 from kerasattention.decoding.graph.program import CastTo, Instruction, Program, Slot
 from kerasattention.layers.attention import AttentionLayer
+from kerasattention.layers.sharding import key_head_axes
 from kerasattention.masks.join import rule_fields
 
 layers = keras.layers
@@ -147,6 +148,7 @@ def attention_spec(instruction: Instruction, moving: set[int], program: Program)
         masked=any(mask is not None for mask in masks),
         mask=layer.mask,
         lookahead=mask.lookahead or 0,
+        key_axes=key_head_axes(layer),
     )
 
 

@@ -20,6 +20,7 @@ from kerasattention.decoding.graph import layer_support, trial_calls
 from kerasattention.decoding.graph.program import Instruction, Program
 from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.context import AttentionContext, attention_context
+from kerasattention.layers.sharding import key_head_axes
 
 # Lengths of a trial: primes, so that no axis is taken for another. A trial does not detect a layer
 # that reads tokens further back than this.
@@ -220,6 +221,7 @@ class _Recorder(AttentionContext):
             masked=mask.key_mask is not None,
             mask=layer.mask,
             lookahead=mask.lookahead or 0,
+            key_axes=key_head_axes(layer),
         )
         self.specs.append(spec)
         if not spec.cross:
