@@ -2,14 +2,20 @@
 #'
 #' Makes a virtual environment for Python, and installs Keras and the backends there, in versions
 #' that the package is tested with. Sessions that name no other Python find the environment by its
-#' default name. It needs no uv and no conda.
+#' default name. Neither uv nor conda is needed.
 #'
-#' Without this function, reticulate makes an environment with uv at the first use of a layer. An
-#' environment of your own works too: any with Keras 3.15 or newer and a backend, see
-#' [reticulate::use_virtualenv()]. What the user has named (`RETICULATE_PYTHON`,
-#' `use_virtualenv()`, an active environment, a `.venv` in the working directory) comes first.
+#' An environment of your own works too: any with Keras 3.15 or newer and a backend, see
+#' [reticulate::use_virtualenv()]. A Python that you name (`RETICULATE_PYTHON`,
+#' `use_virtualenv()`, an active environment, a `.venv` in the working directory) comes first. If
+#' the environment already exists, the packages are added to it.
 #'
-#' In an environment that exists, the packages are added to what is there.
+#' # Without this function
+#'
+#' Where no Python is named, reticulate makes an environment at the first use of a layer, with the
+#' tool uv, which it downloads if there is none. A uv that you have installed yourself must be
+#' version 0.6.3 or newer; reticulate 1.41 to 1.43 cannot start Python with uv 0.8 or newer. uv also
+#' downloads a Python; to use one that is installed, set the environment variable
+#' `UV_PYTHON_PREFERENCE` to `only-system` (reticulate 1.43 or newer).
 #'
 #' # CPU and GPU
 #'
@@ -17,9 +23,11 @@
 #' `jax[cuda12]`, PyTorch's default build), on Linux and in Windows' WSL2; the driver must be
 #' there. On macOS PyTorch uses the GPU without it.
 #'
-#' PyTorch's default build for Linux contains CUDA (3 GB), also with `gpu = FALSE`. For the CPU
-#' build name PyTorch's CPU index: `pip_options = "--extra-index-url <address>"`, or in the
-#' environment variable `PIP_EXTRA_INDEX_URL`.
+#' PyTorch's default build for Linux contains CUDA (3 GB), also with `gpu = FALSE`. The smaller
+#' build for CPUs is in a package index of PyTorch; the installation page of its site has the
+#' address, which follows `--index-url` there. Give it to pip with
+#' `pip_options = "--extra-index-url <address>"`, or in the environment variable
+#' `PIP_EXTRA_INDEX_URL`. pip then takes PyTorch from that index and all else from the usual one.
 #'
 #' @param backend `"tensorflow"` (the default), `"jax"`, `"torch"`, or several of them. Where
 #'   TensorFlow is not among them, Keras uses the first that is installed; see [use_backend()].
@@ -51,6 +59,7 @@ install_kerasattention <- function(
   dots <- list(...)
   check_dots(dots, c(create_arguments, pip_arguments))
   check_gpu(gpu, backend)
+  note_torch_build(backend, gpu, dots$pip_options)
 
   path <- make_environment(envname, dots[names(dots) %in% create_arguments])
   install_packages(
@@ -112,6 +121,27 @@ check_gpu <- function(
       ),
       arg = "backend",
       call = call
+    )
+  }
+}
+
+# PyTorch's build for CPUs is not in the package index that pip reads by default. Nothing is said
+# where another source of packages is named.
+note_torch_build <- function(
+  backend,
+  gpu,
+  pip_options = NULL,
+  system = Sys.info()[["sysname"]]
+) {
+  settings <- c("PIP_EXTRA_INDEX_URL", "PIP_INDEX_URL", "PIP_FIND_LINKS")
+  named <- length(pip_options) > 0 || any(nzchar(Sys.getenv(settings)))
+  if (system == "Linux" && "torch" %in% backend && !gpu && !named) {
+    cli::cli_inform(
+      c(
+        "i" = "PyTorch's default build for Linux contains CUDA, a download of about 3 GB.",
+        " " = "{.code ?install_kerasattention} tells how to install the build for CPUs."
+      ),
+      class = "kerasattention_message"
     )
   }
 }

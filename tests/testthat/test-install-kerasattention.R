@@ -61,6 +61,21 @@ test_that("wrong arguments are errors before anything is installed", {
   })
 })
 
+test_that("the large build of PyTorch is announced where it would be installed", {
+  settings <- c("PIP_EXTRA_INDEX_URL", "PIP_INDEX_URL", "PIP_FIND_LINKS")
+  withr::local_envvar(setNames(rep("", 3), settings))
+  expect_snapshot(note_torch_build(c("jax", "torch"), FALSE, system = "Linux"))
+  expect_silent(note_torch_build("jax", FALSE, system = "Linux"))
+  expect_silent(note_torch_build("torch", TRUE, system = "Linux"))
+  expect_silent(note_torch_build("torch", FALSE, system = "Darwin"))
+  expect_silent(note_torch_build("torch", FALSE, "--quiet", system = "Linux"))
+  for (setting in settings) {
+    withr::with_envvar(setNames("a", setting), {
+      expect_silent(note_torch_build("torch", FALSE, system = "Linux"))
+    })
+  }
+})
+
 test_that("where Python was not found, the environment is made and used in the same session", {
   skip_on_cran()
   skip_without_keras()
