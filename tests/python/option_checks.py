@@ -108,6 +108,25 @@ def check_decoding(**options):
         np.testing.assert_allclose(found, full[[0, 1], list(at)], atol=1e-4)
 
 
+def check_cross_decoding(**options):
+    """Steps that attend to a memory, whose keys and values the decoder keeps."""
+    memory, tokens = keras.Input((S, D)), keras.Input((None,), dtype="int32")
+    x = keras.layers.Embedding(13, D)(tokens)
+    x = x + grouped(**options)(x, memory)
+    model = keras.Model([memory, tokens], keras.layers.Dense(13)(x))
+    rng = np.random.default_rng(4)
+    for variable in model.trainable_variables:
+        variable.assign(drawn(rng, variable))
+    given = rng.normal(size=(2, S, D)).astype("float32")
+    ids = rng.integers(1, 13, (2, 7))
+    full = predicted(model, given, ids)
+    decoder = ka.IncrementalDecoder(model, 2, 12)
+    steps = [to_numpy(decoder.prefill(ids[:, :3], [given]))]
+    steps += [to_numpy(decoder.step(ids[:, at])) for at in range(3, 7)]
+    for at, step in enumerate(steps):
+        np.testing.assert_allclose(step, full[:, 2 + at], atol=1e-4)
+
+
 def token_model(options):
     tokens = keras.Input((None,), dtype="int32")
     x = keras.layers.Embedding(13, D)(tokens)

@@ -55,7 +55,9 @@ def test_names_stand_for_dictionaries():
         ({"type": "layer", "bias": True}, {"type": "layer", "bias": True}),
     ):
         assert grouped(qk_norm=value).qk_norm == kept
-        assert grouped(qk_norm=kept).get_config()["qk_norm"] == kept
+        entry = grouped(qk_norm=kept).get_config()["qk_norm"]
+        assert entry == kept
+        assert type(entry) is type(kept)
     assert "qk_norm" not in grouped(qk_norm=False).get_config()
 
 
@@ -140,6 +142,13 @@ def test_large_numbers_of_float16_do_not_overflow():
 @pytest.mark.parametrize("name", sampled(NORMS, 3))
 def test_decoding(name):
     checks.check_decoding(qk_norm=NORMS[name], position=ka.RotaryPosition(theta=50.0))
+
+
+@pytest.mark.parametrize("name", ["width", "l2"])
+def test_decoding_of_cross_attention(name):
+    checks.check_cross_decoding(
+        qk_norm=NORMS[name], value_norm=True, position=ka.RotaryPosition(theta=50.0)
+    )
 
 
 @pytest.mark.parametrize("kind", ["functional", "sequential"])

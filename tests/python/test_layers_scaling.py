@@ -159,6 +159,7 @@ def test_positions_come_from_the_cache(position):
     for scale in SCALES.values():
         checks.check_decoding(query_scale=scale, **made)
     checks.check_decoding(query_scale=SCALES["llama4"], sliding_window=3, **made)
+    checks.check_cross_decoding(query_scale=SCALES["llama4"], scale="learned", **made)
 
 
 def test_scales_by_position_are_saved(tmp_path):
