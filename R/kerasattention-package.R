@@ -35,6 +35,11 @@
 #' * [load_projections()] loads the weights of a checkpoint into a layer.
 #' * [enable_lora()] fine-tunes a model with few weights.
 #'
+#' @section Several devices:
+#' * [head_parallel()] splits attention heads over devices, for models built and trained in
+#'   [with_distribution()].
+#' * [sharding_report()] shows what each device has; [check_sharding()] checks it.
+#'
 #' @section Learn more:
 #' `vignette("kerasattention")` is an introduction. Errors have the class
 #' `kerasattention_error`. To report a problem, add the output of [attention_sitrep()].

@@ -1,6 +1,7 @@
 """Code in a fresh Python process, in which nothing is set."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -35,3 +36,36 @@ def run_fresh(code, folder, without=(), status=0, **variables):
     )
     assert done.returncode == status, done.stderr
     return done.stdout.splitlines(), done.stderr.splitlines()
+
+
+def run_processes(code, folder, count=2, seconds=300, **variables):
+    """Runs code in several processes, with the number of each and a free port as arguments.
+
+    Gives for each its status, its lines on standard output, and the end of standard error.
+    """
+    script = folder / "process.py"
+    script.write_text(code)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    package = os.path.dirname(os.path.dirname(kerasattention.__file__))
+    environment = {**os.environ, "PYTHONPATH": package, **variables}
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(number), str(port)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(count)
+    ]
+    try:
+        ended = [process.communicate(timeout=seconds) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [
+        (process.returncode, output.splitlines(), errors[-3000:])
+        for process, (output, errors) in zip(started, ended, strict=True)
+    ]

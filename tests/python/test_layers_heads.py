@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from kerasattention import AlibiPosition, GroupQueryAttention, MultiHeadAttention, RelativePosition
-from kerasattention.layers.heads import head_axis, layer_with_heads
+from kerasattention.layers.heads import (
+    head_axis,
+    head_axis_by_name,
+    layer_with_heads,
+    refuse_fixed_heads,
+)
 
 D = 5
 
@@ -67,4 +72,55 @@ def test_heads_of_a_quantised_layer_stay():
     layer(np.ones((2, 7, D), "float32"))
     layer.projection("query").quantize("int8")
     with pytest.raises(ValueError, match="The heads of a quantised layer"):
-        head_axis(layer, layer.weights[0])
+        refuse_fixed_heads(layer)
+
+
+WIDE = {"type": "layer", "over": "width", "bias": True}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"use_gate": "head", "attention_sink": True, "qk_norm": WIDE}, {"qk_norm": True}],
+)
+@pytest.mark.parametrize("features", [(D,), (2, 5)])
+def test_the_path_of_a_weight_says_the_same_as_its_layer(options, features):
+    """Of kernels, biases and sinks; Keras's layers give theirs the same paths."""
+    layer = MultiHeadAttention(
+        3, 4, position=RelativePosition(8, 16), output_shape=features, **options
+    )
+    layer.build((2, 7, D))
+    for variable in layer.weights:
+        by_path = head_axis_by_name(variable.path, len(variable.shape))
+        assert (
+            by_path == head_axis(layer, variable)
+            or by_path[0] is None is head_axis(layer, variable)[0]
+        )
+
+
+def test_the_paths_of_quantised_weights_and_factors():
+    layer = grouped(use_gate=True)
+    layer.projection("query").enable_lora(2)
+    for name in ("key", "output"):
+        layer.projection(name).quantize("int8")
+    layer.projection("value").quantize("int4")
+    found = {}
+    for variable in layer.weights:
+        axis, of_query = head_axis_by_name(variable.path, len(variable.shape))
+        found["/".join(variable.path.split("/")[-2:])] = axis
+        if axis is not None:
+            assert variable.shape[axis] == (6 if of_query else 3), variable.path
+    assert found["query/lora_kernel_a"] == 1
+    assert found["query/lora_kernel_b"] is None
+    assert found["key/kernel"] == 1
+    assert found["key/kernel_scale"] == 2
+    assert found["attention_output/kernel"] == 0
+    assert found["attention_output/kernel_scale"] is None
+    assert found["value/kernel"] is None
+
+
+@pytest.mark.parametrize(
+    ("path", "rank"),
+    [("query/kernel", 2), ("sink", 2), ("a/kernel", 3), ("query", 3), ("query/other", 3)],
+)
+def test_other_weights_have_no_axis_of_heads(path, rank):
+    assert head_axis_by_name(path, rank)[0] is None

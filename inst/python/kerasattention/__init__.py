@@ -5,6 +5,12 @@ from kerasattention import _backend, _messages, _bridge  # noqa: F401, I001
 from kerasattention._keras import override_int8_products as _override_int8_products
 from kerasattention.attend import scaled_dot_product_attention
 from kerasattention.decoding import IncrementalDecoder, generate
+from kerasattention.distribution.check import check_sharding
+from kerasattention.distribution.head_parallel import HeadParallel
+from kerasattention.distribution.layout_map import attention_layout_map, layout_set
+from kerasattention.distribution.padding import predict_padded
+from kerasattention.distribution.report import ShardingReport, sharding_report
+from kerasattention.distribution.scope import with_distribution
 from kerasattention.layers import GroupQueryAttention, MultiHeadAttention
 from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.context import is_observed as _is_observed
@@ -43,6 +49,7 @@ __all__ = [
     "ChunkMask",
     "DilatedMask",
     "GroupQueryAttention",
+    "HeadParallel",
     "IncrementalDecoder",
     "MaskFunction",
     "MultiHeadAttention",
@@ -51,18 +58,25 @@ __all__ = [
     "RelativePosition",
     "RotaryPosition",
     "ScaleByPosition",
+    "ShardingReport",
     "WindowMask",
+    "attention_layout_map",
     "attention_rollout",
     "attention_scores",
+    "check_sharding",
     "convert_attention",
     "enable_lora",
     "generate",
     "head_importance",
+    "layout_set",
     "least_important",
     "load_projections",
     "pack_sequences",
+    "predict_padded",
     "prune_heads",
     "scaled_dot_product_attention",
+    "sharding_report",
+    "with_distribution",
 ]
 
 # The names that messages, pickles and R's class strings show, whatever the module of a class.

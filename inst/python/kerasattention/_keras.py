@@ -12,9 +12,10 @@ import contextlib
 import contextvars
 import functools
 import importlib
+import inspect
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -83,6 +84,9 @@ ObjectSharingScope = _find("ObjectSharingScope", "keras.src.saving.serialization
 _get_global_attribute = _find(
     "get_global_attribute", "keras.src.backend.common.global_state", "keras.src.backend"
 )
+_set_global_attribute = _find(
+    "set_global_attribute", "keras.src.backend.common.global_state", "keras.src.backend"
+)
 
 
 def shares_objects() -> bool:
@@ -103,6 +107,33 @@ def flatten_layers(layer: keras.layers.Layer, include_self: bool = True) -> list
 def stored_value(variable: keras.Variable) -> Any:
     """What a variable holds, not as seen from within a `StatelessScope`."""
     return _attribute(variable, "_value")
+
+
+def variable_layout(variable: keras.Variable) -> Any:
+    """The layout on several devices that a variable was given; None if there is none."""
+    return _attribute(variable, "_layout")
+
+
+def set_variable_layout(variable: keras.Variable, layout: Any) -> None:
+    """Gives a variable another sharding of JAX, and its value with it."""
+    import jax  # Keras's own function leaves values that are on the same devices as they are
+
+    variable._layout = layout
+    if stored_value(variable) is not None:
+        variable._value = jax.device_put(stored_value(variable), layout)
+
+
+@contextlib.contextmanager
+def abstract_variables() -> Iterator[None]:
+    """Variables that are made within have shapes and dtypes, but never values."""
+    name = "uninitialized_variables"
+    # Keras would give those values at the end of the next scope.
+    waiting = list(_get_global_attribute(name) or [])
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        _set_global_attribute(name, waiting)
 
 
 def has_sublayers(layer: keras.layers.Layer) -> bool:
@@ -316,3 +347,178 @@ def store_jax_state(model: Any, state: tuple[list[Any], ...]) -> None:
     names += ["optimizer_variables"] if len(state) == 4 else []
     names += ["metrics_variables"] if len(state) > 2 else []
     model._jax_state = dict(zip(names, state, strict=True))
+
+
+# Several devices on JAX ----------------------------------------------------------------------
+
+
+def guard_jax_trainer(
+    check_call: Callable[[Any, Mapping[str, Any]], None], check_data: Callable[[Any], None]
+) -> None:
+    """Checks calls and batches of JAX's trainer, of all models, before it changes anything.
+
+    Args:
+        check_call: Gets the model and the arguments of `fit()` and the other methods by name.
+        check_data: Gets a batch before it is put on the devices.
+    """
+    module = importlib.import_module("keras.src.backend.jax.trainer")
+    trainer = _find("JAXTrainer", module.__name__)
+    methods = ("fit", "evaluate", "predict", "train_on_batch", "test_on_batch", "predict_on_batch")
+    for name in methods:
+        setattr(trainer, name, _checked(getattr(trainer, name), check_call))
+    distribute = _find("_distribute_data", module.__name__)
+
+    @functools.wraps(distribute)
+    def distribute_checked(data: Any, *args: Any, **kwargs: Any) -> Any:
+        check_data(data)
+        return distribute(data, *args, **kwargs)
+
+    setattr(module, distribute.__name__, distribute_checked)
+
+
+def _checked(
+    method: Callable[..., Any], check: Callable[[Any, Mapping[str, Any]], None]
+) -> Callable[..., Any]:
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def checked(model: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            given = signature.bind(model, *args, **kwargs)
+        except TypeError:
+            return method(model, *args, **kwargs)  # which says what is wrong
+        given.apply_defaults()
+        check(model, given.arguments)
+        return method(model, *args, **kwargs)
+
+    return checked
+
+
+# Several processes on JAX --------------------------------------------------------------------
+
+
+def share_seed() -> None:
+    """Gives all processes one global seed, unless one was set."""
+    _find("initialize_rng", "keras.src.backend.jax.distribution_lib")()
+
+
+def change_jax_predictions(rows_of: Callable[[Any, int], Any]) -> None:
+    """Applies a function to each output of `predict()` and the rows of the batch, once."""
+    trainer = _find("JAXTrainer", "keras.src.backend.jax.trainer")
+    make = _attribute(trainer, "make_predict_function")
+
+    @functools.wraps(make)
+    def make_with_rows(model: Any, force: bool = False) -> None:
+        before = model.predict_function
+        make(model, force)
+        if model.predict_function is not before:
+            model.predict_function = _with_rows(model.predict_function, rows_of)
+
+    trainer.make_predict_function = make_with_rows
+
+
+def _with_rows(step: Callable[..., Any], rows_of: Callable[[Any, int], Any]) -> Callable[..., Any]:
+    def step_with_rows(state: Any, iterator: Any) -> Any:
+        counted = _CountingRows(iterator)
+        outputs, state = step(state, counted)
+        if counted.batches > 1:
+            raise RuntimeError(
+                "`predict()` over several processes needs `steps_per_execution=1`. "
+                f"Received: {counted.batches}"
+            )
+        return keras.tree.map_structure(lambda x: rows_of(x, counted.rows), outputs), state
+
+    return step_with_rows
+
+
+class _CountingRows:
+    """An iterator that counts the rows of this process in what it gave."""
+
+    def __init__(self, iterator: Any) -> None:
+        self._iterator, self.rows, self.batches = iterator, 0, 0
+
+    def __iter__(self) -> "_CountingRows":
+        return self
+
+    def __next__(self) -> Any:
+        data = next(self._iterator)
+        self.batches += 1
+        first = keras.tree.flatten(data)[0]
+        # Parts of a batch that several devices have, as those of a model over several, count once.
+        starts = {shard.index[0].start or 0: shard.data for shard in first.addressable_shards}
+        self.rows += sum(part.shape[0] for part in starts.values())
+        return data
+
+
+def explain_errors_of_processes(elsewhere: str, lost: str) -> None:
+    """Replaces errors of JAX, once.
+
+    Args:
+        elsewhere: The text where weights are read that are in other processes.
+        lost: The text where another process has ended during training, before JAX's.
+    """
+    trainer = _find("JAXTrainer", "keras.src.backend.jax.trainer")
+    readers = [(keras.layers.Layer, "get_weights")]
+    readers += [(keras.Model, name) for name in ("save", "save_weights", "export")]
+    for owner, name in readers:
+        method = _explained(getattr(owner, name), ["non-addressable"], lambda _: elsewhere)
+        setattr(owner, name, method)
+    for name in ("fit", "evaluate", "predict"):
+        signs = ["Gloo", "heartbeat", "Connection reset", "NCCL"]
+        method = _explained(getattr(trainer, name), signs, lambda error: f"{lost} {error}")
+        setattr(trainer, name, method)
+
+
+def _explained(
+    method: Callable[..., Any], signs: Sequence[str], text: Callable[[Exception], str]
+) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def explained(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except (RuntimeError, ValueError) as error:
+            if not any(sign in str(error) for sign in signs):
+                raise
+            raise RuntimeError(text(error)) from error
+
+    return explained
+
+
+@contextlib.contextmanager
+def with_values(variables: Sequence[keras.Variable], values: Sequence[Any]) -> Iterator[None]:
+    """Other values for variables, such as arrays of NumPy, to be read within."""
+    before = [stored_value(variable) for variable in variables]
+    try:
+        for variable, value in zip(variables, values, strict=True):
+            variable._value = value
+        yield
+    finally:
+        for variable, value in zip(variables, before, strict=True):
+            variable._value = value
+
+
+# Several processes on TensorFlow -------------------------------------------------------------
+
+
+def guard_tensorflow_fit(check: Callable[[Any], None]) -> None:
+    """Checks a model before TensorFlow's `fit()`, once."""
+    trainer = _find("TensorFlowTrainer", "keras.src.backend.tensorflow.trainer")
+    fit = trainer.fit
+
+    @functools.wraps(fit)
+    def checked(model: Any, *args: Any, **kwargs: Any) -> Any:
+        check(model)
+        return fit(model, *args, **kwargs)
+
+    trainer.fit = checked
+
+
+# Parameters on torch -------------------------------------------------------------------------
+
+
+def registered_parameter(layer: Any, variable: keras.Variable) -> Any:
+    """What torch knows as the parameter of a layer's variable; None where it knows none."""
+    parameters = getattr(layer, "_torch_params", None)
+    if parameters is None or variable.path not in parameters:
+        return None
+    return parameters[variable.path]

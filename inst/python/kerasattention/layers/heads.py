@@ -46,21 +46,48 @@ def layer_with_heads(
     return type(layer).from_config(config)
 
 
+# The axis of heads in a projection's kernel and LoRA's first factor, and in its bias.
+_OF_QUERY = {"query": True, "key": False, "value": False, "gate": True, "attention_output": True}
+_RANKS = {"kernel": 3, "lora_kernel_a": 3, "bias": 2, "kernel_scale": 4}
+
+
+def head_axis_by_name(path: str, rank: int) -> tuple[int | None, bool]:
+    """As `head_axis()`, from a weight's path, also of Keras's attention layers.
+
+    Keras asks for the layout of a weight before its layer holds it. Quantised kernels and LoRA's
+    factors are included; a packed one (int4) has no axis of heads.
+    """
+    *_, owner, name = ["", *path.split("/")]
+    if name == "sink" and rank == 1:
+        return 0, True
+    if name == "table" and rank == 2:
+        return 1, True
+    if owner in ("query_norm", "key_norm") and name in ("scale", "bias") and rank == 2:
+        return 0, owner == "query_norm"  # of each head; of rank 1 it is the same for all
+    of_query = _OF_QUERY.get(owner, False)
+    if owner not in _OF_QUERY or name not in _RANKS:
+        return None, False
+    if owner == "attention_output":
+        has_heads = name in ("kernel", "lora_kernel_a") and rank >= 3
+        return (0 if has_heads else None), of_query
+    # A scale of int8 is broadcast to (1, 1, N, H), with a bias's spare axis once more.
+    has_heads = rank == _RANKS[name] or (name == "kernel_scale" and rank > 4)
+    return (rank - 2 if has_heads else None), of_query
+
+
 def head_axis(layer: "ProjectingLayer", variable: Any) -> tuple[int | None, bool]:
     """The axis of a weight that counts heads (None: none), and whether those are query heads."""
-    for name, dense in layer.projections().items():
-        is_output, of_query = name == "output", name in ("query", "gate", "output")
-        if dense.bias is variable:
-            return (None if is_output else 0), of_query
-        if kernel_variable(dense) is variable and len(variable.shape) > 2:  # int4 has it flat
-            return (0 if is_output else 1), of_query
+    for dense in layer.projections().values():
+        for name, weight in (("kernel", kernel_variable(dense)), ("bias", dense.bias)):
+            if weight is variable:
+                return head_axis_by_name(f"{dense.name}/{name}", len(variable.shape))
     vectors = layer.vectors()
     if variable is vectors.get("sink"):
-        return 0, True
-    if layer.norm_options is not None and layer.norm_options.of_each_head:
-        for name in ("query_norm", "key_norm"):
-            if any(variable is vectors.get(each) for each in (name, f"{name}_bias")):
-                return 0, name == "query_norm"
+        return head_axis_by_name("sink", 1)
+    for name in ("query_norm", "key_norm"):
+        for weight in ("scale", "bias"):
+            if variable is vectors.get(name if weight == "scale" else f"{name}_bias"):
+                return head_axis_by_name(f"{name}/{weight}", len(variable.shape))
     axis = None if layer.position is None else layer.position.head_axis(variable)
     return axis, axis is not None
 

@@ -37,7 +37,9 @@ def _keeping_steps(make_function: Callable[..., Step]) -> Callable[..., Step]:
     @functools.wraps(make_function)
     def make(model: keras.Model, *args: Any, **kwargs: Any) -> Step:
         step = make_function(model, *args, **kwargs)
-        if not any(isinstance(x, AttentionLayer) for x in flatten_layers(model)):
+        # Over several devices a batch can fail that does not divide over them.
+        is_kept = keras.distribution.distribution() is not None
+        if not is_kept and not any(isinstance(x, AttentionLayer) for x in flatten_layers(model)):
             return step
         return functools.partial(_run_step, model, step)
 

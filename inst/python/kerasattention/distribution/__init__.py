@@ -1,0 +1,1 @@
+"""Models on several devices, with `keras.distribution`: splits heads and batches, and checks it."""

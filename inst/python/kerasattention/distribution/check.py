@@ -1,0 +1,104 @@
+"""Checks that the heads of a model are split, of which its numbers show nothing."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from kerasattention._keras import flatten_layers, stored_value
+from kerasattention.distribution.head_parallel import HeadParallel
+from kerasattention.layers.attention import AttentionLayer
+from kerasattention.layers.heads import head_axis_by_name
+
+ATTENTION_LAYERS: tuple[type, ...] = (
+    AttentionLayer,
+    keras.layers.MultiHeadAttention,
+    keras.layers.GroupQueryAttention,
+)
+
+
+def check_sharding(model: keras.Model) -> None:
+    """Refuses a model whose attention kernels are not split by their heads.
+
+    Within `with_distribution()` rules that concern none of its weights are refused as well.
+
+    Raises:
+        ValueError: With the names of the kernels, or the rules.
+    """
+    kernels = list(_kernels(model))
+    if not kernels:
+        raise ValueError(f"Model {model.name!r} has no attention layer that is built.")
+    devices = _devices_of_heads(model, kernels[0][0])
+    distribution = keras.distribution.distribution()
+    ours = distribution if isinstance(distribution, HeadParallel) else None
+    for wrong, text in ((_is_whole, "whole"), (_is_split_elsewhere, "split, but not by heads")):
+        found = [v.path for v, axis in kernels if wrong(v, axis) and not _is_ruled(ours, v.path)]
+        if found:
+            shown = ", ".join(repr(path) for path in found[:6])
+            more = f" and {len(found) - 6} more" if len(found) > 6 else ""
+            raise ValueError(
+                f"Kernels of attention layers are {text} on each of {devices} devices: "
+                f"{shown}{more}. `HeadParallel(model={devices})` splits them by heads."
+            )
+    if ours is not None:
+        _check_rules(ours)
+
+
+def _kernels(model: keras.Model) -> Iterator[tuple[Any, int]]:
+    """The kernels of attention layers and the axes of their heads."""
+    for layer in flatten_layers(model):
+        if isinstance(layer, ATTENTION_LAYERS):
+            for variable in layer.variables:
+                axis, _ = head_axis_by_name(variable.path, len(variable.shape))
+                if axis is not None and variable.path.endswith("/kernel"):
+                    yield variable, axis
+
+
+def _devices_of_heads(model: keras.Model, variable: Any) -> int:
+    """The number of devices that the weights are split over."""
+    sharding = getattr(stored_value(variable), "sharding", None)
+    sizes = dict(getattr(getattr(sharding, "mesh", None), "shape", {}))
+    if not sizes:
+        raise ValueError(
+            f"Model {model.name!r} was not built over several devices: build it inside "
+            "`with_distribution()`."
+        )
+    batch = sizes.get("batch", next(iter(sizes.values())))
+    devices = math.prod(sizes.values()) // batch
+    if devices == 1:
+        raise ValueError(
+            f"The mesh {sizes} has no axis for weights: each device has all of them. Only batches "
+            "are split."
+        )
+    return devices
+
+
+def _parts(variable: Any) -> list[int]:
+    """The number of parts along each axis of a weight."""
+    shape = tuple(variable.shape)
+    shard = stored_value(variable).sharding.shard_shape(shape)
+    return [size // part for size, part in zip(shape, shard, strict=True)]
+
+
+def _is_whole(variable: Any, axis: int) -> bool:
+    return max(_parts(variable)) == 1 and variable.shape[axis] > 1
+
+
+def _is_split_elsewhere(variable: Any, axis: int) -> bool:
+    """Whether it is split, but along no axis that counts heads."""
+    return _parts(variable)[axis] == 1 and variable.shape[axis] > 1
+
+
+def _is_ruled(distribution: HeadParallel | None, path: str) -> bool:
+    return distribution is not None and distribution.has_rule(path)
+
+
+def _check_rules(distribution: HeadParallel) -> None:
+    given = [*distribution.rules, *(["mlp"] if distribution.mlp else [])]
+    unused = [rule for rule in given if rule not in distribution.used_rules]
+    if unused:
+        raise ValueError(
+            f"Rules that no weight of a model matches: {unused}. A pattern is compared with the "
+            'whole path, such as "b0_ffn_up/kernel".'
+        )
