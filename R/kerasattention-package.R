@@ -39,6 +39,7 @@
 #' * [head_parallel()] splits attention heads over devices, for models built and trained in
 #'   [with_distribution()].
 #' * [sharding_report()] shows what each device has; [check_sharding()] checks it.
+#' * [attention_cluster()] joins processes, on one machine or many.
 #'
 #' @section Learn more:
 #' `vignette("kerasattention")` is an introduction. Errors have the class

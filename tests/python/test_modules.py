@@ -57,6 +57,7 @@ TESTED_BY = {
     "distribution/padding": "devices_jax",
     "distribution/probe": "devices_jax",
     "distribution/report": "devices_jax",
+    "distribution/processes": "processes_jax",
     "distribution/scope": "devices_jax",
     "layers/attending": "contract",
     "decoding/graph/trial_calls": "decode_trials",

@@ -122,3 +122,17 @@ part("error inside", {
     cat(conditionMessage(cnd), is.null(keras$distribution$distribution()), "\n")
   })
 })
+part("rows", {
+  path <- tempfile(fileext = ".keras")
+  model <- with_distribution(d, {
+    rows <- local_rows(19, 8)
+    model <- build()
+    save_gathered(model, path)
+    model
+  })
+  loaded <- keras$models$load_model(path)
+  cat(identical(loaded$get_weights(), model$get_weights()), "\n")
+  print(rows)
+})
+part("rows outside", local_rows(8, 4))
+part("cluster", attention_cluster("localhost:1", 2, 0))

@@ -9,6 +9,7 @@ from kerasattention.distribution.check import check_sharding
 from kerasattention.distribution.head_parallel import HeadParallel
 from kerasattention.distribution.layout_map import attention_layout_map, layout_set
 from kerasattention.distribution.padding import predict_padded
+from kerasattention.distribution.processes import attention_cluster, local_rows, save_gathered
 from kerasattention.distribution.report import ShardingReport, sharding_report
 from kerasattention.distribution.scope import with_distribution
 from kerasattention.layers import GroupQueryAttention, MultiHeadAttention
@@ -60,6 +61,7 @@ __all__ = [
     "ScaleByPosition",
     "ShardingReport",
     "WindowMask",
+    "attention_cluster",
     "attention_layout_map",
     "attention_rollout",
     "attention_scores",
@@ -71,9 +73,11 @@ __all__ = [
     "layout_set",
     "least_important",
     "load_projections",
+    "local_rows",
     "pack_sequences",
     "predict_padded",
     "prune_heads",
+    "save_gathered",
     "scaled_dot_product_attention",
     "sharding_report",
     "with_distribution",
