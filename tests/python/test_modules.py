@@ -68,6 +68,7 @@ TESTED_BY = {
     "layers/nonfinite": "masked_nonfinite",
     "layers/recompute": "remat",
     "layers/sharding": "sharded_jax",
+    "layers/torch_parameters": "torch_parameters_torch",
     "models/interrupts_jax": "interrupts",
     "positions/base": "positions",
 }

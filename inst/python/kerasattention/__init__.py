@@ -12,6 +12,7 @@ from kerasattention.distribution.padding import predict_padded
 from kerasattention.distribution.processes import attention_cluster, local_rows, save_gathered
 from kerasattention.distribution.report import ShardingReport, sharding_report
 from kerasattention.distribution.scope import with_distribution
+from kerasattention.distribution.several_workers_tensorflow import guard_fit as _guard_fit
 from kerasattention.layers import GroupQueryAttention, MultiHeadAttention
 from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.context import is_observed as _is_observed
@@ -93,3 +94,4 @@ del _public
 
 _override_int8_products(unless=_is_observed)
 _keep_variables()
+_guard_fit()

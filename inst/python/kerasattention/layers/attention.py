@@ -34,6 +34,7 @@ from kerasattention.layers.real_positions import hide_real, shown
 from kerasattention.layers.recompute import rematerialize, sublayers_scope
 from kerasattention.layers.scaling import LEARNED
 from kerasattention.layers.shapes import Shape
+from kerasattention.layers.torch_parameters import check_parameters
 from kerasattention.positions.base import Position
 
 
@@ -127,6 +128,7 @@ class AttentionLayer(AttendingLayer):
         positions: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attends. The classes document the arguments."""
+        check_parameters(self)
         call = LayerCall(
             *(query, value, key, query_mask, value_mask, key_mask, attention_mask),
             *(return_attention_scores, training, use_causal_mask),
