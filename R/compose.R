@@ -50,6 +50,9 @@ make_layer <- function(python_class, options, call) {
       for (name in intersect(names(options), c("position", "query_scale"))) {
         options[[name]] <- as_python(options[[name]], call)
       }
+      if (!is.null(options$mask)) {
+        options$mask <- as_python_mask(options$mask, call)
+      }
       do.call(constructor, options)
     },
     "make the layer",

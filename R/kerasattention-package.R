@@ -19,6 +19,8 @@
 #' * [position_rotary()], [position_alibi()] and [position_relative()] are position encodings
 #'   for their argument `position`.
 #' * [scale_by_position()] is a factor of queries for their argument `query_scale`.
+#' * [mask_causal()] and the like are rules for their argument `mask`; `&`, `|` and `!` combine
+#'   them.
 #' * [convert_attention()] replaces the Keras attention layers of a model by ours, and can
 #'   make a multi-head model a grouped-query model.
 #'

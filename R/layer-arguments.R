@@ -64,6 +64,7 @@ constructor_checks <- function() {
     value_norm = list(check_flag),
     scale = list(check_scale),
     query_scale = list(check_query_scale),
+    mask = list(check_mask_rule),
     name = list(check_layer_name),
     trainable = list(check_flag, null = TRUE),
     autocast = list(check_flag, null = TRUE),

@@ -67,6 +67,9 @@
 #'   et al. 2024).
 #' @param query_scale `NULL`, or [scale_by_position()]: a factor of the queries that grows with
 #'   their position.
+#' @param mask `NULL`, or a rule of positions such as
+#'   `mask_causal() & (mask_window(256) | mask_sinks(4))`: a [mask_causal()] object or one
+#'   like it, which holds beside all other masks. The layer keeps it.
 #' @param attention_mask A logical array, `TRUE` where a query attends to a key, of a
 #'   shape that broadcasts to (B, N, T, S): (T, S), (B, T, S), (B, 1, T, S) or
 #'   (B, N, T, S).
@@ -211,6 +214,7 @@ layer_group_query_attention <- function(
   value_norm = FALSE,
   scale = NULL,
   query_scale = NULL,
+  mask = NULL,
   attention_mask = NULL,
   attention_bias = NULL,
   segment_ids = NULL,

@@ -99,6 +99,7 @@ layer_multi_head_attention <- function(
   value_norm = FALSE,
   scale = NULL,
   query_scale = NULL,
+  mask = NULL,
   attention_mask = NULL,
   attention_bias = NULL,
   segment_ids = NULL,

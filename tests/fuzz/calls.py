@@ -1,6 +1,7 @@
 """Runs one configuration on the backend: results, gradients and second derivatives as NumPy."""
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
@@ -47,6 +48,7 @@ def made_layer(config):
         "scale": config["scale"],
         "query_scale": config["query_scale"],
         "use_causal_mask": config["causal_layer"],
+        "mask": made_mask(config["rule"]),
         "dtype": config["dtype"],
         "seed": 7,
     }
@@ -60,6 +62,32 @@ def made_layer(config):
         attention_axes=config["axes"],
         **options,
     )
+
+
+def made_mask(described):
+    if described is None:
+        return None
+    kind, *given = described
+    if kind in ("and", "or", "not"):
+        masks = [made_mask(part) for part in given]
+        if kind == "not":
+            return ~masks[0]
+        return masks[0] & masks[1] if kind == "and" else masks[0] | masks[1]
+    if kind == "function":
+        return ka.MaskFunction(functools.partial(function_rule, given[0]))
+    made = {
+        "causal": ka.CausalMask,
+        "window": ka.WindowMask,
+        "chunk": ka.ChunkMask,
+        "prefix": ka.PrefixMask,
+        "dilated": ka.DilatedMask,
+        "blocks": ka.BlockMask,
+    }
+    return made[kind](*given)
+
+
+def function_rule(number, queries, keys):
+    return (queries + 2 * keys) % 5 < number % 5
 
 
 def made_position(described, dtype):

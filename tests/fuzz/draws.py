@@ -180,6 +180,7 @@ def layer_call(rng, kind):
         "segments": maybe(rng, 0.25, lambda: pick(rng, "rows", "one")) if own else None,
         "positions": maybe(rng, 0.3, lambda: pick(rng, "rows", "one", "far", "real")),
         "paddings": {name: how for name, how in paddings.items() if how},
+        "rule": maybe(rng, 0.3, lambda: mask_rule(rng)),
     }
 
 
@@ -211,6 +212,22 @@ def drawn_norm(rng):
         norm["per_head"] = chance(rng, 0.3)
         norm["bias"] = kind == "layer" and chance(rng, 0.5)
     return norm
+
+
+def mask_rule(rng, depth=0):
+    """A mask as nested lists: an operator or a kind, and its masks or numbers."""
+    if depth < 2 and chance(rng, 0.6):
+        operator = pick(rng, "and", "and", "or", "or", "not")
+        count = 1 if operator == "not" else 2
+        return [operator, *(mask_rule(rng, depth + 1) for _ in range(count))]
+    kind = pick(rng, "causal", "window", "chunk", "prefix", "dilated", "blocks", "function")
+    numbers = {"window": 2, "chunk": 1, "prefix": 1, "dilated": 1, "function": 1}
+    if kind == "blocks":
+        # For positions below 2048.
+        size = pick(rng, 256, 512)
+        count = 2048 // size
+        return [kind, (rng.random((count, count)) < 0.6).astype(int).tolist(), size]
+    return [kind, *(int(rng.integers(1, 15)) for _ in range(numbers.get(kind, 0)))]
 
 
 def drawn_lengths(rng, axes, rank):

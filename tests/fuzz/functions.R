@@ -37,6 +37,11 @@ layer_options <- alist(
   value_norm = c(TRUE, FALSE),
   scale = list(0.5, 1L, "learned"),
   query_scale = list(scale_by_position(), scale_by_position("log", length = 3)),
+  mask = list(
+    mask_causal() & (mask_window(2) | mask_sinks(1)),
+    !mask_chunk(3),
+    mask_function(function(q, k) abs(q - k) < 2)
+  ),
   attention_mask = list(matrix(TRUE, 5, 5), array(1, c(2, 5, 5))),
   attention_bias = list(matrix(0, 5, 5)),
   segment_ids = list(matrix(1, 2, 5)),
@@ -240,6 +245,22 @@ functions <- list(
       scaling = list(list(type = "linear", factor = 2))
     ),
     result = function(x) inherits(x, "kerasattention_position")
+  ),
+  mask_window = list(
+    arguments = alist(before = 1:3, after = 1:3),
+    result = function(x) inherits(x, "kerasattention_mask")
+  ),
+  mask_chunk = list(
+    arguments = alist(size = 1:3),
+    result = function(x) inherits(x, "kerasattention_mask")
+  ),
+  mask_blocks = list(
+    arguments = alist(matrix = list(diag(3), matrix(TRUE, 2, 2)), size = 1:3),
+    result = function(x) inherits(x, "kerasattention_mask")
+  ),
+  mask_function = list(
+    arguments = alist(f = list(function(q, k) q > k)),
+    result = function(x) inherits(x, "kerasattention_mask")
   ),
   position_relative = list(
     arguments = alist(num_buckets = c(4, 8), max_distance = c(20, 128)),

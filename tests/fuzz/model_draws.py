@@ -82,7 +82,17 @@ def options_of_ours(rng):
         "use_bias": chance(rng, 0.6),
         "dropout": pick(rng, 0.0, 0.0, 0.3),
         "flash_attention": pick(rng, None, None, False, True),
+        "mask": maybe(rng, 0.3, lambda: pick(rng, *MASKS)),
     }
+
+
+# With `use_causal_mask` beside them.
+MASKS = (
+    ka.WindowMask(5) | ka.PrefixMask(2),
+    ka.ChunkMask(4),
+    ka.DilatedMask(2) | ka.WindowMask(3, 1),
+    ~ka.WindowMask(2) | ka.WindowMask(1),
+)
 
 
 def heads(rng):

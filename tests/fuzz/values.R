@@ -142,6 +142,7 @@ hostile <- alist(
   scores,
   importance,
   position_alibi(),
+  mask_causal(),
   dead(tensor),
   dead(model),
   dead(layer),

@@ -127,8 +127,10 @@ def evaluate(tape, config, data, weights):
         scale=None if config["scale"] == "learned" else config["scale"],
         value_norm=config["value_norm"],
         query_scale=config["query_scale"],
+        rule=None if config["rule"] is None else lambda q, k: visible_by_rule(config["rule"], q, k),
     )
     causal = config["causal_layer"] if config["causal"] is None else config["causal"]
+    causal = causal or (config["rule"] is not None and is_causal_rule(config["rule"]))
     key = data.get("key", data.get("value", data["query"]))
     rate = config["rate"] if config["training"] else 0.0
     query_mask, key_mask = padding_masks(config, data)
@@ -154,6 +156,38 @@ def norm_of(drawn):
         return None
     left_out = ("learned", "per_head", "bias")
     return {} if drawn is True else {n: x for n, x in drawn.items() if n not in left_out}
+
+
+def visible_by_rule(described, q, k):
+    """What a mask of `draws.mask_rule()` says of arrays of positions."""
+    kind, *given = described
+    if kind in ("and", "or", "not"):
+        parts = [visible_by_rule(part, q, k) for part in given]
+        joins = {"and": np.logical_and, "or": np.logical_or}
+        return ~parts[0] if kind == "not" else joins[kind](*parts)
+    if kind == "blocks":
+        matrix, size = np.array(given[0], bool), given[1]
+        row, column = (np.floor_divide(x, size).astype(int) for x in (q, k))
+        inside = (row >= 0) & (row < len(matrix)) & (column >= 0) & (column < len(matrix))
+        return inside & matrix[np.where(inside, row, 0), np.where(inside, column, 0)]
+    rules = {
+        "causal": lambda: k <= q,
+        "window": lambda before, after: (q - before < k) & (k < q + after),
+        "chunk": lambda size: np.floor_divide(q, size) == np.floor_divide(k, size),
+        "prefix": lambda n: k < n,
+        "dilated": lambda step: (q - k) % step == 0,
+        "function": lambda number: (q + 2 * k) % 5 < number % 5,
+    }
+    return rules[kind](*given)
+
+
+def is_causal_rule(described):
+    """Whether it is known that no query sees a later key: relative positions then differ."""
+    kind, *given = described
+    if kind in ("and", "or"):
+        return (any if kind == "and" else all)(map(is_causal_rule, given))
+    last = {"window": lambda: given[1] == 1, "chunk": lambda: given[0] == 1}
+    return kind == "causal" or (kind in last and last[kind]())
 
 
 def tokens_of_batches(tokens, batches):

@@ -16,9 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from kerasattention.attend.tensors import tensor_of
+from kerasattention.attend.tensors import Tensor, numpy_of, tensor_of
 
 _functions: dict[str, Callable[..., Any]] = {}
 
@@ -116,3 +117,58 @@ def keras_function(
     key = uuid.uuid4().hex
     _functions[key] = function
     return _kinds[kind](argument, source, key)
+
+
+@keras.saving.register_keras_serializable(package="kerasattention")
+class RMaskFunction(RFunction):
+    """Calls an R function of the positions of queries and keys, for a `MaskFunction`."""
+
+    def __call__(self, queries: Any, keys: Any) -> Any:
+        function = self.required_function()
+        shape: Tensor = ops.equal(queries - queries, keys - keys)  # (B|1, 1, t, s)
+        if not _is_known(queries):
+            # Numbers of R are doubles, which TensorFlow does not combine with integers.
+            zeros = ops.cast(shape, "float32") * 0.0  # (B|1, 1, t, s)
+            return function(*(ops.cast(x, "float32") + zeros for x in (queries, keys)), False)
+        q, k = (np.broadcast_to(numpy_of(x), tuple(shape.shape))[:, 0] for x in (queries, keys))
+        if q.shape[0] == 1:
+            q, k = q[0], k[0]  # (t, s)
+        visible = np.asarray(function(q, k, True))
+        return ops.convert_to_tensor(visible.astype(bool).reshape(tuple(shape.shape)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RMaskFunction) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __repr__(self) -> str:
+        return self.source
+
+    @classmethod
+    def from_config(cls, config: dict[str, str]) -> "RMaskFunction":
+        return cls(**config)
+
+
+def _is_known(x: Any) -> bool:
+    """Whether the numbers of a tensor can be read now."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.executing_eagerly()
+    if keras.backend.backend() == "jax":
+        from jax.core import Tracer
+
+        return not isinstance(x, Tracer)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return not torch.compiler.is_compiling()
+    return True
+
+
+def mask_function(function: Callable[..., Any], source: str) -> RMaskFunction:
+    """The function of a `MaskFunction` that calls an R function, whose text is `source`."""
+    key = uuid.uuid4().hex
+    _functions[key] = function
+    return RMaskFunction("mask", source, key)
