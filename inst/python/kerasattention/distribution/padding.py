@@ -32,7 +32,8 @@ def predict_padded(model: keras.Model, x: Any, batch_size: int | None = None) ->
     missing = -rows % shards
     if missing:
         arrays = keras.tree.map_structure(lambda array: _with_last_row(array, missing), arrays)
-    result = model.predict(arrays, batch_size=batch_size or 32 + -32 % shards, verbose=0)
+    batch_size = batch_size or 32 + -32 % shards
+    result = model.predict(arrays, batch_size=batch_size, verbose=0)  # pyright: ignore[reportArgumentType] # its docs list 0
     return keras.tree.map_structure(lambda array: array[:rows], result)
 
 

@@ -46,7 +46,7 @@ def probe_layer(layer: Any, shardings: list[Any], distribution: Any, length: int
             return model.stateless_call(trainable, others, inputs, training=False)[0]
 
         program = jax.jit(forward).lower(*arguments, inputs).compile()
-    return Probe(count_collectives(program.as_text()), blocks, length)
+    return Probe(count_collectives(program.as_text() or ""), blocks, length)
 
 
 def _model_of(layer: Any, length: int) -> tuple[keras.Model, int]:
@@ -56,7 +56,7 @@ def _model_of(layer: Any, length: int) -> tuple[keras.Model, int]:
     inputs = [keras.Input((length, size), dtype=layer.compute_dtype) for size in sizes]
     if len(set(sizes)) > 1:
         return keras.Model(inputs, _copy(layer, 0)(*inputs)), 1
-    x = inputs[0]
+    x: Any = inputs[0]
     attended = _copy(layer, 0)(x, x)
     if attended.shape != x.shape:
         return keras.Model(x, attended), 1
