@@ -23,8 +23,8 @@
 #'   time. `vars`, one or several, are numbers or logicals without `NA`.
 #' @param length T, or `NULL`.
 #'
-#' @returns A `sequences` object, of which `[` takes sequences by number, for instance to hold
-#' some out. It is a list of
+#' @returns A `sequences` object, of which `[`, `head()` and `tail()` take sequences by number, for
+#' instance to hold some out. It is a list of
 #' * `x`: an array (B, T, D) of the variables in the order of `vars`;
 #' * `mask`: a logical matrix (B, T), `TRUE` for rows of `data` and `FALSE` for padding, for the
 #'   arguments `value_mask` and `query_mask` of the layers;

@@ -1,7 +1,7 @@
 check_shapes <- function(inputs, shapes, axes, call) {
   for (name in names(inputs)) {
     if (!is_python(inputs[[name]]) && outside(length(shapes[[name]]), axes)) {
-      abort_axes(inputs[[name]], name, axes, call)
+      abort_axes(inputs[[name]], input_argument(name, inputs, call), axes, call)
     }
   }
   query <- shapes$query
@@ -28,6 +28,12 @@ check_shapes <- function(inputs, shapes, axes, call) {
       call = call
     )
   }
+}
+
+# A single input of a layer function is its argument `object`; a layer calls it `query`.
+input_argument <- function(name, inputs, call) {
+  alone <- length(inputs) == 1 && "object" %in% argument_names(call)
+  if (alone) "object" else name
 }
 
 abort_axes <- function(x, arg, axes, call) {

@@ -114,6 +114,18 @@ prediction_names <- function(predictions) {
 }
 
 #' @export
+head.sequences <- function(x, n = 6L, ...) {
+  check_whole_number(n)
+  x[head(seq_along(x$ids), n)]
+}
+
+#' @export
+tail.sequences <- function(x, n = 6L, ...) {
+  check_whole_number(n)
+  x[tail(seq_along(x$ids), n)]
+}
+
+#' @export
 print.sequences <- function(x, ...) {
   cat(format(x, ...), sep = "\n")
   invisible(x)

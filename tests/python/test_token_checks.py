@@ -98,8 +98,10 @@ def test_stop_tokens_do_not_wrap_round(model):
 
 
 def test_other_inputs_are_checked_by_name_and_shape(model):
-    with pytest.raises(ValueError, match=r"`inputs`.*Received: \['nonsense'\]"):
+    with pytest.raises(ValueError, match=r"`inputs` must be left out.*\['nonsense'\]"):
         ka.generate(model, [1, 2], 2, inputs={"nonsense": 1})
+    with pytest.raises(ValueError, match=r"`inputs` must be left out.*Received: \['2 inputs'\]"):
+        ka.generate(model, [1, 2], 2, inputs=[1, 2])
     source = keras.Input((None, 5), name="source")
     tokens, x = embedded()
     x = x + ka.GroupQueryAttention(6, 4, 2)(attending()(x), source)

@@ -73,6 +73,14 @@ test_that("`[` takes sequences", {
   expect_snapshot(error = TRUE, chosen[3])
 })
 
+test_that("head() and tail() take the first and last sequences", {
+  sequences <- stations()$sequences
+  expect_equal(head(sequences), sequences)
+  expect_equal(head(sequences, 1), sequences[1])
+  expect_equal(tail(sequences, 1), sequences[2])
+  expect_equal(head(sequences, -1), sequences[1])
+})
+
 test_that("sequences print their sizes", {
   made <- stations()$sequences
   expect_snapshot({

@@ -11,6 +11,8 @@ from kerasattention.decoding.prompts import as_numpy, check_token_ids, pad_left
 
 Tokens = Any
 
+NO_OTHERS = "be left out: the tokens are the only input of the model"
+
 
 class Inputs:
     """The inputs of a plan for rows of a batch.
@@ -68,11 +70,12 @@ class Inputs:
             given = [inputs[name] for name in names if name in inputs]
         else:
             given = _as_list(inputs, len(slots))
-            unknown = [] if len(given) <= len(slots) else [f"{len(given)} of them"]
+            unknown = [] if len(given) <= len(slots) else [f"{len(given)} inputs"]
             missing = names[len(given) :]
         if missing or unknown:
             problem = f"Missing: {missing}" if missing else f"Received: {unknown}"
-            raise ValueError(f"`inputs` must hold the model's other inputs {names}. {problem}")
+            rule = f"hold the model's other inputs {names}" if names else NO_OTHERS
+            raise ValueError(f"`inputs` must {rule}. {problem}")
         return {
             slot: self._other(slot, x, spec)
             for slot, x, spec in zip(slots, given, specs, strict=True)
