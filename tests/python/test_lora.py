@@ -39,3 +39,29 @@ def test_lora_refuses():
     kerasattention.enable_lora(model, 2)
     with pytest.raises(ValueError, match="already"):
         kerasattention.enable_lora(model, 2)
+
+
+@pytest.mark.parametrize("freeze", ["all", "nested", "attention"])
+def test_lora_trains_its_factors_in_frozen_models_and_layers(freeze):
+    inner_input = keras.Input((5, 6))
+    attention = gqa(name="attention", attention_sink=True)
+    inner = keras.Model(inner_input, attention(inner_input), name="inner")
+    x = keras.Input((5, 6))
+    model = keras.Model(x, keras.layers.Dense(3)(keras.layers.Dense(6)(inner(x))))
+    {"all": model, "nested": inner, "attention": attention}[freeze].trainable = False
+    kerasattention.enable_lora(model, 2)
+    names = [variable.path.split("/")[-1] for variable in model.trainable_variables]
+    assert sorted(names) == ["lora_kernel_a", "lora_kernel_a", "lora_kernel_b", "lora_kernel_b"]
+    frozen = [to_numpy(v) for v in model.non_trainable_variables]
+    factors = [to_numpy(v) for v in model.trainable_variables]
+    model.compile(keras.optimizers.SGD(1.0), "mse", jit_compile=JIT)
+    data = np.random.default_rng(1).normal(size=(7, 5, 6)).astype("float32")
+    model.fit(data, data[..., :3], epochs=2, verbose=0)
+    for variable, before in zip(model.non_trainable_variables, frozen, strict=True):
+        if "seed" not in variable.path:
+            np.testing.assert_array_equal(to_numpy(variable), before)
+    changed = [
+        not np.array_equal(to_numpy(v), before)
+        for v, before in zip(model.trainable_variables, factors, strict=True)
+    ]
+    assert all(changed)

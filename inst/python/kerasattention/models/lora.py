@@ -62,6 +62,7 @@ def enable_lora(
         )
     if any(dense.lora_enabled for dense in kernels):
         raise ValueError("LoRA is enabled on this model already; it can be enabled once.")
+    _unfreeze_containers(model)
     for layer in flatten_layers(model, include_self=False):
         if not has_sublayers(layer):
             layer.trainable = False
@@ -75,3 +76,19 @@ def enable_lora(
         if dense.bias is not None:
             dense.bias.trainable = False
     return model
+
+
+def _unfreeze_containers(model: keras.Model) -> None:
+    """Lets layers be trained that are in frozen models and layers; the weights stay as they are.
+
+    A frozen container has no trainable weights, whatever the layers in it say: `fit()` would train
+    nothing, without an error.
+    """
+    frozen = [
+        layer for layer in flatten_layers(model) if has_sublayers(layer) and not layer.trainable
+    ]
+    flags = [(variable, variable.trainable) for layer in frozen for variable in layer.variables]
+    for layer in frozen:
+        layer.trainable = True  # and all variables and layers in it
+    for variable, flag in flags:
+        variable.trainable = flag
