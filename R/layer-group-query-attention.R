@@ -100,8 +100,8 @@
 #' * `epsilon` (1e-6): added to the mean of squares, for `"l2"` to their sum;
 #' * `after_position` (`FALSE`): whether the norm follows the position encoding;
 #' * `offset` (0): added to the learned scale; 1 for Gemma's weights, which are used as 1 + w;
-#' * `learned` (`TRUE`): `FALSE` leaves the scale out (Llama 4, which normalises after the
-#'   position);
+#' * `learned` (`TRUE`): `FALSE` leaves the scale out (Llama 4, after the position; what its
+#'   code calls an L2 norm is `"rms"`);
 #' * `per_head` (`FALSE`): whether each head has a scale (Cohere);
 #' * `bias` (`FALSE`): whether a learned bias is added, for `"layer"`.
 #'
