@@ -90,7 +90,9 @@ COMPARED = {
     "heads 2x2x2": Case(
         two_axes,
         key_heads=2,
-        options=lambda: dropped(**rotary(), attention_sink=True),
+        options=lambda: dropped(
+            **rotary(), attention_sink=True, scale="learned", mask=ka.ChunkMask(11)
+        ),
         segments=True,
         **SMALL,
     ),
