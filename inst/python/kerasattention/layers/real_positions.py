@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerasattention.attend.tensors import Tensor
+from kerasattention.attend.tensors import Tensor, tensor_of
 
 WIDE = ("float32", "float64")
 
@@ -87,7 +87,11 @@ def _as_tensor(positions: np.ndarray, keeps_float64: bool) -> Tensor:
 
 
 def _has_float64() -> bool:
-    if keras.backend.backend() != "jax":
+    """Whether the backend computes in float64: not JAX by default, nor torch on Apple's GPUs."""
+    backend = keras.backend.backend()
+    if backend == "torch":
+        return tensor_of(0.0, "float32").device.type != "mps"
+    if backend != "jax":
         return True
     import jax
 
