@@ -222,3 +222,19 @@ def test_masked_out_nan_with_real_positions():
     np.testing.assert_allclose(found[0, seen], expected[0, seen], atol=1e-6)
     np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
     assert np.isnan(found[0, ~seen]).all()
+
+
+@pytest.mark.parametrize("flash", [False, True])
+def test_rules_of_masks_compare_real_positions(flash):
+    """Chunks of two units and a prefix up to position 1, against the explicit mask."""
+    layer = grouped(mask=ka.ChunkMask(2) | ka.PrefixMask(1), flash_attention=flash)
+    plain = grouped(flash_attention=flash)
+    for each in (layer, plain):
+        each.build((checks.B, checks.T, D))
+    plain.set_weights(layer.get_weights())
+    at = np.random.default_rng(6).integers(0, 60, (checks.B, checks.T)) / 8.0
+    queries, keys = at[:, :, None], at[:, None]
+    seen = (np.floor(queries / 2) == np.floor(keys / 2)) | (keys < 1)
+    x = tensor(checks.inputs_of(cross=False)["query"])
+    expected = to_numpy(call(plain, [x], attention_mask=seen))
+    np.testing.assert_allclose(to_numpy(layer(x, positions=at)), expected, atol=1e-6)
