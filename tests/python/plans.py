@@ -105,9 +105,9 @@ def _tensorflow_blocks(inputs):
 
 
 def _tensorflow_loop(inputs):
-    from kerasattention.attend.kernels.tensorflow import loop
+    from kerasattention.attend.kernels.tensorflow import loop_blocks
 
-    return f"loop of blocks of {loop.BLOCK_SIZE}"
+    return f"loop of blocks of {loop_blocks.BLOCK_SIZE}"
 
 
 BLOCKS = {

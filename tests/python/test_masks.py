@@ -20,7 +20,7 @@ from kerasattention import (
     PrefixMask,
     WindowMask,
 )
-from kerasattention.attend import intervals
+from kerasattention.attend import api, intervals, tiling
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import KeySpans, Span, spans_of
 from kerasattention.masks.base import as_mask
@@ -131,6 +131,27 @@ IMPLEMENTATIONS = {
 }
 if BACKEND == "torch":
     IMPLEMENTATIONS["fused"] = "fused"
+
+
+def test_blocks_that_are_alike_become_one_call():
+    """Window and sinks: two spans of keys, of which one moves with the queries."""
+    given = plainly_made("sinks")
+    inputs = api.make_inputs(
+        *(tensor(x) for x in (given.query, given.key, given.value)),
+        AttentionMask(**given.mask_fields),
+    )
+    if BACKEND == "tensorflow":
+        from kerasattention.attend.kernels.tensorflow.unrolled import plan_strided_blocks
+
+        planned = plan_strided_blocks(inputs, 7)
+    else:
+        planned = tiling.plan_kernel_calls(inputs, True, 7)
+    assert max(blocks.count for blocks in planned) > 3
+    assert any(blocks.fixed == (0,) for blocks in planned)
+    rows = [row for b in planned for row in range(b.all_rows.start, b.all_rows.stop)]
+    assert rows == list(range(T))
+
+
 ON_JAX = [("sinks", "one tile"), ("sinks", "tiles"), ("several spans", "tiles"), ("far", "tiles")]
 ON_JAX += [("function", "one tile"), ("chunk", "blocked"), ("prefix", "tiles"), ("blocks", "plain")]
 

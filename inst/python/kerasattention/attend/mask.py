@@ -10,7 +10,7 @@ More than 300 lines: all questions that kernels ask are methods of one class.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import keras
@@ -152,6 +152,18 @@ class AttentionMask:
         certain = rule.certain_keys(first, last)
         return not all(
             intervals.covers(certain, span.start, span.stop) for span in spans_of(columns)
+        )
+
+    def block_signature(self, rows: Span, columns: Columns) -> Hashable:
+        """Equal for two blocks of one size only if rules of positions give them equal masks.
+
+        For positions that are indices.
+        """
+        first, last = rows.start + self.offset, rows.stop - 1 + self.offset
+        return tuple(
+            rule.signature(first, last, span.start, span.stop)
+            for rule in self.position_rules
+            for span in spans_of(columns)
         )
 
     def block_mask(self, rows: Span, columns: Columns) -> Tensor | None:

@@ -5,11 +5,20 @@ is given to `AttentionMask(further_rules=...)`, and no kernel has to know it.
 """
 
 import dataclasses
+from collections.abc import Hashable
 from typing import Any, NamedTuple, Protocol
 
 from keras import ops
 
-from kerasattention.attend.intervals import EVERYWHERE, FAR, NOWHERE, Intervals, interval
+from kerasattention.attend.intervals import (
+    EVERYWHERE,
+    FAR,
+    NOWHERE,
+    Intervals,
+    covers,
+    intersection,
+    interval,
+)
 from kerasattention.attend.tensors import Columns, Span, Tensor, slice_axis
 
 
@@ -113,6 +122,21 @@ class MaskRule:
         return interval(
             -FAR if before is None else last - before, FAR if after is None else first + after + 1
         )
+
+    def signature(self, first: int, last: int, start: int, stop: int) -> Hashable:
+        """Equal for two blocks of one size only if their masks are equal.
+
+        Args:
+            first: Position of the first query of the block.
+            last: Of the last.
+            start: Position of the first key.
+            stop: That behind the last.
+        """
+        if covers(self.certain_keys(first, last), start, stop):
+            return "all"
+        if not intersection(self.visible_keys(first, last), interval(start, stop)):
+            return "none"
+        return start - first if self.is_relative else (first, start)
 
     @property
     def lookahead(self) -> int | None:

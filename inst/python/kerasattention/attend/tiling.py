@@ -13,7 +13,7 @@ from keras import ops
 
 from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import Columns, KeySpans, Span, Tensor, one_span
+from kerasattention.attend.tensors import Columns, KeySpans, Span, Tensor, one_span, spans_of
 
 # Queries a block without a window has: smaller wastes less above the diagonal, larger
 # calls the kernel less often. Of 256, 512, 768 and 1024 the first took the least time.
@@ -23,17 +23,30 @@ BLOCK_SIZE = 256
 WINDOW_SHARE = 4
 
 
+# Numbers of keys and values that strided blocks with several spans may copy: 16 MB.
+MOST_COPIED = 2**22
+
+
 class StridedBlocks(NamedTuple):
     """A block of queries with its keys, `count` times, each `rows.size` further on.
 
-    `causal` asks for the kernel's causal rule, aligned at the start of both. Several spans of keys
-    are of one block only.
+    `causal` asks for the kernel's causal rule, aligned at the start of both. `fixed` holds the
+    numbers of those of several spans of keys that are the same for all blocks.
     """
 
     rows: Span
     columns: Columns
     causal: bool = False
     count: int = 1
+    fixed: tuple[int, ...] = ()
+
+    @property
+    def spans(self) -> list["StridedBlocks"]:
+        """The same blocks with one of their spans of keys each."""
+        return [
+            self._replace(columns=span, fixed=(0,) if number in self.fixed else ())
+            for number, span in enumerate(spans_of(self.columns))
+        ]
 
     @property
     def all_rows(self) -> Span:
@@ -42,6 +55,8 @@ class StridedBlocks(NamedTuple):
     @property
     def all_columns(self) -> Columns:
         if isinstance(self.columns, KeySpans):
+            return KeySpans(tuple(one_span(part.all_columns) for part in self.spans))
+        if self.fixed:
             return self.columns
         return Span(self.columns.start, self.columns.size + self.rows.size * (self.count - 1))
 
@@ -67,14 +82,12 @@ def plan_kernel_calls(
         if mask.is_causal_from_start(rows.size) and (broadcasts or not mask.masks_tokens):
             return [StridedBlocks(rows, Span(0, min(rows.size, columns.size)), causal=True)]
     size = block_size or _block_size(mask, rows.size, columns.size)
-    blocks = []
-    for start in range(0, rows.size, size):
-        block = Span(start, min(size, rows.size - start))
-        blocks.append(StridedBlocks(block, mask.key_columns(block, columns.size)))
     # Strided blocks take a call for each sample, others one for each block: the fewer calls.
-    if not _may_stride(inputs) or len(blocks) <= inputs.query.shape[0]:
-        return blocks
-    return _join_strided(blocks)
+    strided = _may_stride(inputs) and -(-rows.size // size) > inputs.query.shape[0]
+    if mask.is_band or not mask.positions_are_indices:
+        return _plan_blocks(mask, rows.size, columns.size, size, strided, 0)
+    frame, numbers = mask.only_positions().without_tensors(), copied_numbers(inputs)
+    return list(_plan_listed_blocks(frame, rows.size, columns.size, size, strided, numbers))
 
 
 def additive_mask(inputs: AttentionInputs, blocks: StridedBlocks) -> Tensor | None:
@@ -106,8 +119,10 @@ def _in_accumulator(inputs: AttentionInputs, mask: Tensor | None) -> Tensor | No
 
 def strided_columns(x: Tensor, blocks: StridedBlocks) -> Tensor:
     """(B, S) to (B, count, s): the columns of each of the strided blocks."""
-    columns = one_span(blocks.columns)
-    starts = ops.arange(blocks.count, dtype="int32") * blocks.rows.size + columns.start  # (count)
+    if isinstance(blocks.columns, KeySpans):
+        return ops.concatenate([strided_columns(x, part) for part in blocks.spans], axis=2)
+    columns, step = one_span(blocks.columns), 0 if blocks.fixed else blocks.rows.size
+    starts = ops.arange(blocks.count, dtype="int32") * step + columns.start  # (count)
     within = ops.arange(columns.size, dtype="int32")  # (s)
     return ops.take(x, starts[:, None] + within[None, :], axis=1)  # (B, count, s)
 
@@ -133,8 +148,7 @@ def _may_stride(inputs: AttentionInputs) -> bool:
     """Whether blocks of one shape differ in nothing but the padding of keys."""
     mask = inputs.mask
     return (
-        mask.reach.before is not None
-        and mask.is_band
+        (mask.reach.before is not None or not mask.is_band)
         and mask.positions_are_indices
         and mask.is_per_token
         and not mask.differs_by_query
@@ -149,26 +163,75 @@ def _block_size(mask: AttentionMask, length: int, keys: int) -> int:
     return min(max(window // WINDOW_SHARE // 32 * 32, 32), 2 * BLOCK_SIZE)
 
 
-def _join_strided(blocks: list[StridedBlocks]) -> list[StridedBlocks]:
+def _plan_blocks(
+    mask: AttentionMask, length: int, keys: int, size: int, strided: bool, numbers: int
+) -> list[StridedBlocks]:
+    blocks = []
+    for start in range(0, length, size):
+        block = Span(start, min(size, length - start))
+        blocks.append(StridedBlocks(block, mask.key_columns(block, keys)))
+    return _join_strided(mask, blocks, numbers) if strided else blocks
+
+
+# Rules other than a window ask for every block: 25 ms for the 128 blocks of T = 8192.
+@functools.lru_cache(maxsize=64)
+def _plan_listed_blocks(
+    mask: AttentionMask, length: int, keys: int, size: int, strided: bool, numbers: int
+) -> tuple[StridedBlocks, ...]:
+    return tuple(_plan_blocks(mask, length, keys, size, strided, numbers))
+
+
+def _join_strided(
+    mask: AttentionMask, blocks: list[StridedBlocks], numbers: int
+) -> list[StridedBlocks]:
     """Joins neighbours of one shape into strided blocks."""
     joined: list[StridedBlocks] = []
     for block in blocks:
         last = joined[-1] if joined else None
-        if last is not None and _continues(last, block):
-            joined[-1] = last._replace(count=last.count + 1)
+        fixed = None if last is None else fixed_spans(mask, last, block, numbers)
+        if last is not None and fixed is not None:
+            joined[-1] = last._replace(count=last.count + 1, fixed=fixed)
         else:
             joined.append(block)
     return joined
 
 
-def _continues(run: StridedBlocks, block: StridedBlocks) -> bool:
-    step = run.count * run.rows.size
-    return (
+def fixed_spans(
+    mask: AttentionMask, run: StridedBlocks, block: StridedBlocks, numbers: int
+) -> tuple[int, ...] | None:
+    """Whether a block can be joined to strided blocks before it.
+
+    Args:
+        mask: Whose rules of positions say whether their masks are equal.
+        run: The strided blocks.
+        block: The next block.
+        numbers: Of `copied_numbers()`.
+
+    Returns:
+        The numbers of its spans of keys that are the same as theirs; None if it is not alike.
+    """
+    spans, others = spans_of(run.columns), spans_of(block.columns)
+    sizes, step = [span.size for span in spans], run.count * run.rows.size
+    alike = (
         run.rows.size == block.rows.size
-        and isinstance(run.columns, Span)
-        and isinstance(block.columns, Span)
-        and run.columns.size == block.columns.size
-        and run.columns.size > 0
         and block.rows.start == run.rows.start + step
-        and block.columns.start == run.columns.start + step
+        and sizes == [span.size for span in others]
+        and 0 not in sizes
     )
+    if not alike:
+        return None
+    steps = [other.start - span.start for span, other in zip(spans, others, strict=True)]
+    fixed = tuple(number for number, found in enumerate(steps) if found == 0)
+    if any(found not in (0, step) for found in steps) or (run.count > 1 and fixed != run.fixed):
+        return None
+    if mask.is_band:  # of one span
+        return None if fixed else ()
+    if len(spans) > 1 and (run.count + 1) * run.columns.size * numbers > MOST_COPIED:
+        return None
+    first, other = ((x.rows, x.columns) for x in (run, block))
+    return fixed if mask.block_signature(*first) == mask.block_signature(*other) else None
+
+
+def copied_numbers(inputs: AttentionInputs) -> int:
+    """How many numbers are copied for each key of strided blocks with several spans."""
+    return inputs.kv_heads * (inputs.query.shape[-1] + inputs.value.shape[-1])

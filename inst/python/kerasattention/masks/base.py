@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Hashable
 from typing import Any
 
 import keras
@@ -72,6 +73,9 @@ class _Combined(Mask):
     def check_lengths(self, queries: int, keys: int) -> None:
         for mask in self.masks:
             mask.check_lengths(queries, keys)
+
+    def signature(self, first: int, last: int, start: int, stop: int) -> Hashable:
+        return tuple(mask.signature(first, last, start, stop) for mask in self.masks)
 
     def get_config(self) -> dict[str, Any]:
         return {"masks": [keras.saving.serialize_keras_object(mask) for mask in self.masks]}
@@ -179,6 +183,9 @@ class NotMask(Mask):
 
     def block_mask(self, positions: Positions, rows: Span, columns: Columns) -> Tensor:
         return ops.logical_not(self.mask.block_mask(positions, rows, columns))  # as the mask's
+
+    def signature(self, first: int, last: int, start: int, stop: int) -> Hashable:
+        return self.mask.signature(first, last, start, stop)
 
     def get_config(self) -> dict[str, Any]:
         return {"mask": keras.saving.serialize_keras_object(self.mask)}

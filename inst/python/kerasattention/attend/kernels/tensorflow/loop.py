@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -22,8 +21,8 @@ from kerasattention.attend.kernels.tensorflow.block import (
     block_gradients,
     block_output,
 )
+from kerasattention.attend.kernels.tensorflow.loop_blocks import BlockLoop, choose_block_size
 from kerasattention.attend.kernels.tensorflow.masking import is_compiled_by_xla
-from kerasattention.attend.rules import Reach
 from kerasattention.attend.tensors import (
     Columns,
     KeySpans,
@@ -35,10 +34,6 @@ from kerasattention.attend.tensors import (
     split_columns,
 )
 
-# Queries of a block: the steps of a loop cost more to start than blocks laid out one by one.
-BLOCK_SIZE = 256
-# Queries of a block of a mask that leaves few keys, as a share of these.
-WINDOW_SHARE = 2
 # Logits of a head that are computed as one block: the most that the plain kernel is selected for.
 MAX_BLOCK_LOGITS = 512 * 512
 
@@ -50,7 +45,7 @@ def looped_attention(
 ) -> Tensor:
     """(B, K, G, T, Hv), whatever is known of the lengths."""
     inputs = inputs.scaled()
-    size = block_size or _block_size(inputs)
+    size = block_size or choose_block_size(inputs)
     length, keys = shape_of(inputs.query)[3], shape_of(inputs.key)[2]
     count = (length + size - 1) // size
     missing = count * size - length
@@ -88,15 +83,6 @@ def looped_attention(
     return output[:, :, :, :length]  # (B, K, G, T, Hv)
 
 
-def _block_size(inputs: AttentionInputs) -> int:
-    """Fewer queries where each sees few keys, so that fewer keys are computed in vain."""
-    mask = inputs.mask
-    window = None
-    if not mask.is_band:
-        window = mask.usual_window(inputs.query.shape[3], inputs.key.shape[2])
-    return BLOCK_SIZE if window is None else min(max(window // WINDOW_SHARE, 32), BLOCK_SIZE)
-
-
 def _if_short(
     whole: Block,
     max_logits: int,
@@ -115,75 +101,6 @@ def _if_short(
     # In 64 bits: lengths whose product exceeds 2**31 must not become one block.
     logits = tf.cast(length, tf.int64) * tf.cast(keys, tf.int64)
     return tf.cond(logits <= max_logits, lambda: tf.cond(logits > 0, as_one, empty), looped)
-
-
-# Which blocks -------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class BlockLoop:
-    """The blocks of the loop.
-
-    Attributes:
-        size: Queries of a block.
-        count: How many blocks; may be a tensor.
-        compiled: Whether XLA compiles it: then no size may depend on the block.
-    """
-
-    size: int
-    count: Tensor | int
-    compiled: bool
-
-    def block(self, inputs: AttentionInputs, index: Tensor) -> Block:
-        """The block of an index that is a tensor."""
-        reach = inputs.mask.reach
-        rows = Span(index * self.size, self.size)
-        keys = shape_of(inputs.key)[2]
-        if inputs.mask.has_explicit_positions:
-            return Block(rows, Span(0, keys))
-        if self._has_lists(inputs):
-            return Block(rows, self._listed_columns(inputs, index))
-        if self.compiled:
-            return Block(rows, self._columns_of_one_size(reach, rows, keys))
-        return Block(rows, _visible_columns(reach, rows, keys))
-
-    def _has_lists(self, inputs: AttentionInputs) -> bool:
-        """Whether the spans of keys of each block are known before the graph runs."""
-        mask, keys = inputs.mask, inputs.key.shape[2]
-        known = mask.positions_are_indices and is_static(self.count, keys)
-        return known and not mask.is_band and not self.compiled
-
-    def _listed_columns(self, inputs: AttentionInputs, index: Tensor) -> Columns:
-        """The spans of keys of a block, looked up; those that it has less than others are empty."""
-        blocks = [Span(start * self.size, self.size) for start in range(int(self.count))]
-        spans = [inputs.mask.key_spans(rows, inputs.key.shape[2]) for rows in blocks]
-        spans = [of_block or (Span(0, 1),) for of_block in spans]  # at least one key, for a softmax
-        most = max(map(len, spans))
-        table = np.array(
-            [[Span(0, 0)] * (most - len(of_block)) + list(of_block) for of_block in spans]
-        )  # (count, spans, 2)
-        of_block = tf.gather(tf.constant(table, tf.int32), index)  # (spans, 2)
-        found = tuple(Span(of_block[i, 0], of_block[i, 1]) for i in range(most))
-        return found[0] if most == 1 else KeySpans(found)
-
-    def _columns_of_one_size(self, reach: Reach, rows: Span, keys: Tensor | int) -> Span:
-        if reach.width is None:
-            return Span(0, keys)
-        width = reach.width - 1 + self.size
-        width = min(width, keys) if is_static(keys) else tf.minimum(width, keys)
-        first = reach.first_key(rows.start)
-        return Span(tf.clip_by_value(first, 0, keys - width), width)
-
-
-def _visible_columns(reach: Reach, rows: Span, keys: Tensor | int) -> Span:
-    """The keys that these queries may attend: at least one, for a softmax."""
-    first, last = tf.zeros((), tf.int32), tf.convert_to_tensor(keys, tf.int32)
-    if reach.before is not None:
-        first = reach.first_key(rows.start)
-    if reach.after is not None:
-        last = reach.stop_key(rows.stop - 1)
-    first = tf.clip_by_value(first, 0, keys - 1)
-    return Span(first, tf.clip_by_value(last, first + 1, keys) - first)
 
 
 def _pad_queries(inputs: AttentionInputs, count: Tensor | int) -> AttentionInputs:

@@ -20,10 +20,12 @@ from kerasattention.attend.kernels.tensorflow.block import (
 )
 from kerasattention.attend.kernels.tensorflow.masking import is_compiled_by_xla
 from kerasattention.attend.kernels.tensorflow.windows import (
+    alike_blocks,
+    differs_in_tokens_only,
     fold,
     fold_rows,
-    unfold_columns,
     unfold_rows,
+    unfold_spans,
 )
 from kerasattention.attend.tensors import Span, Tensor, is_static, slice_axis
 from kerasattention.attend.tiling import StridedBlocks
@@ -130,10 +132,19 @@ def plan_steps(
     if may_fold(inputs):
         size = min(max(inputs.mask.reach.window // WINDOW_SHARE, 32), BLOCK_SIZE)
         return plan_strided_blocks(inputs, size, strided_logits)
-    steps = plan_strided_blocks(inputs, BLOCK_SIZE)
+    steps = plan_strided_blocks(inputs, _block_size(inputs), strided_logits)
     if tf.executing_eagerly() or len(steps) <= MAX_UNROLLED_BLOCKS:
         return steps
     return plan_strided_blocks(inputs, 2 * BLOCK_SIZE)
+
+
+def _block_size(inputs: AttentionInputs) -> int:
+    window = None
+    if not inputs.mask.is_band:
+        window = inputs.mask.usual_window(inputs.query.shape[3], inputs.key.shape[2])
+    if window is None:
+        return BLOCK_SIZE
+    return min(max(window // WINDOW_SHARE // 32 * 32, 32), BLOCK_SIZE)
 
 
 def plan_strided_blocks(
@@ -145,6 +156,7 @@ def plan_strided_blocks(
     start = 0
     while start < length:
         found = _strided(inputs, start, size, strided_logits)
+        found = found or alike_blocks(inputs, start, size, strided_logits)
         if found is None:
             rows = Span(start, min(size, length - start))
             found = StridedBlocks(rows, inputs.mask.key_columns(rows, keys))
@@ -176,14 +188,7 @@ def _strided(
 def may_fold(inputs: AttentionInputs) -> bool:
     """Whether blocks of a window differ in nothing that a batch cannot hold."""
     mask = inputs.mask
-    return (
-        mask.reach.width is not None
-        and mask.is_band
-        and mask.positions_are_indices
-        and mask.is_per_token
-        and inputs.bias is None
-        and inputs.rate == 0.0
-    )
+    return mask.reach.width is not None and mask.is_band and differs_in_tokens_only(inputs)
 
 
 # Forward and backward ---------------------------------------------------------------------
@@ -214,7 +219,7 @@ def _block(inputs: AttentionInputs, blocks: StridedBlocks) -> tuple[AttentionInp
     if blocks.count == 1:
         return inputs, Block(blocks.rows, blocks.columns)
     folded = fold(inputs, blocks)
-    return folded, Block(blocks.rows._replace(start=0), blocks.columns._replace(start=0))
+    return folded, Block(blocks.rows._replace(start=0), Span(0, blocks.columns.size))
 
 
 def _backward(
@@ -265,6 +270,6 @@ def _unfolded(found: BlockGradients, blocks: StridedBlocks) -> BlockGradients:
         return found
     return found._replace(
         query=unfold_rows(found.query, blocks),  # (B, K, G, count * t, H)
-        key=unfold_columns(found.key, blocks),  # (B, K, all keys, H)
-        value=unfold_columns(found.value, blocks),  # (B, K, all keys, Hv)
+        key=unfold_spans(found.key, blocks),  # (B, K, all keys, H)
+        value=unfold_spans(found.value, blocks),  # (B, K, all keys, Hv)
     )

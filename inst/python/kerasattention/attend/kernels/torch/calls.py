@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from kerasattention.attend.inputs import AttentionInputs
-from kerasattention.attend.tensors import KeySpans, slice_axis
+from kerasattention.attend.tensors import KeySpans
 from kerasattention.attend.tiling import StridedBlocks, additive_mask
 
 Tensor = torch.Tensor
@@ -78,8 +78,12 @@ def rows_of(x: Tensor, blocks: StridedBlocks, sample: int | None) -> Tensor:
 def columns_of(x: Tensor, blocks: StridedBlocks, sample: int | None) -> Tensor:
     """(B, K, S, X) to (B, K, s, X), or of one sample to (count, K, s, X), overlapping."""
     if isinstance(blocks.columns, KeySpans):
-        return slice_axis(x, 2, blocks.columns)  # (B, K, s, X)
+        parts = [columns_of(x, part, sample) for part in blocks.spans]
+        return torch.cat(parts, dim=2)  # (B, K, s, X), or (count, K, s, X)
     start, size = blocks.columns
+    if sample is not None and blocks.fixed:
+        one = x[sample, :, start : start + size]  # (K, s, X)
+        return one.expand(blocks.count, -1, -1, -1)  # (count, K, s, X)
     if sample is None:
         return x[:, :, start : start + size]  # (B, K, s, X)
     step = blocks.rows.size

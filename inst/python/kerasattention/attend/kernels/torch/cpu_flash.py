@@ -20,7 +20,7 @@ from kerasattention.attend.kernels.torch.calls import (
     prepared,
     rows_of,
 )
-from kerasattention.attend.tensors import KeySpans, split_columns
+from kerasattention.attend.tensors import KeySpans
 from kerasattention.attend.tiling import StridedBlocks, plan_kernel_calls
 
 Tensor = torch.Tensor
@@ -158,8 +158,13 @@ def _parts(
 def _add_columns(total: Tensor, blocks: StridedBlocks, sample: int | None, part: Tensor) -> None:
     """Adds to the columns of a part; those of strided blocks in steps that do not overlap."""
     if isinstance(blocks.columns, KeySpans):
-        for span, of_span in split_columns(part, 2, blocks.columns):
-            total[:, :, span.start : span.stop] += of_span  # (B, K, s, H)
+        parts = part.split([span.size for span in blocks.columns.spans], dim=2)
+        for of_span, given in zip(blocks.spans, parts, strict=True):
+            _add_columns(total, of_span, sample, given)
+        return
+    if sample is not None and blocks.fixed:
+        start, size = blocks.columns
+        total[sample, :, start : start + size] += part.sum(0)  # (K, s, H)
         return
     target = columns_of(total, blocks, sample)  # (B, K, s, H), or (count, K, s, H)
     if sample is None:
