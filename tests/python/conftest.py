@@ -26,7 +26,7 @@ else:
     collect_ignore_glob = [f"test_*_{backend}.py" for backend in backends]
     # Run by `test_devices_jax.py`, in processes with several devices.
     if "KERASATTENTION_DEVICES" not in os.environ:
-        collect_ignore_glob.append("*/devices/*")
+        collect_ignore_glob.append("devices/*")
 
 
 def pytest_report_header():
