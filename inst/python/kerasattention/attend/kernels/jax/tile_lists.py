@@ -17,7 +17,7 @@ from kerasattention.attend.tensors import KeySpans, Span, is_static
 # A tile of several spans has at most this many times the keys of another.
 MOST_WIDTHS = 4
 # The keys of such a tile are rounded up to a multiple of this.
-STEP = 32
+STEP = 8
 
 
 class ListedTile(NamedTuple):
