@@ -25,7 +25,8 @@ def rotary():
     return {
         "position": ka.RotaryPosition(),
         "sliding_window": 300,
-        "qk_norm": True,
+        "qk_norm": {"after_position": True},
+        "scale": "learned",
         "use_gate": True,
     }
 
@@ -50,7 +51,9 @@ COUNTED = {
     "data 8, T 16": Case(data_parallel, length=16),
     "data 8, batch 24": Case(data_parallel, length=1280, batch=24, heads=24, options=dropped),
     "data 8, accelerator": Case(data_parallel, accelerator=True),
-    "model 2x4, rotary, window, norm, gate": Case(lambda: model_parallel(2, 4), options=rotary),
+    "model 2x4, rotary, window, norm, scale, gate": Case(
+        lambda: model_parallel(2, 4), options=rotary
+    ),
     "model 2x4, K 2 whole": Case(lambda: model_parallel(2, 4, False), key_heads=2),
     "model 1x8, N over ragged K": Case(
         lambda: model_parallel(1, 8, False), batch=2, heads=24, key_heads=6
@@ -90,9 +93,7 @@ COMPARED = {
     "heads 2x2x2": Case(
         two_axes,
         key_heads=2,
-        options=lambda: dropped(
-            **rotary(), attention_sink=True, scale="learned", mask=ka.ChunkMask(11)
-        ),
+        options=lambda: dropped(**rotary(), attention_sink=True, mask=ka.ChunkMask(11)),
         segments=True,
         **SMALL,
     ),

@@ -23,7 +23,7 @@ FLOORS = {
     "data 8, T 16": (0, 1),
     "data 8, batch 24": (0, 1),
     "data 8, accelerator": (0, 1),
-    "model 2x4, rotary, window, norm, gate": (1, 3),
+    "model 2x4, rotary, window, norm, scale, gate": (1, 3),
     "model 2x4, K 2 whole": (1, 3),
     "model 1x8, N over ragged K": (1, 3),
     "heads 2x2x2, T 16": (1, 6),

@@ -32,18 +32,21 @@ class AttendingLayer(ProjectingLayer):
         options = self.norm_options
         if options is None or not options.after_position:
             return query, key
-        return (
-            projector.project(functools.partial(normalize, self._query_norm), query, features=2),
-            projector.project(functools.partial(normalize, self._key_norm), key, features=2),
+        # Heads are looked at together only where they are normalised together: devices share them.
+        features = 2 if options.over == "width" else 1
+
+        def normalized(norm: Any, heads: Tensor) -> Tensor:
+            return projector.project(functools.partial(normalize, norm), heads, features=features)
+
+        return normalized(self._query_norm, query), normalized(
+            self._key_norm, key
         )  # (B, T, N, H), (B, S, K, H)
 
     def _scaled(self, query: Tensor, mask: AttentionMask, projector: Projector) -> Tensor:
         """Queries (B, T, N, H) times the layer's factors but for the scale of the logits."""
         if self.scale == LEARNED:
             learned = per_dimension_factor(self.per_dim_scale, query.dtype)  # (H)
-            query = projector.project(
-                lambda x: multiply(x, learned), query, features=2
-            )  # (B, T, N, H)
+            query = projector.project(lambda x: multiply(x, learned), query)  # (B, T, N, H)
         if self.query_scale is not None:
             positions = mask.positions_of_queries(Span(0, ops.shape(query)[1]))  # (T) or (B, T)
             factors = self.query_scale.factors(positions, query.dtype)  # (T) or (B, T)
