@@ -107,6 +107,9 @@ def test_layers_of_low_precision_do_not_round_positions(dtype):
     later = np.triu(np.ones((checks.T, checks.T), bool), 1)
     assert (to_numpy(scores)[..., later] == 0).all()
     assert (to_numpy(scores)[..., ~later] > 0).all()
+    # By place, where the layer hands all arguments to Keras by name.
+    by_place = layer(x, x, *[None] * 5, True, None, True, None, None, at)[1]
+    np.testing.assert_array_equal(to_numpy(by_place), to_numpy(scores))
     inputs, positions = keras.Input((None, D)), keras.Input((None,))
     with pytest.raises(ValueError, match=r"to which Keras would round.*dtype='float32'"):
         layer(inputs, positions=positions)

@@ -103,9 +103,10 @@ class AttentionLayer(AttendingLayer):
         query, value, key = (checks.one_tensor(name, given.get(name)) for name in INPUTS)
         if query is None:
             raise ValueError("`query` is required: a tensor (batch, length, features).")
-        if kwargs.get("positions") is not None:
-            kwargs["positions"] = hide_real(kwargs["positions"], self, query)
-            given["positions"] = kwargs["positions"]
+        if given.get("positions") is not None:
+            given["positions"] = hide_real(given["positions"], self, query)
+            if "positions" in kwargs:  # by place Keras takes tensors only
+                kwargs["positions"] = given["positions"]
         if value is query and (key is None or key is query):
             rest = {name: x for name, x in given.items() if name not in INPUTS}
             return super().__call__(query, **rest)
