@@ -120,7 +120,8 @@ def set_variable_layout(variable: keras.Variable, layout: Any) -> None:
 
     variable._layout = layout
     if stored_value(variable) is not None:
-        variable._value = jax.device_put(stored_value(variable), layout)
+        with jax.ensure_compile_time_eval():  # a model may be traced while it is built
+            variable._value = jax.device_put(stored_value(variable), layout)
 
 
 @contextlib.contextmanager
