@@ -66,6 +66,11 @@ def run_processes(code, folder, count=2, seconds=300, **variables):
         for process in started:
             process.kill()
     return [
-        (process.returncode, output.splitlines(), errors[-3000:])
+        (process.returncode, _without_gloo(output), errors[-3000:])
         for process, (output, errors) in zip(started, ended, strict=True)
     ]
+
+
+def _without_gloo(output):
+    """The lines without those of the library that connects the processes."""
+    return [line for line in output.splitlines() if not line.startswith("[Gloo]")]

@@ -445,6 +445,9 @@ class _CountingRows:
         data = next(self._iterator)
         self.batches += 1
         first = keras.tree.flatten(data)[0]
+        if not hasattr(first, "addressable_shards"):  # of NumPy, without a distribution
+            self.rows += first.shape[0]
+            return data
         # Parts of a batch that several devices have, as those of a model over several, count once.
         starts = {shard.index[0].start or 0: shard.data for shard in first.addressable_shards}
         self.rows += sum(part.shape[0] for part in starts.values())

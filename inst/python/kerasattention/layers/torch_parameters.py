@@ -1,7 +1,8 @@
 """Refuses torch's `fully_shard()`, under which Keras's layers would train nothing.
 
 It registers other parameters in place of a module's. The layers read their variables, which still
-hold the first ones: the results change no more, and nothing says so.
+hold the first ones: the results change no more, and nothing says so. A layer sees this only where
+it was sharded itself, not under `fully_shard()` of the whole model alone.
 """
 
 from typing import TYPE_CHECKING
