@@ -1,5 +1,6 @@
 """Models over several processes, on one machine or many, with JAX."""
 
+import tempfile
 from typing import Any
 
 import keras
@@ -124,9 +125,10 @@ def save_gathered(model: keras.Model, path: str) -> None:
     variables = [*model.variables, *getattr(optimizer, "variables", ())]
     values = [_gathered(stored_value(variable)) for variable in variables]
     try:
-        if jax.process_index() == 0:
-            with with_values(variables, values):
-                model.save(path)
+        # JAX counts what each process compiles and sends: what one does alone would put them out
+        # of step. So all write, the others to a file that is thrown away.
+        with tempfile.TemporaryDirectory() as folder, with_values(variables, values):
+            model.save(path if jax.process_index() == 0 else f"{folder}/model.keras")
     finally:
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
