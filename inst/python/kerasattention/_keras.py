@@ -520,6 +520,12 @@ def guard_tensorflow_fit(check: Callable[[Any], None]) -> None:
 # Parameters on torch -------------------------------------------------------------------------
 
 
+def outermost_layer() -> Any:
+    """The layer or model whose call the running one is part of; None outside of calls."""
+    context = _get_global_attribute("current_call_ctx")
+    return getattr(context, "entry_layer", None)
+
+
 def registered_parameter(layer: Any, variable: keras.Variable) -> Any:
     """What torch knows as the parameter of a layer's variable; None where it knows none."""
     parameters = getattr(layer, "_torch_params", None)
