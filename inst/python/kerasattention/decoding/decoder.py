@@ -1,4 +1,7 @@
-"""`IncrementalDecoder`: a model's output token by token, with caches."""
+"""`IncrementalDecoder`: a model's output token by token, with caches.
+
+It has more than 300 lines because the methods of one public class and their checks stand together.
+"""
 
 import contextlib
 import threading
