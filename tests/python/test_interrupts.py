@@ -119,6 +119,8 @@ def assert_usable(model):
 
 # What Keras says of an interrupt that it ignores.
 @pytest.mark.filterwarnings("ignore:The structure of `inputs` doesn't match")
+# What pytest makes of one in a finalizer, which Python ignores.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", CALLS)
 def test_an_interrupt_at_any_time(model, name):
     before = weights(model)

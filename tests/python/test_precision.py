@@ -24,7 +24,7 @@ PRECISE = {
     "causal": problem(**SIZES, mask_fields={"causal": True, "window": 23}),
     # More heads: the error of six numbers is a matter of luck.
     "sink, cap": problem(
-        **SIZES | {"G": 11}, sink=np.random.default_rng(1).normal(size=33), cap=3.0, scale=0.5
+        **SIZES | {"G": 43}, sink=np.random.default_rng(1).normal(size=129), cap=3.0, scale=0.5
     ),
 }
 
