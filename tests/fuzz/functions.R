@@ -31,7 +31,11 @@ layer_options <- alist(
   sliding_window = 1:3,
   use_gate = list(TRUE, "element", "head"),
   position = list(position_rotary(), position_alibi(), position_relative()),
-  qk_norm = list(TRUE, "layer", list(type = "l2", over = "width", after_position = TRUE)),
+  qk_norm = list(
+    TRUE,
+    "layer",
+    list(type = "l2", over = "width", after_position = TRUE)
+  ),
   logit_soft_cap = c(1, 30),
   attention_sink = c(TRUE, FALSE),
   value_norm = c(TRUE, FALSE),
