@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from kerasattention.attend.tensors import Tensor, numpy_of, tensor_of
@@ -124,6 +123,8 @@ class RMaskFunction(RFunction):
     """Calls an R function of the positions of queries and keys, for a `MaskFunction`."""
 
     def __call__(self, queries: Any, keys: Any) -> Any:
+        import numpy as np  # not at the top: a Keras that cannot be loaded is to be the first error
+
         function = self.required_function()
         shape: Tensor = ops.equal(queries - queries, keys - keys)  # (B|1, 1, t, s)
         if not _is_known(queries):
