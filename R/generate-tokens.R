@@ -8,10 +8,13 @@
 #' names the layer and the reason.
 #'
 #' Prompts of different lengths are padded on the left and the padding is masked out: each is
-#' continued as it would be in its own call. The step is compiled once for each shape.
+#' continued as it would be in its own call. The step is compiled once for each shape. Where an
+#' embedding masks token 0 (`mask_zero`), a 0 that the model generates is padding as well: later
+#' tokens do not see it.
 #'
 #' If the model has custom layers or functions, a run on random tokens and then the first
-#' tokens of each call are compared with full passes of the model; a difference is an error.
+#' tokens of each call, up to the 16th, are compared with full passes of the model; a difference
+#' is an error. A function whose result first depends on other tokens later than that is not noticed.
 #'
 #' @param model A model from token ids (B, T) to logits (B, T, V).
 #' @param tokens Prompts of whole numbers from 0: a vector, a matrix (B, T), or a list of

@@ -24,6 +24,7 @@ from keras import ops
 
 import kerasattention as ka
 from backends import BACKEND, compiled
+from kerasattention._keras import flatten_layers
 
 TOLERANCE = 1e-4
 
@@ -50,6 +51,8 @@ class Cases:
             message = str(error)
             if "cannot be decoded" in message and drawn.hostile:
                 return message.split("token by token: ")[-1].split("(")[0][:90]
+            if "because of a trial on random tokens, but after" in message and drawn.hostile:
+                return "a check of its first tokens against a full pass"
             raise session.Finding(f"refused: {message[:300]}", drawn.describe()) from error
         return None
 
@@ -64,7 +67,11 @@ def check_generate(rng, drawn):
             raise session.Finding(f"not a continuation: {prompt} to {row}", drawn.describe())
     expected = full_passes(drawn, found, [len(prompt) for prompt in given])
     for row, prompt, logits in zip(found, given, expected, strict=True):
+        at_padding = False
         for token, these in zip(row[len(prompt) :], logits[:-1], strict=True):
+            if at_padding:  # what Keras's layers give there depends on later tokens
+                break
+            at_padding = token == 0 and drawn.masked and has_keras_attention(drawn.model)
             # Ties within rounding may fall either way.
             behind = these.max() - these[token]
             if not behind <= TOLERANCE * max(1.0, abs(these).max()):
@@ -73,6 +80,11 @@ def check_generate(rng, drawn):
                     f"{[len(p) for p in given]} and {count} new tokens",
                     drawn.describe(),
                 )
+
+
+def has_keras_attention(model):
+    kinds = keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention
+    return any(isinstance(layer, kinds) for layer in flatten_layers(model))
 
 
 def check_steps(rng, drawn):
