@@ -22,9 +22,31 @@ timed <- function(label, code) {
   cat(sprintf("site: %-34s %5.1f s\n", label, seconds))
 }
 
+# Two at a time, each in a separate R process.
 build_articles <- function(names) {
-  for (name in names) {
-    timed(name, pkgdown::build_article(name, ".", quiet = TRUE))
+  build <- function(name) {
+    warnings <- character()
+    withCallingHandlers(
+      timed(name, pkgdown::build_article(name, ".", quiet = TRUE)),
+      warning = function(cnd) {
+        warnings <<- c(warnings, paste0(name, ": ", conditionMessage(cnd)))
+      }
+    )
+    warnings
+  }
+  cores <- if (.Platform$OS.type == "unix") 2 else 1
+  found <- parallel::mclapply(
+    names,
+    build,
+    mc.cores = cores,
+    mc.preschedule = FALSE
+  )
+  failed <- vapply(found, inherits, NA, "try-error")
+  if (any(failed)) {
+    stop(paste0(names[failed], ": ", unlist(found[failed]), collapse = "\n"))
+  }
+  for (message in unlist(found)) {
+    warning(message, call. = FALSE)
   }
 }
 
@@ -35,12 +57,13 @@ build_all <- function(articles) {
   timed("home", pkgdown::build_home(".", preview = FALSE))
   # pkgdown makes a page of every Markdown file in .github.
   unlink("docs/pull_request_template.html")
+  # Before the examples load Python in this process, which is forked for articles.
+  build_articles(articles)
   timed(
     "reference",
     pkgdown::build_reference(".", preview = FALSE, devel = FALSE)
   )
   timed("news", pkgdown::build_news(".", preview = FALSE))
-  build_articles(articles)
 }
 
 build_indexes <- function() {

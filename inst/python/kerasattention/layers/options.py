@@ -189,7 +189,7 @@ class SharedOptions:
         "all heads together), `epsilon` (1e-6), `after_position` (False: before the position is "
         "applied), `offset` (0; 1 multiplies by 1 + scale), `learned` (True), `per_head` (False: "
         'one scale for all heads) and `bias` (False; for "layer").',
-        # Keras makes a dictionary of its own of an attribute.
+        # Keras replaces a dictionary in an attribute by another object.
         to_config=lambda value: dict(value) if isinstance(value, dict) else value,
         always_in_config=False,
     )

@@ -57,7 +57,7 @@ class WindowMask(Mask, WindowRule):
 @keras.saving.register_keras_serializable(package="kerasattention")
 @dataclasses.dataclass(frozen=True, repr=False)
 class ChunkMask(Mask):
-    """A query sees the keys of its own chunk of positions (Llama 4).
+    """A query sees the keys in the same chunk of positions (Llama 4).
 
     Args:
         size: Number of positions of a chunk.
