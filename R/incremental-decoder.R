@@ -4,7 +4,8 @@
 #' after a prompt and after each further token, with a key/value cache. The model is not
 #' changed.
 #'
-#' The cache of a layer has 2 x B x `max_length` x K x H numbers. With `sliding_window = W`
+#' The cache of a layer has 2 x B x `max_length` x K x H numbers, that of
+#' [layer_latent_attention()] B x `max_length` x (`kv_rank` + `rotary_dim`). With `sliding_window = W`
 #' it has only the last W positions; where all layers have a window, rows may become longer
 #' than `max_length`.
 #'

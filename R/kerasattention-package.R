@@ -15,7 +15,8 @@
 #' * [shapes] explains arrays, masks and the letters for their sizes.
 #'
 #' @section Write models:
-#' * [layer_multi_head_attention()] and [layer_group_query_attention()] are the layers.
+#' * [layer_multi_head_attention()], [layer_group_query_attention()] and
+#'   [layer_latent_attention()] are the layers.
 #' * [position_rotary()], [position_alibi()] and [position_relative()] are position encodings
 #'   for their argument `position`.
 #' * [scale_by_position()] is a factor of queries for their argument `query_scale`.

@@ -1,4 +1,4 @@
-# The arguments of both layers: their names, and the checks of those of the constructors.
+# The arguments of the layers: their names, and the checks of those of the constructors.
 # Arguments of the constructor make the layer; those of the call are passed when it is called.
 
 call_arguments <- c(
@@ -36,6 +36,9 @@ constructor_checks <- function() {
     num_heads = list(check_whole_number, min = 1),
     key_dim = list(check_whole_number, min = 1),
     value_dim = list(check_whole_number, min = 1, null = TRUE),
+    kv_rank = list(check_whole_number, min = 1),
+    query_rank = list(check_whole_number, min = 1, null = TRUE),
+    rotary_dim = list(check_whole_number, min = 2),
     sliding_window = list(check_whole_number, min = 1, null = TRUE),
     seed = list(check_whole_number, min = 0, null = TRUE),
     output_shape = list(check_whole_numbers, min = 1, max = 2^20, null = TRUE),

@@ -14,7 +14,11 @@ on_keras_load <- function() {
 
 on_module_load <- function() {
   module <- reticulate::import("kerasattention")
-  for (name in c("GroupQueryAttention", "MultiHeadAttention")) {
+  for (name in c(
+    "GroupQueryAttention",
+    "MultiHeadAttention",
+    "LatentAttention"
+  )) {
     layer <- module[[name]]
     class <- paste0(layer$`__module__`, ".", layer$`__name__`)
     registerS3method(
@@ -97,16 +101,25 @@ call_layer <- function(
 # Reads attributes instead of the config: Keras imports TensorFlow to write a config, on every
 # backend.
 call_shape <- function(layer) {
-  if (is_grouped(layer)) {
-    list(axes = c(3, 3), heads = layer$num_query_heads)
-  } else {
-    axes <- layer$attention_axes
-    list(axes = c(least_axes(axes), Inf), heads = layer$num_heads)
-  }
+  switch(
+    layer_kind(layer),
+    GroupQueryAttention = list(axes = c(3, 3), heads = layer$num_query_heads),
+    LatentAttention = list(axes = c(3, 3), heads = layer$num_heads),
+    list(
+      axes = c(least_axes(layer$attention_axes), Inf),
+      heads = layer$num_heads
+    )
+  )
 }
 
-is_grouped <- function(layer) {
-  inherits(layer, "kerasattention.GroupedQueryAttention")
+layer_kind <- function(layer) {
+  if (inherits(layer, "kerasattention.GroupedQueryAttention")) {
+    "GroupQueryAttention"
+  } else if (inherits(layer, "kerasattention.LatentAttention")) {
+    "LatentAttention"
+  } else {
+    "MultiHeadAttention"
+  }
 }
 
 print_layer <- function(x, ...) {
@@ -120,9 +133,14 @@ format_layer <- function(x, ...) {
   if (reticulate::py_is_null_xptr(x)) {
     return("<attention layer of an R session that has ended>")
   }
-  heads <- if (is_grouped(x)) describe_groups(x) else describe_heads(x)
+  kind <- layer_kind(x)
+  heads <- switch(
+    kind,
+    GroupQueryAttention = describe_groups(x),
+    LatentAttention = describe_latents(x),
+    describe_heads(x)
+  )
   about <- c(heads, describe_options(x), describe_parameters(x))
-  kind <- if (is_grouped(x)) "GroupQueryAttention" else "MultiHeadAttention"
   paste0("<", kind, " \"", x$name, "\": ", paste(about, collapse = "; "), ">")
 }
 
@@ -139,6 +157,22 @@ describe_groups <- function(layer) {
 describe_heads <- function(layer) {
   sizes <- unique(c(layer$key_dim, layer$value_dim))
   paste0(layer$num_heads, " heads, size ", paste(sizes, collapse = " and "))
+}
+
+describe_latents <- function(layer) {
+  sizes <- unique(c(layer$head_dim, layer$value_dim))
+  paste0(
+    layer$num_heads,
+    " heads, size ",
+    paste(sizes, collapse = " and "),
+    " + ",
+    layer$rotary_dim,
+    " rotated; latent ",
+    layer$kv_rank,
+    if (!is.null(layer$query_rank)) {
+      paste0(", of queries ", layer$query_rank)
+    }
+  )
 }
 
 describe_options <- function(layer) {

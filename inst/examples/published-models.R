@@ -25,6 +25,18 @@ gpt_oss_scaling <- list(
   truncate = FALSE
 )
 
+deepseek_scaling <- function(mscale) {
+  list(
+    type = "yarn",
+    factor = 40,
+    original_max_position_embeddings = 4096,
+    beta_fast = 32,
+    beta_slow = 1,
+    mscale = mscale,
+    mscale_all_dim = mscale
+  )
+}
+
 published_models <- alist(
   "Llama 2 7B" = layer_group_query_attention(
     head_dim = 128,
@@ -170,6 +182,30 @@ published_models <- alist(
     use_bias = FALSE,
     qk_norm = list(type = "layer", per_head = TRUE, epsilon = 1e-5),
     position = position_rotary(theta = 75000000, layout = "interleaved"),
+    use_causal_mask = TRUE
+  ),
+  "DeepSeek-V2 Lite" = layer_latent_attention(
+    num_heads = 16,
+    head_dim = 128,
+    kv_rank = 512,
+    rotary_dim = 64,
+    position = position_rotary(
+      layout = "interleaved",
+      scaling = deepseek_scaling(0.707)
+    ),
+    use_causal_mask = TRUE
+  ),
+  # Queries come from a latent as well.
+  "DeepSeek-V3" = layer_latent_attention(
+    num_heads = 128,
+    head_dim = 128,
+    kv_rank = 512,
+    query_rank = 1536,
+    rotary_dim = 64,
+    position = position_rotary(
+      layout = "interleaved",
+      scaling = deepseek_scaling(1)
+    ),
     use_causal_mask = TRUE
   )
 )

@@ -14,6 +14,7 @@ import numpy as np
 from kerasattention import (
     AlibiPosition,
     GroupQueryAttention,
+    LatentAttention,
     MultiHeadAttention,
     RelativePosition,
     RotaryPosition,
@@ -22,6 +23,8 @@ from kerasattention import (
 # Some configs demand that N divides D.
 D, H, N, K, T = 18, 8, 6, 2, 13
 WINDOW = 5
+# Of latent attention; DeepSeek-V2 views C + R numbers as pairs.
+RANK, QUERY_RANK, ROTATED, VALUE = 10, 11, 4, 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,10 @@ class Model:
             sizes["num_key_value_heads"] = (
                 N if options["num_query_heads"] == options["num_key_value_heads"] else K
             )
+        elif self.layer is LatentAttention:
+            sizes = {"num_heads": N, "head_dim": H, "kv_rank": RANK}
+            sizes |= {"rotary_dim": ROTATED, "value_dim": VALUE}
+            sizes |= {"query_rank": QUERY_RANK} if "query_rank" in options else {}
         else:
             sizes = {"num_heads": self.heads, "key_dim": H}
         if "sliding_window" in options:
@@ -253,6 +260,59 @@ def t5(layer, seen, positions):
     return run, weights, made
 
 
+def deepseek(version):
+    """The modules of DeepSeek-V2 and V3, whose `transformers` classes differ in names only."""
+
+    def twin(layer, seen, positions):
+        import torch
+
+        family, name = f"deepseek_v{version}", f"DeepseekV{version}"
+        module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+        configs = importlib.import_module(f"transformers.models.{family}.configuration_{family}")
+        config = getattr(configs, f"{name}Config")(
+            hidden_size=D,
+            num_attention_heads=N,
+            num_key_value_heads=N,
+            num_hidden_layers=1,
+            kv_lora_rank=layer.kv_rank,
+            q_lora_rank=layer.query_rank,
+            qk_nope_head_dim=layer.head_dim,
+            qk_rope_head_dim=layer.rotary_dim,
+            v_head_dim=layer.value_dim,
+            max_position_embeddings=40 * 4096,
+            attention_bias=layer.use_bias,
+            rope_parameters=rope(layer.position),
+        )
+        config._attn_implementation = "eager"
+        made = getattr(module, f"{name}Attention")(config, 0)
+        randomize(made)
+        angles = getattr(module, f"{name}RotaryEmbedding")(config)
+
+        def run(x):
+            embedded = angles(x, torch.as_tensor(positions))
+            given = {"position_embeddings": embedded, "attention_mask": additive(seen)}
+            return made(x, **given)[0]
+
+        return run, dict(latent_projections(made, layer)), made
+
+    return twin
+
+
+def latent_projections(made, layer):
+    if layer.query_rank is None:
+        yield from split("/query", made.q_proj.weight, None, N)
+    else:
+        yield "/query_latent/kernel", as_numpy(made.q_a_proj.weight).T
+        yield "/query_latent_norm/scale", as_numpy(made.q_a_layernorm.weight)
+        yield from split("/query", made.q_b_proj.weight, None, N)
+    yield "/latent/kernel", as_numpy(made.kv_a_proj_with_mqa.weight).T
+    yield "/latent_norm/scale", as_numpy(made.kv_a_layernorm.weight)
+    (_, both), *_ = split("", made.kv_b_proj.weight, None, N)  # keys and values of a head
+    yield "/key/kernel", both[:, :, : layer.head_dim]
+    yield "/value/kernel", both[:, :, layer.head_dim :]
+    yield from joined(made.o_proj.weight, None, N)
+
+
 # Their weights in our shapes ----------------------------------------------------------------
 
 
@@ -310,6 +370,18 @@ def multi(heads, key_dim, use_bias=False, **options):
     return {"num_heads": heads, "key_dim": key_dim, "use_bias": use_bias, **options}
 
 
+def latent(heads, query_rank=None, mscale=1.0):
+    yarn = {**DEEPSEEK, "mscale": mscale, "mscale_all_dim": mscale}
+    return {
+        "num_heads": heads,
+        "head_dim": 128,
+        "kv_rank": 512,
+        **({} if query_rank is None else {"query_rank": query_rank}),
+        "rotary_dim": 64,
+        "position": RotaryPosition(layout="interleaved", scaling=yarn),
+    }
+
+
 LLAMA3 = {
     "type": "llama3",
     "factor": 8.0,
@@ -324,6 +396,14 @@ GPT_OSS = {
     "beta_fast": 32.0,
     "beta_slow": 1.0,
     "truncate": False,
+}
+
+DEEPSEEK = {
+    "type": "yarn",
+    "factor": 40.0,
+    "original_max_position_embeddings": 4096,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
 }
 
 olmo2 = llama_like(
@@ -477,4 +557,6 @@ MODELS = {
         ),
         cohere,
     ),
+    "DeepSeek-V2 Lite": Model(LatentAttention, lambda: latent(16, mscale=0.707), deepseek(2)),
+    "DeepSeek-V3": Model(LatentAttention, lambda: latent(128, query_rank=1536), deepseek(3)),
 }

@@ -46,7 +46,7 @@ def copy_weights(layer, weights):
 # What the others consist of: all run on torch and TensorFlow.
 ON_JAX = [
     *("Llama 3.1 8B", "Gemma 2 9B, windows", "Gemma 3 4B, windows", "GPT-J 6B", "MPT 7B"),
-    *("T5 base, decoder", "gpt-oss 20B, windows"),
+    *("T5 base, decoder", "gpt-oss 20B, windows", "DeepSeek-V3"),
 ]
 
 
@@ -89,7 +89,8 @@ def test_frequencies_in_published_sizes(name):
     """Also those that a small layer at small positions hardly feels."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    position, size = ROTARY[name], MODELS[name].full().heads.size
+    position, layer = ROTARY[name], MODELS[name].full()
+    size = getattr(layer, "rotary_dim", layer.heads.size)
     described = rope(position)
     config = transformers.LlamaConfig(head_dim=size, rope_parameters=described)
     if described["rope_type"] == "default":

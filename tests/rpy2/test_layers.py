@@ -40,6 +40,13 @@ LAYERS = {
             "dtype": "float32",
         },
     ),
+    "latents": (
+        "layer_latent_attention(num_heads = 5, head_dim = 7, kv_rank = 13, query_rank = 17,"
+        + " rotary_dim = 4, value_dim = 3, sliding_window = 2, attention_sink = TRUE",
+        kerasattention.LatentAttention,
+        (5, 7, 13, 17, 4, 3),
+        {"sliding_window": 2, "attention_sink": True},
+    ),
     "axes": (
         HEADS + ", value_dim = 17, output_shape = c(4, 8), attention_axes = c(1, 2)",
         kerasattention.MultiHeadAttention,

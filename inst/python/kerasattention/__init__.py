@@ -17,6 +17,7 @@ from kerasattention.layers import GroupQueryAttention, MultiHeadAttention
 from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.context import is_observed as _is_observed
 from kerasattention.layers.group_query_attention import GroupedQueryAttention
+from kerasattention.layers.latent_attention import LatentAttention
 from kerasattention.layers.scaling import ScaleByPosition
 from kerasattention.masks.base import AndMask, Mask, NotMask, OrMask
 from kerasattention.masks.kinds import (
@@ -53,6 +54,7 @@ __all__ = [
     "GroupQueryAttention",
     "HeadParallel",
     "IncrementalDecoder",
+    "LatentAttention",
     "MaskFunction",
     "MultiHeadAttention",
     "PackedSequences",

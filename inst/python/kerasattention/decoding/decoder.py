@@ -117,7 +117,10 @@ class IncrementalDecoder:
 
     @property
     def cache_bytes(self) -> int:
-        """Size of the caches: 2 * B * S * K * H numbers per attention layer."""
+        """Size of the caches: 2 * B * S * K * H numbers per attention layer.
+
+        B * S * (kv_rank + rotary_dim) of a `LatentAttention`.
+        """
         return cache_bytes(self.plan.specs, self.batch_size, self.max_length)
 
     def prefill(self, tokens: Tokens, inputs: Any = None) -> Tensor:

@@ -5,7 +5,7 @@ head size.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -22,8 +22,45 @@ from kerasattention.layers.scaling import LEARNED, multiply, per_dimension_facto
 from kerasattention.layers.sharding import head_axes
 
 
+class CachedSizes(NamedTuple):
+    """Sizes of what a cache holds of a token.
+
+    Attributes:
+        heads: K, the number of key/value heads.
+        key: H.
+        value: Hv; None where the values are the keys, which are cached once.
+    """
+
+    heads: int
+    key: int
+    value: int | None
+
+
 class AttendingLayer(ProjectingLayer):
     """A layer that attends with its projected heads."""
+
+    @property
+    def cached_sizes(self) -> CachedSizes:
+        """What a cache holds of a token."""
+        heads = self.heads
+        return CachedSizes(heads.key_value, heads.size, heads.value_size)
+
+    @property
+    def _positioned_size(self) -> int:
+        """The features of a head that the position is given."""
+        return self.heads.size
+
+    def _positioned(
+        self, query: Tensor, key: Tensor, mask: AttentionMask, self_attention: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and the keys projected in this call, with their positions applied."""
+        if self.position is None:
+            return query, key
+        queries = mask.positions_of_queries(Span(0, ops.shape(query)[1]))  # (T) or (B, T)
+        keys = (
+            queries if self_attention else mask.positions_of_keys(Span(0, ops.shape(key)[1]))
+        )  # (S) or (B, S)
+        return self.position.rotate(query, key, queries, keys)  # (B, T, N, H), (B, S, K, H)
 
     def _norm_positioned(
         self, query: Tensor, key: Tensor, projector: Projector
@@ -52,6 +89,11 @@ class AttendingLayer(ProjectingLayer):
             factors = self.query_scale.factors(positions, query.dtype)  # (T) or (B, T)
             query = multiply(query, factors[..., None, None])  # (B, T, N, H)
         return query
+
+    @property
+    def _logit_scale(self) -> float | None:
+        """The factor of the logits; None for one over the root of the head size."""
+        return self.scale if isinstance(self.scale, float) else None
 
     @property
     def uses_positions(self) -> bool:

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-from keras import ops
 
 from kerasattention import checks
 from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
 from kerasattention.attend.bias import BlockBias, TensorBias
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import Span, Tensor
+from kerasattention.attend.tensors import Tensor
 from kerasattention.layers import shapes
 from kerasattention.layers.attending import AttendingLayer
 from kerasattention.layers.axes import AxisFold, resolve_axes
@@ -35,7 +34,6 @@ from kerasattention.layers.recompute import rematerialize, sublayers_scope
 from kerasattention.layers.scaling import LEARNED
 from kerasattention.layers.shapes import Shape
 from kerasattention.layers.torch_parameters import check_parameters
-from kerasattention.positions.base import Position
 
 
 class AttentionLayer(AttendingLayer):
@@ -86,7 +84,7 @@ class AttentionLayer(AttendingLayer):
                 name="per_dim_scale", shape=(heads.size,), initializer="zeros", autocast=False
             )
         if self.position is not None:
-            self.position.prepare(heads.query, heads.size)
+            self.position.prepare(heads.query, self._positioned_size)
         if not self.trainable:  # the sublayers were made after the layer's flag was set
             for sublayer in flatten_layers(self, include_self=False):
                 sublayer.trainable = False
@@ -162,11 +160,9 @@ class AttentionLayer(AttendingLayer):
             self, self_attention, lambda: self._key_value_heads(call, projector)
         )  # (B', S, K, H), (B', S, K, Hv)
         mask = context.set_positions(self, mask, self_attention)
-        position = self.position
-        if position is not None:
-            query, key = _rotated(
-                position, query, key, mask, self_attention
-            )  # (B', T, N, H), (B', S, K, H)
+        query, key = self._positioned(
+            query, key, mask, self_attention
+        )  # (B', T, N, H), (B', S, K, H)
         query, key = self._norm_positioned(query, key, projector)  # (B', T, N, H), (B', S, K, H)
         query = self._scaled(query, mask, projector)  # (B', T, N, H)
         causal = mask.is_causal  # a cache may have put the rule into a mask
@@ -174,24 +170,35 @@ class AttentionLayer(AttendingLayer):
             self, key, value, mask, self_attention
         )  # (B', S, K, H), (B', S, K, Hv)
         biases: list[BlockBias | None] = [TensorBias(bias)] if bias is not None else []
-        if position is not None:
-            biases.append(position.block_bias(self._heads.query, causal))
+        if self.position is not None:
+            biases.append(self.position.block_bias(self._heads.query, causal))
         options = {
             "biases": biases,
             "soft_cap": self.logit_soft_cap,
             "sink": self.sink if self.attention_sink else None,
-            "scale": None if self.scale == LEARNED else self.scale,
+            "scale": self._logit_scale,
         }
-        query, key, value = in_one_dtype(query, key, value)
-        context.observe(self, lazy_weights(self.name, query, key, value, mask, options))
-        if type(self)._compute_attention is not AttentionLayer._compute_attention:
-            result = attend_overridden(self, call, query, key, value, mask, options)
-        else:
-            result = self._run_kernel(
-                query, key, value, mask, call.training, call.return_attention_scores, options
-            )
-        heads, weights = result
+        heads, weights = self._attend_to(call, projector, query, key, value, mask, options)
         return context.scale_heads(self, heads), weights  # (B', T, N, Hv), (B', N, T, S)
+
+    def _attend_to(
+        self,
+        call: LayerCall,
+        projector: Projector,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: AttentionMask,
+        options: dict[str, Any],
+    ) -> tuple[Tensor, Tensor | None]:
+        """Heads (B', T, N, Hv) and their weights, for keys and values as a cache holds them."""
+        query, key, value = in_one_dtype(query, key, value)
+        current_context().observe(self, lazy_weights(self.name, query, key, value, mask, options))
+        if type(self)._compute_attention is not AttentionLayer._compute_attention:
+            return attend_overridden(self, call, query, key, value, mask, options)
+        return self._run_kernel(
+            query, key, value, mask, call.training, call.return_attention_scores, options
+        )
 
     def pass_mask_on(self, query_mask: Tensor | None, query: Tensor, output: Tensor) -> None:
         """The output carries the query's folded mask."""
@@ -272,18 +279,3 @@ class AttentionLayer(AttendingLayer):
     def head_config(self, query: int, key_value: int) -> dict[str, int]:
         """The entries of the config that count heads, for other numbers of heads."""
         raise NotImplementedError
-
-
-def _rotated(
-    position: Position,
-    query: Tensor,
-    key: Tensor,
-    mask: AttentionMask,
-    self_attention: bool,
-) -> tuple[Tensor, Tensor]:
-    """Queries and the keys projected in this call, with their positions applied."""
-    queries = mask.positions_of_queries(Span(0, ops.shape(query)[1]))  # (T) or (B', T)
-    keys = (
-        queries if self_attention else mask.positions_of_keys(Span(0, ops.shape(key)[1]))
-    )  # (S) or (B', S)
-    return position.rotate(query, key, queries, keys)  # (B', T, N, H), (B', S, K, H)

@@ -23,12 +23,17 @@ if TYPE_CHECKING:
 class AttentionContext:
     """Does nothing; subclasses override methods.
 
-    But for `adds_one_token()` and `pads_tokens()` the methods are called in this order within a
-    layer's call, each tensor with attention axes folded: (B, T, N, H) queries, (B, S, K, H) keys.
+    But for `adds_one_token()`, `extends_cache()` and `pads_tokens()` the methods are called in this
+    order within a layer's call, each tensor with attention axes folded: (B, T, N, H) queries,
+    (B, S, K, H) keys.
     """
 
     def adds_one_token(self) -> bool:
         """Whether the call is a step of decoding, in which a layer reads no tensor values."""
+        return False
+
+    def extends_cache(self) -> bool:
+        """Whether `update_cache()` returns keys of earlier tokens too."""
         return False
 
     def pads_tokens(self) -> bool:

@@ -1,6 +1,7 @@
 """The shared part of the layers' signatures and docstrings, written once."""
 
 import textwrap
+from collections.abc import Collection
 from typing import Any, TypeVar
 
 from kerasattention.layers.options import OPTIONS, full_signature
@@ -36,16 +37,34 @@ Raises:
 """
 
 
-def show_shared_options(layer: Layer) -> Layer:
+_CROSS = """\
+    value: (B, S, D'), by default `query`: self-attention.
+    key: (B, S, D''), by default `value`.
+"""
+SELF_ATTENTION = _CALL.replace(_CROSS, "    value, key: Not of another sequence.\n")
+
+
+def show_shared_options(
+    layer: Layer, leaving_out: Collection[str] = (), call: str = _CALL
+) -> Layer:
     """Adds the shared options to a class's docstring and to the signature that help shows.
 
     The docstring ends with the arguments of that class only.
+
+    Args:
+        layer: The class.
+        leaving_out: The options that it does not have.
+        call: The text on the arguments of a call.
     """
     constructor: Any = layer.__init__
-    constructor.__signature__ = full_signature(constructor)
+    constructor.__signature__ = full_signature(constructor, leaving_out)
     if layer.__doc__ is not None:  # None under `python -OO`
-        options = "".join(f"{_entry(name, option.doc)}\n" for name, option in OPTIONS.items())
-        kwargs, rest = _CALL.split("\n", 1)
+        options = "".join(
+            f"{_entry(name, option.doc)}\n"
+            for name, option in OPTIONS.items()
+            if name not in leaving_out
+        )
+        kwargs, rest = call.split("\n", 1)
         shared = textwrap.indent(options + kwargs, " " * 8) + "\n" + textwrap.indent(rest, " " * 4)
         layer.__doc__ = f"{layer.__doc__.rstrip()}\n{shared}    "
     return layer

@@ -6,7 +6,7 @@ constructors write out only their own arguments and those that Keras takes by po
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Generic, TypedDict, TypeVar, overload
 
 import keras
@@ -275,7 +275,9 @@ def options_among(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name in OPTIONS}
 
 
-def full_signature(constructor: Callable[..., None]) -> inspect.Signature:
+def full_signature(
+    constructor: Callable[..., None], leaving_out: Collection[str] = ()
+) -> inspect.Signature:
     """The signature of a constructor, with the options of the table that it takes by name."""
     *own, rest = inspect.signature(constructor).parameters.values()
     written_out = {parameter.name for parameter in own}
@@ -288,7 +290,7 @@ def full_signature(constructor: Callable[..., None]) -> inspect.Signature:
             annotation=types[name],
         )
         for name, option in OPTIONS.items()
-        if name not in written_out
+        if name not in written_out and name not in leaving_out
     ]
     rest = rest.replace(name="kwargs", annotation=Any)
     return inspect.Signature([*own, *named, rest], return_annotation=None)

@@ -28,6 +28,7 @@ from kerasattention.layers.sharding import head_axes
 PROJECTIONS = ("query", "key", "value", "gate", "output")
 # The sublayers' names, in the order in which they draw seeds of the layer's initializers.
 _SUBLAYERS = ("query", "key", "gate", "value", "attention_output")
+_LATENTS = ("query_latent", "latent")
 
 
 class ProjectingLayer(SharedOptions, keras.layers.Layer):
@@ -119,14 +120,21 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
         checks.kernel("attention_output", (heads.query, heads.value_size, *output))
 
     def _projection(
-        self, name: str, shape: Shape, heads: int, size: int, activation: Any = None
+        self,
+        name: str,
+        shape: Shape,
+        heads: int,
+        size: int,
+        activation: Any = None,
+        use_bias: bool | None = None,
     ) -> keras.layers.EinsumDense:
-        shape = _with_spare_axis(shape, self.use_bias, (heads, size))
+        use_bias = self.use_bias if use_bias is None else use_bias
+        shape = _with_spare_axis(shape, use_bias, (heads, size))
         equation = projection_equation(len(shape))
         dense = keras.layers.EinsumDense(
             equation,
             output_shape=(None,) * (len(shape) - 2) + (heads, size),
-            bias_axes=equation[-2:] if self.use_bias else None,
+            bias_axes=equation[-2:] if use_bias else None,
             activation=activation,
             name=name,
             **self._sublayer_options(name),
@@ -198,7 +206,7 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
 
     def _query_heads(self, call: LayerCall, projector: Projector) -> Tensor:
         def heads(query: Tensor) -> Tensor:
-            heads = _apply(self._query_dense, query)  # (B, ..., N, H)
+            heads = apply(self._query_dense, query)  # (B, ..., N, H)
             return normalize(self._query_norm, heads) if self._norms_first else heads
 
         real = functools.partial(self._unfolded, call.query_padding, call.query)
@@ -206,14 +214,14 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
 
     def _key_value_heads(self, call: LayerCall, projector: Projector) -> tuple[Tensor, Tensor]:
         def heads(key: Tensor) -> Tensor:
-            heads = _apply(self._key_dense, key)  # (B, ..., K, H)
+            heads = apply(self._key_dense, key)  # (B, ..., K, H)
             return normalize(self._key_norm, heads) if self._norms_first else heads
 
         real = functools.partial(self._unfolded, call.key_padding, call.key)
         key = projector.project(heads, call.key, real)  # (B, ..., K, H)
 
         def values(value: Tensor) -> Tensor:
-            heads = _apply(self._value_dense, value)  # (B, ..., K, Hv)
+            heads = apply(self._value_dense, value)  # (B, ..., K, Hv)
             return unlearned_rms(heads) if self.value_norm else heads
 
         value = projector.project(values, call.value, real)  # (B, ..., K, Hv)
@@ -234,9 +242,9 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
         def output(heads: Tensor) -> Tensor:
             if self.use_gate:
                 # The heads of a query that is not finite are NaN, or zero if it sees no key.
-                gate = _apply(self._gate_dense, projector.clean(call.query))  # (B, ..., N, Hv|1)
+                gate = apply(self._gate_dense, projector.clean(call.query))  # (B, ..., N, Hv|1)
                 heads = ops.multiply(heads, gate)  # (B, ..., N, Hv)
-            return _apply(self._output_dense, heads)  # (B, ..., D)
+            return apply(self._output_dense, heads)  # (B, ..., D)
 
         heads = self._fold.unfold(heads, call.query)  # (B, ..., N, Hv)
         split = bool(head_axes(self).query)
@@ -253,7 +261,7 @@ def _with_spare_axis(shape: Shape, use_bias: bool, made: tuple[int, ...]) -> Sha
     return (shape[0], 1, *shape[1:]) if is_taken_for_channels else shape
 
 
-def _apply(dense: keras.layers.EinsumDense, x: Tensor) -> Tensor:
+def apply(dense: keras.layers.EinsumDense, x: Tensor) -> Tensor:
     """The projection of a tensor, which the spare axis is added to if the projection has it."""
     if dense.equation.index(",") == len(x.shape):
         return dense(x)
@@ -277,7 +285,8 @@ def _own_initializer(initializer: Any, sublayer: str, kind: str) -> Any:
     config = initializer.get_config()
     if isinstance(config.get("seed"), int):
         # The first keeps it, and so the kernel that Keras's layer would have.
-        weight = [(name, k) for k in ("kernel", "bias") for name in _SUBLAYERS]
+        sets = (_SUBLAYERS, _LATENTS)
+        weight = [(name, k) for names in sets for k in ("kernel", "bias") for name in names]
         config["seed"] += weight.index((sublayer, kind))
     elif config.get("seed") is not None:
         return initializer  # a generator, which draws on

@@ -7,6 +7,7 @@ import numpy as np
 
 from kerasattention.attend.tensors import numpy_of, sizes_of
 from kerasattention.layers.attention import AttentionLayer
+from kerasattention.layers.latent_attention import LatentAttention
 
 Matrix = Any
 
@@ -50,6 +51,11 @@ def load_projections(
     """
     if not layer.built:
         raise ValueError(f"`layer` must be built before weights are loaded: {layer.name!r}")
+    if isinstance(layer, LatentAttention):
+        raise ValueError(
+            f"Layer {layer.name!r} is a LatentAttention, which has other projections: its keys and "
+            "values are projected from a latent. Set its weights with `set_weights()`."
+        )
     heads = layer.heads
     given = {"query": query, "key": key, "value": value, "gate": gate}
     counts = {

@@ -9,6 +9,7 @@ from kerasattention import checks
 from kerasattention._keras import flatten_layers
 from kerasattention.layers import GroupQueryAttention, MultiHeadAttention
 from kerasattention.layers.attention import AttentionLayer
+from kerasattention.layers.latent_attention import LatentAttention
 from kerasattention.models.replace import replace_layers
 
 KERAS_LAYERS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
@@ -69,7 +70,12 @@ _KINDS = {
 
 
 def _check_kind(layer: keras.layers.Layer) -> None:
-    """Refuses a subclass, whose own code would be lost."""
+    """Refuses a subclass, whose own code would be lost, and latent attention."""
+    if isinstance(layer, LatentAttention):
+        raise ValueError(
+            f"Layer {layer.name!r} is a LatentAttention: the keys and values of all its heads come "
+            "from one latent, so there are no key/value heads to merge."
+        )
     if type(layer) not in (*_KINDS, *_KINDS.values()):
         raise ValueError(
             f"Layer {layer.name!r} is a {type(layer).__name__}, a class derived from an attention "

@@ -94,12 +94,22 @@ def _yarn(
 def _attention_factor(factor: float, mscale: float | None, mscale_all_dim: float | None) -> float:
     """sqrt(1 / t) of the YaRN paper, or the quotient that DeepSeek's configs describe."""
 
-    def magnitude(scale: float) -> float:
-        return 1.0 if factor <= 1.0 else 0.1 * scale * math.log(factor) + 1.0
-
     if mscale and mscale_all_dim:
-        return magnitude(mscale) / magnitude(mscale_all_dim)
-    return magnitude(1.0)
+        return _magnitude(factor, mscale) / _magnitude(factor, mscale_all_dim)
+    return _magnitude(factor, 1.0)
+
+
+def _magnitude(factor: float, scale: float) -> float:
+    return 1.0 if factor <= 1.0 else 0.1 * scale * math.log(factor) + 1.0
+
+
+def factor_of_all_logits(scaling: Mapping[str, Any] | None) -> float:
+    """The factor by which `mscale_all_dim` of a YaRN scaling changes DeepSeek's logits.
+
+    The rotated features have `mscale / mscale_all_dim` of it already, all others none.
+    """
+    all_dims = (scaling or {}).get("mscale_all_dim")
+    return _magnitude(scaling["factor"], all_dims) ** 2 if scaling and all_dims else 1.0
 
 
 def _blend(frequencies: np.ndarray, factor: float, kept: np.ndarray) -> np.ndarray:

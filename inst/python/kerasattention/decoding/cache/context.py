@@ -75,6 +75,9 @@ class CacheContext(AttentionContext):
     def adds_one_token(self) -> bool:
         return self.length == 1 and not self.info.is_prefill
 
+    def extends_cache(self) -> bool:
+        return not self.info.is_prefill
+
     def pads_tokens(self) -> bool:
         return True
 
@@ -121,14 +124,15 @@ class CacheContext(AttentionContext):
             # The layer keeps non-finite padding out of its keys.
             finite = not self.info.is_prefill
             return key, value, dataclasses.replace(mask, masked_out_is_finite=finite)
-        key, value = self._without_padding(key), self._without_padding(value)
-        new = {"key": to_cache("key", key), "value": to_cache("value", value)}
+        given = {"key": key, "value": value}
+        kept = {name: self._without_padding(given[name]) for name in spec.sizes}
+        new = {name: to_cache(name, x) for name, x in kept.items()}
         if spec.masked:
             new["mask"] = mask.key_mask
         if self.info.is_prefill:
             for name, x in new.items():
                 self._fill(name, x)
-            return key, value, self._mask_padding(mask)
+            return kept["key"], kept.get("value", kept["key"]), self._mask_padding(mask)
         held, positions = self._append(new)
         mask = dataclasses.replace(
             mask,
@@ -144,8 +148,8 @@ class CacheContext(AttentionContext):
             # attend the last.
             masked_out_is_finite=self.length == 1 and not mask.further_rules,
         )
-        key, value = (self._from_cache(name, held[name]) for name in ("key", "value"))
-        return key, value, mask
+        kept = {name: self._from_cache(name, held[name]) for name in spec.sizes}
+        return kept["key"], kept.get("value", kept["key"]), mask
 
     def _from_cache(self, name: str, x: Tensor) -> Tensor:
         return from_cache(name, x, self.specs[self._call].kv_heads)

@@ -5,7 +5,7 @@ queries are multiplied with all keys of a head fastest. An axis B or K of size 1
 drops such an axis in its products, and then copies a cache that has it. A layer takes both as
 (B, S, K, H). A self-attention has S = `max_length` slots, or W with a sliding window of W: the
 key of position p is in slot p modulo W then. A cross-attention keeps the keys and values that it
-computed at prefill.
+computed at prefill. Where the values are the keys, as in latent attention, there is one array.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class CacheSpec:
         layer: Name of the layer.
         kv_heads: K.
         key_size: H.
-        value_size: Hv.
+        value_size: Hv; None where the values are the keys, which are cached once.
         dtype: Of keys and values.
         window: W of its sliding window, or of a rule that limits the distance likewise, or None.
         cross: Whether keys and values come from elsewhere than the tokens.
@@ -44,7 +44,7 @@ class CacheSpec:
     layer: str
     kv_heads: int
     key_size: int
-    value_size: int
+    value_size: int | None
     dtype: str
     window: int | None
     cross: bool
@@ -52,6 +52,12 @@ class CacheSpec:
     mask: Mask | None = None
     lookahead: int = 0
     key_axes: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The arrays that hold its keys and values, and the size of a head in each."""
+        keys = {"key": self.key_size}
+        return keys if self.value_size is None else keys | {"value": self.value_size}
 
     def slots(self, max_length: int) -> int:
         """S."""
@@ -67,8 +73,8 @@ class CacheSpec:
             return {}
         slots = self.slots(max_length)
         arrays = {
-            "key": (_shape("key", batch, self.kv_heads, slots, self.key_size), self.dtype),
-            "value": (_shape("value", batch, self.kv_heads, slots, self.value_size), self.dtype),
+            name: (_shape(name, batch, self.kv_heads, slots, size), self.dtype)
+            for name, size in self.sizes.items()
         }
         return arrays | ({"mask": ((batch, slots), "bool")} if self.masked else {})
 

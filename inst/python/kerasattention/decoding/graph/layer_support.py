@@ -137,11 +137,12 @@ def attention_spec(instruction: Instruction, moving: set[int], program: Program)
         _check_self_attention(instruction, arguments, mask)
     masks = [arguments.get("value_mask"), arguments.get("key_mask")]
     masks += [get_keras_mask(program.specs[x.index]) for x in (value, key)]
+    sizes = layer.cached_sizes
     return CacheSpec(
         layer=layer.name,
-        kv_heads=layer.heads.key_value,
-        key_size=layer.heads.size,
-        value_size=layer.heads.value_size,
+        kv_heads=sizes.heads,
+        key_size=sizes.key,
+        value_size=sizes.value,
         dtype=layer.compute_dtype,
         window=mask.reach.window,
         cross=cross,

@@ -214,7 +214,7 @@ class _Recorder(AttentionContext):
             layer=layer.name,
             kv_heads=key.shape[2],
             key_size=key.shape[3],
-            value_size=value.shape[3],
+            value_size=None if layer.cached_sizes.value is None else value.shape[3],
             dtype=keras.backend.standardize_dtype(key.dtype),
             window=mask.reach.window,
             cross=not self_attention and key.shape[1] == OTHERS,
