@@ -12,9 +12,9 @@
 #' embedding masks token 0 (`mask_zero`), a 0 that the model generates is padding as well: later
 #' tokens do not see it.
 #'
-#' If the model has custom layers or functions, a run on random tokens and then the first
-#' tokens of each call, up to the 16th, are compared with full passes of the model; a difference
-#' is an error. A function whose result first depends on other tokens later than that is not noticed.
+#' If the model has custom layers or functions, a run on random tokens and then all tokens of
+#' each call are compared with full passes of the model, about two passes over all tokens; a
+#' difference is an error. `callback` may have received tokens before that.
 #'
 #' @param model A model from token ids (B, T) to logits (B, T, V).
 #' @param tokens Prompts of whole numbers from 0: a vector, a matrix (B, T), or a list of

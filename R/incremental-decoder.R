@@ -10,8 +10,9 @@
 #' than `max_length`.
 #'
 #' If the model has custom layers or functions, a run on random tokens and then the logits
-#' of a prompt and of the first steps after it are compared with full passes of the model; a
-#' difference is an error.
+#' of a prompt and of the steps after it are compared with full passes of the model: the first
+#' steps at once, later ones each time that the number of tokens has doubled. A difference is an
+#' error. Rows that become longer than `max_length` are compared up to it.
 #'
 #' @inheritParams generate_tokens
 #' @param batch_size The number of rows, B.

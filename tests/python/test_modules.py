@@ -42,6 +42,7 @@ TESTED_BY = {
     "decoding/generate": "sampling",
     "decoding/inputs": "token_checks",
     "decoding/recheck": "rechecks",
+    "decoding/record": "rechecks",
     "decoding/structure": "stale_decoders",
     "decoding/backends/jax": "decoding",
     "decoding/backends/placement_jax": "sharded_jax",

@@ -1,6 +1,7 @@
 """Layers known by a trial only: the first tokens are compared with full passes of the model."""
 
 import contextlib
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -20,8 +21,10 @@ from decoding_models import (
     numpy,
     with_weights,
 )
+from kerasattention.decoding import record
 from kerasattention.decoding.graph import probe
 from kerasattention.decoding.recheck import ComparedRunner
+from kerasattention.decoding.sampling import Sampler
 
 MANY = 499  # more ids than a trial has tokens
 
@@ -124,7 +127,7 @@ def greedy(model, rows, steps):
     return rows
 
 
-def test_a_tried_layer_costs_two_passes_and_gives_the_models_own_tokens(monkeypatch):
+def test_a_tried_layer_costs_three_passes_and_gives_the_models_own_tokens(monkeypatch):
     keras.utils.set_random_seed(5)
     model = model_of(lambda x: attending(position=ka.RotaryPosition())(tripled(x)))
     prompts = [draw_tokens(1, n, seed=n)[0] for n in (9, 4)]
@@ -134,14 +137,91 @@ def test_a_tried_layer_costs_two_passes_and_gives_the_models_own_tokens(monkeypa
             found = ka.generate(model, prompts, 19)
     for mine, theirs in zip(found, expected, strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    # The prompt, and the prompt with the first eight tokens.
+    # The prompt, the prompt with the first eight tokens, and with all that was taken in.
     jax = keras.backend.backend() == "jax"
-    assert lengths == ([16, 32] if jax else [9, 17]) * 2
+    assert lengths == ([16, 32, 32] if jax else [9, 17, 27]) * 2
     with counted_passes(monkeypatch) as lengths:
         told = []
         ka.generate(model, prompts, 3, callback=lambda new: told.append(new))
     assert len(told) == 3
     assert len(lengths) == 2
+
+
+CHOOSING = {
+    "likeliest": {},
+    "drawn": {"temperature": 0.9, "seed": 5},
+    "top-k": {"temperature": 0.9, "top_k": 9, "seed": 5},
+    "nucleus": {"temperature": 0.9, "top_p": 0.8, "seed": 5},
+}
+
+
+@pytest.mark.parametrize("how", CHOOSING)
+def test_a_look_back_that_only_late_tokens_show_is_refused(how):
+    """After the first steps: when twice as many tokens have come, or at the end."""
+    model = looking_back(80)
+    with pytest.raises(ValueError, match=NAMED.replace("output", "token")):
+        ka.generate(model, [[1, 2, 3], [4, 5, 6]], 110, **CHOOSING[how])
+
+
+def test_a_look_back_that_only_late_steps_show_is_refused():
+    decoder = ka.IncrementalDecoder(looking_back(80), 1, 150)
+    decoder.prefill([1, 2, 3])
+    tokens = draw_tokens(1, 140)[0]
+
+    def take_all():
+        for token in tokens:
+            decoder.step([token])
+
+    with pytest.raises(ValueError, match=NAMED):
+        take_all()
+    assert decoder.length < 150  # not at the end alone
+
+
+@pytest.mark.parametrize("how", CHOOSING)
+def test_tokens_chosen_in_a_loop_are_not_refused(how):
+    """With padding and rows that end."""
+    keras.utils.set_random_seed(5)
+    model = model_of(lambda x: attending(position=ka.RotaryPosition())(tripled(x)))
+    prompts = [draw_tokens(1, n, seed=n)[0] for n in (9, 4, 6)]
+    found = ka.generate(model, prompts, 70, **CHOOSING[how])
+    stop = int(found[1][60])
+    again = ka.generate(model, prompts, 70, stop_token=stop, **CHOOSING[how])
+    for one, other in zip(found, again, strict=True):
+        end = len(other) if stop not in other[12:] else 12 + list(other[12:]).index(stop) + 1
+        np.testing.assert_array_equal(one[12:end], other[12:end])
+
+
+@pytest.mark.parametrize("how", CHOOSING)
+def test_a_choice_may_differ_by_rounding_alone(how):
+    sampler = Sampler(**CHOOSING[how])
+    kind, numbers = sampler.kind, sampler.numbers()
+    random = np.random.default_rng(3)
+    logits = random.uniform(-2.4, 2.4, (2, 3000, 31)).astype("float32")  # (B, n, V)
+    state = SimpleNamespace(
+        kind=kind, numbers=numbers, position=6, finished=np.zeros(2, bool), stop=np.zeros(0, int)
+    )
+    plan = SimpleNamespace(
+        probabilities=False,
+        tokens=0,
+        tried=("culprit",),
+        program=SimpleNamespace(instructions=()),
+    )
+
+    def compare(change):
+        """What was chosen from other logits is compared with a choice from these."""
+        other = logits + (change * random.choice([-1, 1], logits.shape)).astype("float32")
+        choices = record._Choices(state, np.zeros((2, 3000), int))
+        at = choices.index
+        choices.chosen = choices.of(ops.convert_to_tensor(other.swapaxes(0, 1)), at, None).T
+        expected = choices.of(ops.convert_to_tensor(logits.swapaxes(0, 1)), at, None).T
+        whole = np.pad(logits, [(0, 0), (6, 0), (0, 0)])  # (B, T, V)
+        record.Record(plan, 4000, {}, None)._compare_choices(choices, ops.convert_to_tensor(whole))
+        return (choices.chosen != expected).sum()
+
+    compare(0.0)
+    assert compare(2e-3) > 0  # some are near enough to be chosen instead
+    with pytest.raises(ValueError, match=r"the token for row [12] of 2 is"):
+        compare(0.1)
 
 
 def test_known_layers_cost_no_pass():

@@ -36,8 +36,9 @@ class IncrementalDecoder:
 
     The attention layers get KV caches, so that keys and values of earlier tokens are computed
     once; all other layers must act on each position separately. Layers and functions of your
-    own are tried on random tokens, and the first outputs of each prompt are compared with full
-    passes of the model. Shapes: B batch, t new tokens, V the size of the output's last axis.
+    own are tried on random tokens, and the outputs for each prompt are compared with full
+    passes of the model: the first at once, later ones each time that the number of tokens has
+    doubled. Shapes: B batch, t new tokens, V the size of the output's last axis.
 
     Args:
         model: A Functional or Sequential model, nested ones and layers of your own
@@ -220,7 +221,7 @@ class IncrementalDecoder:
             return made, finished, count
 
     def compare_rest(self) -> None:
-        """Compares, at the end, the tokens that `decode_loop()` has not compared with the model."""
+        """Compares with the model what has not been compared yet, at the end of a generation."""
         if isinstance(self._runner, ComparedRunner):
             with self._exclusive(), self._run():
                 self._runner.compare()

@@ -40,8 +40,8 @@ def generate(
         model: A Functional or Sequential model of causal attention whose other
             layers act per position: tokens (B, T) to logits (B, T, V). A last layer
             that ends in a softmax is understood. Layers and functions of your own are
-            tried on random tokens, and the first tokens of each call are compared with
-            full passes of the model.
+            tried on random tokens, and the tokens of each call are compared with full
+            passes of the model.
         tokens: Prompts: a vector, a matrix (B, T), or B sequences of different
             lengths, padded on the left and the padding masked.
         max_new_tokens: How many tokens to add at most.

@@ -78,14 +78,14 @@ def choose_tokens(
     """The next token of each row.
 
     Args:
-        logits: (B, V).
+        logits: (B, V), or (n, B, V) for tokens at n indices.
         kind: Of a `Sampler`.
         numbers: Of a `Sampler`.
-        at: Index of the tokens in the rows.
+        at: Index of the tokens in the rows, (), or (n, 1).
         padding: None, or (B): the number of padding tokens of a row, which do not count.
 
     Returns:
-        (B) int32.
+        (B) or (n, B) int32.
     """
     greedy, top_k, nucleus = kind
     temperature, top_p, seed = numbers
@@ -95,12 +95,13 @@ def choose_tokens(
     logits = ops.minimum(logits, _MOST)
     # The likeliest is at 0: a small temperature makes no infinite numbers of it.
     logits = (logits - ops.max(logits, axis=-1, keepdims=True)) / temperature
-    at = at if padding is None else (at - padding)[:, None]
+    at = at if padding is None else at - padding  # (), (n, 1), (B) or (n, B)
+    at = at[..., None] if getattr(at, "shape", ()) else at
     if top_k is not None and top_k < logits.shape[-1]:
         return _choose_among(logits, top_k, top_p if nucleus else None, seed, at)
     if nucleus:
         logits = ops.where(in_nucleus(logits, top_p), logits, float("-inf"))
-    noise = gumbel_noise(seed, at, ops.shape(logits)[0], ops.arange(logits.shape[-1]))
+    noise = gumbel_noise(seed, at, ops.shape(logits)[-2], ops.arange(logits.shape[-1]))
     return ops.cast(ops.argmax(logits + noise, axis=-1), "int32")
 
 
@@ -126,9 +127,9 @@ def _choose_among(logits: Tensor, top_k: int, top_p: Any, seed: Any, at: Any) ->
     values, tokens = cast("tuple[Tensor, Tensor]", ops.top_k(logits, top_k))
     if top_p is not None:
         values = ops.where(_within(values, top_p), values, float("-inf"))
-    noise = gumbel_noise(seed, at, ops.shape(logits)[0], tokens)
+    noise = gumbel_noise(seed, at, ops.shape(logits)[-2], tokens)
     best = ops.argmax(values + noise, axis=-1)
-    return ops.cast(ops.take_along_axis(tokens, best[:, None], axis=-1)[:, 0], "int32")
+    return ops.cast(ops.take_along_axis(tokens, best[..., None], axis=-1)[..., 0], "int32")
 
 
 def _within(values: Tensor, top_p: Any) -> Tensor:
@@ -163,17 +164,17 @@ _BISECTIONS = 30
 
 
 def gumbel_noise(seed: Any, at: Any, rows: Any, tokens: Tensor) -> Tensor:
-    """(B, V): the largest of logits plus this noise is a draw of their softmax.
+    """(B, V) or (n, B, V): the largest of logits plus this noise is a draw of their softmax.
 
     Args:
         seed: Integer scalar.
-        at: Position of the tokens, () or (B, 1).
+        at: Position of the tokens: (), (B, 1), (n, 1, 1) or (n, B, 1).
         rows: B.
-        tokens: (V), or (B, V) of each row.
+        tokens: (V), (B, V) of each row, or (n, B, V).
     """
     row = ops.arange(rows, dtype="int32")[:, None]
     tokens = ops.cast(tokens, "int32")
-    tokens = tokens if len(tokens.shape) == 2 else tokens[None]
+    tokens = tokens[None] if len(tokens.shape) == 1 else tokens
     stream = mix_bits(mix_bits(row + seed) + at)
     bits = mix_bits(mix_bits(stream ^ mix_bits(tokens + 1)) + seed)
     # 23 bits, and a half so that neither 0 nor 1 comes out.
