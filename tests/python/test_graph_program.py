@@ -5,7 +5,17 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+import kerasattention as ka
 from backends import tensor, to_numpy
+from decoding_models import (
+    FEATURES,
+    VOCABULARY,
+    attending,
+    embedded,
+    full_pass,
+    numpy,
+    with_weights,
+)
 from kerasattention.decoding.graph.program import CastTo, as_graph, flatten_graph
 
 D = 5
@@ -76,3 +86,27 @@ def test_other_models_than_graphs_are_refused():
     ):
         with pytest.raises(ValueError, match=reason):
             flatten_graph(model)
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not support masking")  # Keras's own
+@pytest.mark.parametrize("length", [None, 23])
+def test_a_nested_model_gets_the_mask_that_it_is_called_with(length):
+    """Keras passes the mask of an embedding as an argument; steps must see the masked tokens."""
+    keras.utils.set_random_seed(3)
+    inner = keras.Input((length, FEATURES))
+    y = attending(position=ka.RotaryPosition())(layers.ReLU()(inner))
+    nested = keras.Model(inner, attending()(layers.LayerNormalization()(y)))
+    tokens, x = embedded(length, mask_zero=True)
+    model = with_weights(keras.Model(tokens, layers.Dense(VOCABULARY)(nested(x))))
+    for each in (model, keras.models.clone_model(model)):
+        each.set_weights(model.get_weights())
+        prompt = np.array([[5, 0, 3, 9, 0, 0, 7, 2], [1, 4, 0, 0, 8, 6, 0, 11]], "int32")
+        decoder = ka.IncrementalDecoder(each, 2, 23)
+        assert decoder.plan.tried == ()
+        found = [numpy(decoder.prefill(prompt[:, :4]))]
+        found += [numpy(decoder.step(prompt[:, at])) for at in range(4, 8)]
+        whole = np.pad(prompt, [(0, 0), (0, 15)])
+        expected = full_pass(model, whole)[:, 3:8]
+        np.testing.assert_allclose(np.stack(found, axis=1), expected, atol=2e-5)
+        unmasked = full_pass(model, np.where(whole == 0, 12, whole))[:, 3:8]
+        assert abs(unmasked - expected).max() > 0.1

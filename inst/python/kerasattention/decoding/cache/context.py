@@ -128,7 +128,7 @@ class CacheContext(AttentionContext):
         kept = {name: self._without_padding(given[name]) for name in spec.sizes}
         new = {name: to_cache(name, x) for name, x in kept.items()}
         if spec.masked:
-            new["mask"] = mask.key_mask
+            new["mask"] = self._all_real(key) if mask.key_mask is None else mask.key_mask
         if self.info.is_prefill:
             for name, x in new.items():
                 self._fill(name, x)
@@ -150,6 +150,10 @@ class CacheContext(AttentionContext):
         )
         kept = {name: self._from_cache(name, held[name]) for name in spec.sizes}
         return kept["key"], kept.get("value", kept["key"]), mask
+
+    def _all_real(self, key: Tensor) -> Tensor:
+        """(B, S): the mask of keys (B, S, K, H) that turned out to have none."""
+        return ops.ones(ops.shape(key)[:2], "bool")
 
     def _from_cache(self, name: str, x: Tensor) -> Tensor:
         return from_cache(name, x, self.specs[self._call].kv_heads)

@@ -8,7 +8,7 @@ from keras import tree
 from kerasattention._keras import flatten_layers, get_keras_mask, is_keras_operation
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.decoding.cache.spec import CacheSpec
-from kerasattention.decoding.graph.program import CastTo, Instruction, Program, Slot
+from kerasattention.decoding.graph.program import CastTo, Instruction, Program, Slot, WithMask
 from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.sharding import key_head_axes
 from kerasattention.masks.join import rule_fields
@@ -52,6 +52,8 @@ ELEMENTWISE_OPERATIONS = {
     *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Power"),
     *("Absolute", "Negative", "Square", "Sqrt", "Rsqrt", "Exp", "Log", "Tanh", "Sigmoid"),
     *("Relu", "Relu6", "Silu", "Gelu", "Elu", "Selu", "Softplus", "Cast", "Clip", "Cos", "Sin"),
+    *("Equal", "NotEqual", "Greater", "GreaterEqual", "Less", "LessEqual"),
+    *("LogicalAnd", "LogicalOr", "LogicalNot"),
 }
 
 # Each of them acts on features or single numbers; a user's function may do anything.
@@ -146,7 +148,8 @@ def attention_spec(instruction: Instruction, moving: set[int], program: Program)
         dtype=layer.compute_dtype,
         window=mask.reach.window,
         cross=cross,
-        masked=any(mask is not None for mask in masks),
+        masked=any(mask is not None for mask in masks)
+        or any(x.index in program.masked for x in (value, key)),
         mask=layer.mask,
         lookahead=mask.lookahead or 0,
         key_axes=key_head_axes(layer),
@@ -181,6 +184,8 @@ def _bound(instruction: Instruction) -> dict[str, Any]:
 def acts_per_position(instruction: Instruction, moving: set[int], program: Program) -> bool:
     """Whether it is certain that a token's result depends on no other token."""
     operation = instruction.operation
+    if isinstance(operation, WithMask):
+        return all(x in moving for x in instruction.inputs)
     if not _broadcasts_over_time(instruction, moving, program):
         return False
     if not _is_unchanged(operation):

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import keras
 from keras import ops, tree
 
-from kerasattention._keras import Functional, graph_of, nodes_in_order
+from kerasattention._keras import Functional, graph_of, nodes_in_order, set_keras_mask
 from kerasattention.attend.tensors import Tensor
 
 Arguments = TypeVar("Arguments", tuple[Any, ...], dict[str, Any])
@@ -71,12 +71,14 @@ class Program:
         inputs: Slots of the model's inputs, in the model's order.
         output: Slot of its output.
         specs: A `KerasTensor` for each slot.
+        masked: Slots whose values may carry a Keras mask that their specs do not show.
     """
 
     inputs: tuple[int, ...]
     output: int
     instructions: tuple[Instruction, ...]
     specs: dict[int, Any]
+    masked: frozenset[int] = frozenset()
 
     def depends_on(self, slot: int) -> set[int]:
         """The slots whose values change with this one's."""
@@ -108,7 +110,11 @@ def flatten_graph(model: keras.Model) -> Program:
     inputs = [flattener.new_slot(x) for x in graph.inputs]
     outputs = flattener.flatten(graph, inputs)
     return Program(
-        tuple(x.index for x in inputs), outputs[0].index, tuple(flattener.made), flattener.specs
+        tuple(x.index for x in inputs),
+        outputs[0].index,
+        tuple(flattener.made),
+        flattener.specs,
+        frozenset(flattener.masked),
     )
 
 
@@ -128,6 +134,7 @@ class _Flattener:
     def __init__(self) -> None:
         self.made: list[Instruction] = []
         self.specs: dict[int, Any] = {}
+        self.masked: set[int] = set()
 
     def new_slot(self, spec: Any) -> Slot:
         slot = Slot(len(self.specs))
@@ -147,35 +154,42 @@ class _Flattener:
             kwargs = _mapped(as_slot, node.arguments.kwargs)
             inner = as_graph(node.operation)
             if inner is not None and len(args) == 1 and not _given(kwargs):
-                made = self.flatten(inner, tree.flatten(args[0]))
+                made = self.flatten(inner, self._with_masks(tree.flatten(args[0]), kwargs))
             else:
-                made = [self.new_slot(x) for x in node.outputs]
-                self.made.append(
-                    Instruction(
-                        node.operation,
-                        tuple(args),
-                        dict(kwargs),
-                        tuple(slot.index for slot in made),
-                        tuple(node.outputs),
-                    )
-                )
+                made = self._add(node.operation, args, kwargs, node.outputs)
             slots |= {id(x): slot for x, slot in zip(node.outputs, made, strict=True)}
         return [slots[id(x)] for x in graph.outputs]
+
+    def _add(self, operation: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> list[Slot]:
+        """Adds an instruction; its results may be masked if anything that it reads is."""
+        made = [self.new_slot(x) for x in outputs]
+        indices = tuple(slot.index for slot in made)
+        instruction = Instruction(operation, tuple(args), dict(kwargs), indices, tuple(outputs))
+        self.made.append(instruction)
+        if self.masked.intersection(instruction.inputs):
+            self.masked.update(indices)
+        return made
+
+    def _with_masks(self, inputs: list[Slot], kwargs: dict[str, Any]) -> list[Slot]:
+        """The inputs of a nested model with the masks that it is called with."""
+        masks = tree.flatten(kwargs.get("mask"))
+        if not any(isinstance(mask, Slot) for mask in masks):
+            return inputs
+        return [
+            self._masked(x, mask) if isinstance(mask, Slot) else x
+            for x, mask in zip(inputs, masks, strict=True)
+        ]
+
+    def _masked(self, slot: Slot, mask: Slot) -> Slot:
+        made = self._add(WithMask(), (slot, mask), {}, (self.specs[slot.index],))[0]
+        self.masked.add(made.index)
+        return made
 
     def _converted(self, slot: Slot, wanted: Any) -> Slot:
         """The slot cast to the dtype that the model was made with."""
         if self.specs[slot.index].dtype == wanted.dtype:
             return slot
-        made = self.new_slot(wanted)
-        cast = Instruction(
-            CastTo(wanted.dtype),
-            (slot,),
-            {},
-            (made.index,),
-            (wanted,),
-        )
-        self.made.append(cast)
-        return made
+        return self._add(CastTo(wanted.dtype), (slot,), {}, (wanted,))[0]
 
 
 class CastTo:
@@ -188,10 +202,22 @@ class CastTo:
         return ops.cast(x, self.dtype)
 
 
+class WithMask:
+    """A nested model's input with the Keras mask that the model is called with."""
+
+    name = "with_mask"
+
+    def __call__(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = ops.copy(x)  # the mask is not for others that read it
+        set_keras_mask(x, mask)
+        return x
+
+
 def _mapped(function: Callable[[Any], Any], arguments: Arguments) -> Arguments:
     """Arguments of the same structure, with the function's value for each leaf."""
     return cast("Arguments", tree.map_structure(function, arguments))
 
 
 def _given(kwargs: dict[str, Any]) -> bool:
-    return any(value is not None for value in kwargs.values())
+    """Whether a nested model is called with more than masks."""
+    return any(value is not None for name, value in kwargs.items() if name != "mask")
