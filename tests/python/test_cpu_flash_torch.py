@@ -184,3 +184,50 @@ def test_upstream_gradients_of_any_strides():
     for ours, plain in zip(*found, strict=True):
         np.testing.assert_allclose(ours, plain, **CLOSE)
     assert torch.is_grad_enabled()
+
+
+def test_inputs_whose_last_axis_is_not_contiguous():
+    """The kernels read heads as they lie in memory."""
+    arrays = [PROBLEMS["causal"].__dict__[x] for x in ("query", "key", "value")]
+    strided = [tensor(np.ascontiguousarray(x.swapaxes(1, 3))).transpose(1, 3) for x in arrays]
+    assert all(x.stride(-1) != 1 for x in strided)
+    expected = scaled_dot_product_attention(
+        *map(tensor, arrays), causal=True, implementation="plain"
+    )
+    found = scaled_dot_product_attention(*strided, causal=True, implementation="fused")
+    np.testing.assert_allclose(to_numpy(found), to_numpy(expected), **CLOSE)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_second_derivatives_of_the_public_function(causal):
+    """With its own causal rule, a scale, and key heads for several query heads."""
+    import torch
+
+    from kerasattention.attend.kernels.torch.double_backward import with_second_derivative
+
+    rng = np.random.default_rng(6)
+    shapes = ((2, 6, 7, 5), (2, 3, 7, 5), (2, 3, 7, 5))
+    arrays = [torch.as_tensor(rng.normal(size=shape)) for shape in shapes]
+    directions = [torch.as_tensor(rng.normal(size=shape)) for shape in shapes]
+    upstream = torch.as_tensor(rng.normal(size=shapes[0]))
+    options = {"is_causal": causal, "scale": 0.7, "enable_gqa": True}
+
+    def second(attend):
+        moving = [x.clone().requires_grad_() for x in arrays]
+        first = torch.autograd.grad(attend(*moving), moving, upstream, create_graph=True)
+        total = sum((x * y).sum() for x, y in zip(first, directions, strict=True))
+        return torch.autograd.grad(total, moving)
+
+    def ours(query, key, value):
+        output = torch.nn.functional.scaled_dot_product_attention(query, key, value, **options)
+        return with_second_derivative(output)
+
+    def plain(query, key, value):
+        key, value = (x.repeat_interleave(2, dim=1) for x in (key, value))
+        logits = 0.7 * query @ key.transpose(2, 3)
+        if causal:
+            logits = logits.masked_fill(~torch.ones(7, 7, dtype=torch.bool).tril(), -torch.inf)
+        return torch.softmax(logits, dim=-1) @ value
+
+    for found, expected in zip(second(ours), second(plain), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)

@@ -39,6 +39,31 @@ def test_an_override_that_only_passes_on_changes_nothing():
     np.testing.assert_allclose(to_numpy(found), to_numpy(plain(X, use_causal_mask=True)), atol=1e-6)
 
 
+class WithWeights(GroupQueryAttention):
+    """Gives twice the weights, so that it is seen where they come from."""
+
+    def _compute_attention(
+        self, query, key, value, attention_mask=None, training=None, return_attention_scores=False
+    ):
+        output, weights = super()._compute_attention(
+            query, key, value, attention_mask, training, True
+        )
+        return output, 2.0 * weights if return_attention_scores else None
+
+
+def test_an_override_gives_the_weights_that_a_call_returns():
+    layer, plain = WithWeights(4, 6, 2), GroupQueryAttention(4, 6, 2)
+    layer.build((B, T, D))
+    plain.build((B, T, D))
+    plain.set_weights(layer.get_weights())
+    output, weights = layer(X, use_causal_mask=True, return_attention_scores=True)
+    expected = plain(X, use_causal_mask=True, return_attention_scores=True)
+    np.testing.assert_allclose(to_numpy(output), to_numpy(expected[0]), atol=1e-6)
+    np.testing.assert_allclose(to_numpy(weights), 2.0 * to_numpy(expected[1]), atol=1e-6)
+    alone = layer(X, use_causal_mask=True)
+    np.testing.assert_allclose(to_numpy(alone), to_numpy(expected[0]), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "name"),
     [

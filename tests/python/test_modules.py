@@ -63,7 +63,6 @@ TESTED_BY = {
     "distribution/report": "devices_jax",
     "distribution/processes": "processes_jax",
     "distribution/scope": "devices_jax",
-    "layers/attending": "contract",
     "decoding/graph/trial_calls": "decode_trials",
     "layers/attention": "contract",
     "layers/docs": "layers_options",

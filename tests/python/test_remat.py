@@ -83,6 +83,33 @@ def test_remat_scope():
     assert_the_same(gradients("full"), gradients(None))
 
 
+def test_scores_under_remat_scope():
+    """Both results, with the mask on the first."""
+
+    def call(mode):
+        layer = made(mode)
+        with keras.RematScope(mode):
+            output, scores = layer(
+                tensor(X), query_mask=tensor(PADDED, "bool"), return_attention_scores=True
+            )
+        assert get_keras_mask(output) is not None
+        assert scores.shape == (3, 2, 5, 5)
+        return to_numpy(output), to_numpy(scores)
+
+    for found, expected in zip(call("full"), call(None), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_no_dropout_under_remat_scope_without_training():
+    def call(mode, **options):
+        layer = made(mode)
+        with keras.RematScope(mode):
+            return to_numpy(layer(tensor(X), **options))
+
+    for options in ({}, {"training": False}):
+        np.testing.assert_allclose(call("full", **options), call(None), rtol=1e-5, atol=1e-6)
+
+
 def test_fit_under_remat_scope():
     """Weights too, in a graph."""
 
