@@ -62,6 +62,7 @@ attention_scores <- function(
   check_required(x)
   check_model(model)
   check_model_input(x)
+  check_input_axes(x, model)
   check_layers(layers)
   check_whole_numbers(heads, min = 1, null = TRUE)
   check_whole_numbers(queries, min = 1, null = TRUE)

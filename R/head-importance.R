@@ -48,6 +48,7 @@ head_importance <- function(
   check_required(y)
   check_model(model)
   check_model_input(x)
+  check_input_axes(x, model)
   check_array(y)
   check_loss(loss)
   check_whole_number(batch_size, min = 1)
@@ -95,7 +96,7 @@ check_targets <- function(model, x, y, loss, call = caller_env()) {
       )
     }
   }
-  outputs <- output_sizes(model)
+  outputs <- end_sizes(model, "output")
   if (length(outputs) < 2 || is.null(targets)) {
     return(invisible())
   }
@@ -114,11 +115,6 @@ check_targets <- function(model, x, y, loss, call = caller_env()) {
     )
     abort_argument("y", rule, y, call = call)
   }
-}
-
-# The shape of the output of a model, NULL where it has several or the shape is not known.
-output_sizes <- function(model) {
-  tryCatch(shape_of(model$output), error = function(cnd) NULL)
 }
 
 # Whether a loss may take class numbers as targets. For R functions that is not known: TRUE.

@@ -42,6 +42,43 @@ check_model_input <- function(x, arg = caller_arg(x), call = caller_env()) {
   invisible(x)
 }
 
+# Whether the one input of a model has as many axes as the model was made for: a sample taken
+# out of an array loses its axis in R.
+check_input_axes <- function(
+  x,
+  model,
+  arg = caller_arg(x),
+  call = caller_env()
+) {
+  force(arg)
+  if (is_plain_list(x) && length(x) == 1) {
+    x <- x[[1]]
+  }
+  sizes <- if (!is_plain_list(x)) end_sizes(model, "input")
+  given <- shape_of(x)
+  if (is.null(sizes) || is.null(given) || length(given) == length(sizes)) {
+    return(invisible(x))
+  }
+  rule <- paste(
+    "an array with the axes of the model's input,",
+    show_shape(sizes)
+  )
+  hint <- if (length(given) == length(sizes) - 1) {
+    commas <- strrep(", ", length(sizes) - 1)
+    paste0(
+      "One sample of an array keeps its axis with `x[1",
+      commas,
+      ", drop = FALSE]`."
+    )
+  }
+  abort_argument(arg, rule, x, hint, call)
+}
+
+# The shape of the one input or output of a model, NULL where it has several or none is known.
+end_sizes <- function(model, side) {
+  tryCatch(shape_of(model[[side]]), error = function(cnd) NULL)
+}
+
 # A symbolic tensor, such as the input of a model, holds no values.
 check_values <- function(x, arg, call) {
   if (inherits(x, "keras.src.backend.common.keras_tensor.KerasTensor")) {
@@ -73,8 +110,11 @@ as_other_inputs <- function(inputs) {
   as_model_input(if (axes_of(inputs) == 1) matrix(inputs, 1) else inputs)
 }
 
-# Integers stay integers: they are token ids.
+# Integers stay integers: they are token ids. A list of one array is that array.
 as_model_input <- function(x) {
+  if (is_plain_list(x) && length(x) == 1 && is.null(names(x))) {
+    return(as_model_input(x[[1]]))
+  }
   if (is_plain_list(x)) {
     return(lapply(x, as_model_input))
   }

@@ -39,3 +39,23 @@ test_that("R counts from 1, Python from 0, and integers stay integers", {
   dtypes <- vapply(inputs, function(x) as.character(x$dtype), "")
   expect_equal(dtypes, c("int32", "float32"))
 })
+
+test_that("one sample keeps its axis, and a list of one array is the array", {
+  skip_without_keras()
+  model <- toy_model()
+  x <- toy_input()
+  expect_identical(
+    attention_scores(model, list(x))$maps,
+    attention_scores(model, x)$maps
+  )
+  expect_no_warning(head_importance(model, list(x), x, loss = "mse"))
+  f <- function(x) check_input_axes(x, model)
+  expect_silent(f(x))
+  expect_silent(f(x[1, , , drop = FALSE]))
+  expect_snapshot(error = TRUE, {
+    f(x[1, , ])
+    f(list(x[1, , ]))
+    f(x[1, 1, ])
+    attention_scores(model, x[1, , ])
+  })
+})
