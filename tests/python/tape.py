@@ -88,7 +88,17 @@ class Tape:
         return self.done(x.value + bias.value, (x, lambda g: g), (bias, share))
 
     def multiply(self, a, b):
-        return self.done(a.value * b.value, (a, lambda g: g * b.value), (b, lambda g: g * a.value))
+        """Where one is broadcast, its gradient is a sum of products, each of them rounded."""
+        product = a.value * b.value
+
+        def share(of, other):
+            def times(g):
+                found = g * other.value
+                return found if of.value.shape == product.shape else self.rounded(found)
+
+            return (of, times)
+
+        return self.done(product, share(a, b), share(b, a))
 
     def shifted(self, a, number):
         return self.done(a.value + number, (a, lambda g: g))
@@ -126,8 +136,10 @@ class Tape:
         return node
 
     def sigmoid(self, a):
+        """Its derivative is taken from the rounded result, near 1 with a large relative error."""
         s = 1.0 / (1.0 + np.exp(-a.value))
-        return self.done(s, (a, lambda g: g * s * (1.0 - s)))
+        made = self.done(s, (a, lambda g: g * made.value * (1.0 - made.value)))
+        return made
 
     def softplus(self, a):
         return self.done(np.log1p(np.exp(a.value)), (a, lambda g: g / (1.0 + np.exp(-a.value))))
