@@ -1,4 +1,4 @@
-# The call argument `positions`: a number for each token, whole or not, or a time.
+# The call argument `positions`: a number for each token, whole or not, a time, or several numbers.
 
 check_positions <- function(
   x,
@@ -6,7 +6,10 @@ check_positions <- function(
   arg = caller_arg(x),
   call = caller_env()
 ) {
-  rule <- paste0("a matrix (B, T) of numbers, or times", or_null(null))
+  rule <- paste0(
+    "a matrix (B, T) or an array (B, T, axes) of numbers, or times",
+    or_null(null)
+  )
   if (left_to_python(x, null, rule, arg, call)) {
     return(invisible(x))
   }
@@ -14,7 +17,7 @@ check_positions <- function(
     check_times(x, rule, arg, call)
     return(invisible(x))
   }
-  if (!is_plain_number(x) || lost_integer64(x) || axes_of(x) != 2) {
+  if (!is_plain_number(x) || lost_integer64(x) || !axes_of(x) %in% 2:3) {
     hint <- if (is_plain_number(x) && axes_of(x) == 1) {
       paste0("For a single sequence: `matrix(", arg, ", nrow = 1)`.")
     } else if (inherits(x, "difftime")) {

@@ -121,13 +121,18 @@ broadcast_hint <- function(shape, full, arg) {
 
 check_per_token <- function(x, sizes, arg, call) {
   shape <- shape_of(x)
+  # Python knows how many axes the layer's position has.
+  axes <- if (arg == "positions") 2:3 else 2
   fits <- is.null(shape) ||
-    length(shape) == 2 &&
+    is.element(length(shape), axes) &&
       !differ(shape[2], sizes[2]) &&
       (!differ(shape[1], sizes[1]) || shape[1] == 1)
   if (!fits) {
     letter <- if (arg %in% c("value_mask", "key_mask")) "(B, S)" else "(B, T)"
     rule <- paste("a matrix", letter, "=", show_shape(sizes))
+    if (length(shape) == 3 && 3 %in% axes) {
+      rule <- paste0(rule, ", or an array (B, T, axes)")
+    }
     abort_argument(arg, rule, x, call = call)
   }
 }

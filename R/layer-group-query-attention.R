@@ -78,7 +78,8 @@
 #' @param segment_ids (B, T) whole numbers: a token attends to its own segment only; 0
 #'   is padding.
 #' @param positions (B, T) numbers, the positions of the tokens: by default 0 to T - 1. They may
-#'   be real numbers or times, see the section Positions.
+#'   be real numbers or times, see the section Positions. (B, T, axes) for a `position` with
+#'   several axes, see [position_rotary()] and [position_relative()].
 #' @param use_causal_mask Whether a query attends only to keys up to its own position.
 #'   In a Sequential model, or without `object`, the layer keeps it as its default.
 #' @param return_attention_scores Whether to return the attention weights,

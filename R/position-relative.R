@@ -1,4 +1,4 @@
-#' Relative position bias (T5)
+#' Relative position bias (T5, Swin)
 #'
 #' @description
 #' The relative position bias of T5 (Raffel et al. 2020): each head learns one number for
@@ -19,19 +19,38 @@
 #' object share one table, as the layers of T5 do. To give each layer its own table, call
 #' `position_relative()` once for each.
 #'
-#' @param num_buckets The number of buckets, even.
+#' @param num_buckets The number of buckets, even. Not with several axes.
 #' @param max_distance All distances from this one on share a bucket. Greater than half of
-#'   `num_buckets`.
+#'   `num_buckets`. With several axes the farthest offset that is told apart, one number or one for
+#'   each axis.
+#' @param axes The number of axes of a position.
+#'
+#' @section Positions of several axes:
+#' With `axes = 2` the bias depends on the offsets along rows and columns, as in Swin (Liu et
+#' al. 2021): there are no buckets, and each pair of offsets from -m to m, where m is the
+#' `max_distance` of an axis, has a number for each head; farther offsets count as m. The
+#' call argument `positions` is an array (B, T, 2). A layer that attends over two axes,
+#' such as the windows (B, h, w, D) of an image, takes the indices along them where no
+#' positions are given. Windows of h x w have `max_distance = c(h - 1, w - 1)`.
+#'
+#' The table has (2m + 1) rows for each offset of rows, the offsets of columns
+#' the fastest; offsets are query less key. So a `relative_position_bias_table` of Swin fits
+#' unchanged. Models with such positions are not decoded.
 #'
 #' @section Models:
 #' T5: 32 buckets up to 128, one table for all layers of the encoder and one for those of
 #' the decoder. T5 does not scale its logits by 1 / sqrt(H): multiply the query kernel of
 #' its checkpoints by sqrt(H), or make the layers with `scale = 1`.
 #'
+#' Swin: `position_relative(max_distance = 6, axes = 2)` for windows of 7 x 7.
+#'
 #' @inherit position_rotary return
 #' @references
 #' Raffel et al. (2020). Exploring the Limits of Transfer Learning with a Unified
 #' Text-to-Text Transformer. \doi{10.48550/arXiv.1910.10683}
+#'
+#' Liu et al. (2021). Swin Transformer: Hierarchical Vision Transformer using Shifted Windows.
+#' \doi{10.48550/arXiv.2103.14030}
 #'
 #' @seealso [position_rotary()], [position_alibi()], [layer_group_query_attention()]
 #' @export
@@ -47,7 +66,27 @@
 #'   layer_multi_head_attention(num_heads = 4, key_dim = 8, position = shared) |>
 #'   layer_multi_head_attention(num_heads = 4, key_dim = 8, position = shared)
 #' length(keras$Model(input, output)$weights)
-position_relative <- function(num_buckets = 32, max_distance = 128) {
+#'
+#' # Windows of 3 x 5 of an image
+#' windows <- array(rnorm(2 * 3 * 5 * 16), c(2, 3, 5, 16))
+#' windows |>
+#'   layer_multi_head_attention(
+#'     num_heads = 4,
+#'     key_dim = 8,
+#'     position = position_relative(max_distance = c(2, 4), axes = 2)
+#'   ) |>
+#'   as.array() |>
+#'   dim()
+position_relative <- function(num_buckets = 32, max_distance = 128, axes = 1) {
+  check_whole_number(axes, min = 1, max = 4)
+  if (axes > 1) {
+    if (!missing(num_buckets)) {
+      hint <- "Each offset has a number; `max_distance` is the farthest."
+      rule <- "left out with several axes"
+      abort_argument("num_buckets", rule, num_buckets, hint)
+    }
+    return(position_of_axes(max_distance, axes))
+  }
   check_whole_number(num_buckets, min = 4, max = 2^14)
   if (num_buckets %% 2 != 0) {
     hint <- "Half of the buckets are for keys before the query, half for keys after it."
@@ -64,6 +103,28 @@ position_relative <- function(num_buckets = 32, max_distance = 128) {
     "RelativePosition",
     num_buckets = as.integer(num_buckets),
     max_distance = as.integer(max_distance),
+    shared = TRUE
+  )
+}
+
+position_of_axes <- function(max_distance, axes, call = caller_env()) {
+  arg <- "max_distance"
+  check_whole_numbers(max_distance, min = 0, max = 2^18, arg = arg, call = call)
+  farthest <- as.integer(unlist(max_distance))
+  if (!length(farthest) %in% c(1, axes)) {
+    rule <- paste("one whole number, or one for each of", axes, "axes")
+    abort_argument(arg, rule, max_distance, call = call)
+  }
+  if (prod(2 * rep_len(farthest, axes) + 1) > 2^22) {
+    rule <- "so small that the table has at most 4194304 rows"
+    hint <- "It has 2 * `max_distance` + 1 rows for each axis, multiplied."
+    abort_argument(arg, rule, max_distance, hint, call)
+  }
+  new_position(
+    "position_relative",
+    "RelativePosition",
+    max_distance = farthest,
+    axes = as.integer(axes),
     shared = TRUE
   )
 }

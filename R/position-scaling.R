@@ -22,7 +22,21 @@ scaling_types <- list(
       "high_freq_factor",
       "original_max_position_embeddings"
     )
-  )
+  ),
+  longrope = list(
+    must = c("short_factor", "long_factor", "original_max_position_embeddings"),
+    may = c("max_position_embeddings", "factor", "attention_factor", "length")
+  ),
+  dynamic = list(
+    must = c("factor", "original_max_position_embeddings"),
+    may = "length"
+  ),
+  proportional = list(may = c("factor", "partial_rotary_factor"))
+)
+scaling_lengths <- c(
+  "original_max_position_embeddings",
+  "max_position_embeddings",
+  "length"
 )
 
 # Returns the scaling with a `type`, and whole numbers as integers.
@@ -49,6 +63,9 @@ check_scaling <- function(scaling, call = caller_env()) {
   }
   parameters <- scaling[!names(scaling) %in% c("type", "rope_type")]
   check_scaling_names(parameters, type, call)
+  if (type == "longrope") {
+    check_longrope(parameters, call)
+  }
   c(type = type, check_scaling_values(parameters, call))
 }
 
@@ -85,9 +102,13 @@ check_scaling_values <- function(parameters, call) {
       check_flag(value, arg = arg, call = call)
     } else if (name == "factor") {
       check_number(value, min = 1, arg = arg, call = call)
-    } else if (name == "original_max_position_embeddings") {
+    } else if (name %in% scaling_lengths) {
       check_whole_number(value, min = 1, arg = arg, call = call)
       parameters[[name]] <- as.integer(value)
+    } else if (name %in% c("short_factor", "long_factor")) {
+      parameters[[name]] <- check_factors(value, arg, call)
+    } else if (name == "partial_rotary_factor") {
+      check_number(value, above = 0, max = 1, arg = arg, call = call)
     } else {
       check_number(value, above = 0, arg = arg, call = call)
     }
@@ -99,4 +120,33 @@ check_scaling_values <- function(parameters, call) {
     abort_argument("scaling$high_freq_factor", rule, high, call = call)
   }
   parameters
+}
+
+# A config that was read into lists has a list of numbers.
+check_factors <- function(x, arg, call) {
+  numbers <- if (is_plain_list(x)) unlist(x) else x
+  good <- is_plain_number(numbers) &&
+    axes_of(numbers) == 1 &&
+    length(numbers) > 0 &&
+    all(is.finite(numbers) & numbers > 0)
+  if (!good) {
+    hint <- "One for each pair of rotated features."
+    abort_argument(arg, "numbers above 0", x, hint, call)
+  }
+  as.double(numbers)
+}
+
+check_longrope <- function(parameters, call) {
+  given <- c("max_position_embeddings", "factor", "attention_factor")
+  if (!any(given %in% names(parameters))) {
+    abort(
+      "{.arg scaling} of type {.val longrope} needs {.or {.arg {given}}}.",
+      hint = "`max_position_embeddings` is in the model's published config.",
+      arg = "scaling",
+      call = call
+    )
+  }
+  original <- parameters$original_max_position_embeddings
+  arg <- "scaling$original_max_position_embeddings"
+  check_whole_number(original, min = 2, arg = arg, call = call)
 }

@@ -42,6 +42,10 @@ format_argument <- function(x) {
   if (is.list(x)) {
     return(paste0("list(", format_arguments(x), ")"))
   }
+  if (length(x) > 1) {
+    each <- vapply(x, format_argument, "")
+    return(paste0("c(", paste(each, collapse = ", "), ")"))
+  }
   if (is.numeric(x)) {
     return(format(x, digits = 15, scientific = FALSE, trim = TRUE))
   }

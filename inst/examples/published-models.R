@@ -207,5 +207,45 @@ published_models <- alist(
       scaling = deepseek_scaling(1)
     ),
     use_causal_mask = TRUE
+  ),
+  # Positions of three axes: frame, row and column.
+  "Qwen2-VL 7B" = layer_group_query_attention(
+    head_dim = 128,
+    num_query_heads = 28,
+    num_key_value_heads = 4,
+    position = position_rotary(theta = 1000000, sections = c(16, 24, 24)),
+    use_causal_mask = TRUE
+  ),
+  "Qwen3-VL 8B" = layer_group_query_attention(
+    head_dim = 128,
+    num_query_heads = 32,
+    num_key_value_heads = 8,
+    use_bias = FALSE,
+    qk_norm = TRUE,
+    position = position_rotary(
+      theta = 5000000,
+      sections = list(type = "interleaved", sizes = c(24, 20, 20))
+    ),
+    use_causal_mask = TRUE
+  ),
+  # Two of three layers of ModernBERT have windows.
+  "ModernBERT base, windows" = layer_multi_head_attention(
+    num_heads = 12,
+    key_dim = 64,
+    use_bias = FALSE,
+    sliding_window = 65,
+    position = position_rotary()
+  ),
+  "ModernBERT base, global" = layer_multi_head_attention(
+    num_heads = 12,
+    key_dim = 64,
+    use_bias = FALSE,
+    position = position_rotary(theta = 160000)
+  ),
+  # The inputs are windows of 7 x 7 of an image.
+  "Swin tiny, stage 1" = layer_multi_head_attention(
+    num_heads = 3,
+    key_dim = 32,
+    position = position_relative(max_distance = 6, axes = 2)
   )
 )

@@ -87,3 +87,32 @@ def bucket_matrix(query_positions, key_positions, buckets, farthest, causal):
             for here in query_positions
         ]
     )
+
+
+def rotate_axes(x, positions, frequencies, axes, layout):
+    """(B, T, N, H), pair i turned by the axis `axes[i]` of positions (B, T, axes)."""
+    B, T, N, _ = x.shape
+    positions = np.broadcast_to(positions, (B, *positions.shape[1:]))
+    pairs = len(frequencies)
+    turned = np.array(x, dtype=np.float64)
+    for b, t, n in np.ndindex(B, T, N):
+        for i, (frequency, axis) in enumerate(zip(frequencies, axes, strict=True)):
+            first, second = (i, i + pairs) if layout == "half" else (2 * i, 2 * i + 1)
+            angle = float(positions[b, t, axis]) * frequency
+            number = complex(x[b, t, n, first], x[b, t, n, second])
+            number *= complex(math.cos(angle), math.sin(angle))
+            turned[b, t, n, first], turned[b, t, n, second] = number.real, number.imag
+    return turned
+
+
+def offset_entries(queries, keys, farthest):
+    """(T, S): entry of the offset of each query and key, positions (T, axes) and (S, axes)."""
+    entries = np.zeros((len(queries), len(keys)), int)
+    for t, here in enumerate(queries):
+        for s, there in enumerate(keys):
+            entry = 0
+            for q, k, most in zip(here, there, farthest, strict=True):
+                offset = max(-most, min(most, math.trunc(float(q) - float(k))))
+                entry = entry * (2 * most + 1) + offset + most
+            entries[t, s] = entry
+    return entries

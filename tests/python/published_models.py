@@ -31,8 +31,9 @@ RANK, QUERY_RANK, ROTATED, VALUE = 10, 11, 4, 5
 class Model:
     """A kind of layer, its arguments as published, and the twin of a small one.
 
-    `twin` takes the small layer, what each query sees (T, T) and positions (1, T); it
-    gives a function of the input, the weights by the names of ours, and the module.
+    `twin` takes the small layer, what each query sees (T, T) and positions (1, T) or
+    (1, T, axes); it gives a function of the input, the weights by the names of ours, and the
+    module. `position` makes the position of the small layer, where it has the sizes of heads.
     """
 
     layer: type
@@ -40,6 +41,9 @@ class Model:
     twin: Callable
     causal: bool = True
     square: bool = False  # whether their projections demand D = N * H
+    position: Callable | None = None
+    places: Callable | None = None
+    length: int = T
 
     def full(self):
         """The layer in its published size, not built."""
@@ -60,6 +64,8 @@ class Model:
             sizes = {"num_heads": self.heads, "key_dim": H}
         if "sliding_window" in options:
             sizes["sliding_window"] = WINDOW
+        if self.position is not None:
+            sizes["position"] = self.position()
         return self.layer(**options | sizes, **self._causal())
 
     @property
@@ -313,6 +319,92 @@ def latent_projections(made, layer):
     yield from joined(made.o_proj.weight, None, N)
 
 
+def qwen_vl(family, layer, seen, positions):
+    """Qwen2-VL and Qwen3-VL: positions of three axes."""
+    import torch
+
+    theirs = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+    settings = importlib.import_module(f"transformers.models.{family}.configuration_{family}")
+    prefix = {"qwen2_vl": "Qwen2VL", "qwen3_vl": "Qwen3VL"}[family]
+    described = {**rope(layer.position), "mrope_section": list(layer.position.sections.sizes)}
+    config = getattr(settings, f"{prefix}TextConfig")(
+        hidden_size=N * H,
+        head_dim=H,
+        num_attention_heads=N,
+        num_key_value_heads=K,
+        num_hidden_layers=1,
+        rope_parameters=described,
+    )
+    config._attn_implementation = "eager"
+    name = "Attention" if family == "qwen2_vl" else "TextAttention"
+    made = getattr(theirs, prefix + name)(config, 0)
+    randomize(made)
+    angles = getattr(
+        theirs,
+        f"{prefix}RotaryEmbedding" if family == "qwen2_vl" else f"{prefix}TextRotaryEmbedding",
+    )(config)
+
+    def run(x):
+        embedded = angles(x, torch.as_tensor(positions).movedim(-1, 0))
+        return made(x, position_embeddings=embedded, attention_mask=additive(seen))[0]
+
+    weights = dict(projections(made, layer))
+    if layer.use_bias:  # their output has none
+        weights["attention_output/bias"] = np.zeros(N * H, "float32")
+    return run, weights, made
+
+
+def modernbert(layer, seen, positions):
+    import torch
+    from transformers.models.modernbert import modeling_modernbert as theirs
+    from transformers.models.modernbert.configuration_modernbert import ModernBertConfig
+
+    kind = "sliding_attention" if layer.sliding_window else "full_attention"
+    config = ModernBertConfig(
+        hidden_size=N * H,
+        num_attention_heads=N,
+        num_hidden_layers=1,
+        layer_types=[kind],
+        local_attention=2 * (WINDOW - 1),
+        rope_parameters={kind: rope(layer.position)},
+    )
+    config._attn_implementation = "eager"
+    made = theirs.ModernBertAttention(config, 0)
+    randomize(made)
+    if layer.sliding_window:  # of their own, both sides, the query's position not counted
+        assert made.sliding_window == layer.sliding_window
+    angles = theirs.ModernBertRotaryEmbedding(config)
+
+    def run(x):
+        embedded = angles(x, torch.as_tensor(positions), kind)
+        return made(x, embedded, additive(seen))[0]
+
+    weights = {}
+    for name, weight in zip(
+        ("query", "key", "value"), made.Wqkv.weight.chunk(3, dim=0), strict=True
+    ):
+        weights |= dict(split(name, weight, None, N))
+    weights |= dict(joined(made.Wo.weight, None, N))
+    return run, weights, made
+
+
+def swin(layer, seen, positions):
+    from transformers.models.swin.configuration_swin import SwinConfig
+    from transformers.models.swin.modeling_swin import SwinAttention
+
+    config = SwinConfig(attention_probs_dropout_prob=0.0)
+    config._attn_implementation = "eager"
+    made = SwinAttention(config, N * H, N, layer.position.max_distance[0] + 1)
+    randomize(made)
+
+    def run(x):
+        return made(x)[0]
+
+    weights = dict(projections(made, layer))
+    weights["table"] = as_numpy(made.relative_position_bias.relative_position_bias_table)
+    return run, weights, made
+
+
 # Their weights in our shapes ----------------------------------------------------------------
 
 
@@ -440,6 +532,16 @@ gemma3 = functools.partial(
 qwen3 = llama_like("qwen3", "Qwen3Config", "Qwen3Attention", "Qwen3RotaryEmbedding")
 gpt_oss = llama_like("gpt_oss", "GptOssConfig", "GptOssAttention", "GptOssRotaryEmbedding")
 
+
+def three_axes():
+    """Not those of one order: an image within text has rows and columns."""
+    return np.random.default_rng(8).integers(0, 60, (1, T, 3))
+
+
+def window_of_seven():
+    return np.stack(np.meshgrid(*[np.arange(7)] * 2, indexing="ij"), axis=-1).reshape(1, 49, 2)
+
+
 MODELS = {
     "Llama 2 7B": Model(
         GroupQueryAttention,
@@ -559,4 +661,51 @@ MODELS = {
     ),
     "DeepSeek-V2 Lite": Model(LatentAttention, lambda: latent(16, mscale=0.707), deepseek(2)),
     "DeepSeek-V3": Model(LatentAttention, lambda: latent(128, query_rank=1536), deepseek(3)),
+    "Qwen2-VL 7B": Model(
+        GroupQueryAttention,
+        lambda: grouped(
+            128, 28, 4, use_bias=True, position=RotaryPosition(1e6, sections=(16, 24, 24))
+        ),
+        functools.partial(qwen_vl, "qwen2_vl"),
+        square=True,
+        position=lambda: RotaryPosition(1e6, sections=(1, 1, 2)),
+        places=three_axes,
+    ),
+    "Qwen3-VL 8B": Model(
+        GroupQueryAttention,
+        lambda: grouped(
+            128,
+            32,
+            8,
+            qk_norm=True,
+            position=RotaryPosition(5e6, sections={"type": "interleaved", "sizes": (24, 20, 20)}),
+        ),
+        functools.partial(qwen_vl, "qwen3_vl"),
+        square=True,
+        position=lambda: RotaryPosition(5e6, sections={"type": "interleaved", "sizes": (2, 1, 1)}),
+        places=three_axes,
+    ),
+    "ModernBERT base, windows": Model(
+        MultiHeadAttention,
+        lambda: multi(12, 64, sliding_window=65, position=RotaryPosition()),
+        modernbert,
+        causal=False,
+        square=True,
+    ),
+    "ModernBERT base, global": Model(
+        MultiHeadAttention,
+        lambda: multi(12, 64, position=RotaryPosition(1.6e5)),
+        modernbert,
+        causal=False,
+        square=True,
+    ),
+    "Swin tiny, stage 1": Model(
+        MultiHeadAttention,
+        lambda: multi(3, 32, use_bias=True, position=RelativePosition(max_distance=6, axes=2)),
+        swin,
+        causal=False,
+        square=True,
+        places=window_of_seven,
+        length=49,
+    ),
 }

@@ -14,7 +14,7 @@ from kerasattention import AlibiPosition, GroupQueryAttention, RelativePosition,
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span
 from kerasattention.layers.projections import in_one_dtype
-from kerasattention.positions.relative import BucketBias
+from kerasattention.positions.buckets import BucketBias
 from problems import PROBLEMS, SMALL_BLOCK, block_size, problem
 
 pytestmark = pytest.mark.usefixtures("doubles")

@@ -77,6 +77,9 @@ TESTED_BY = {
     "masks/kinds": "masks",
     "models/interrupts_jax": "interrupts",
     "positions/base": "positions",
+    "positions/buckets": "relative",
+    "positions/frequencies": "scaling",
+    "positions/lookup": "grid",
 }
 
 

@@ -20,7 +20,7 @@ from kerasattention.attend import api
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span
 from kerasattention.positions.alibi import AlibiBias, alibi_slopes
-from kerasattention.positions.relative import BucketBias, distance_buckets
+from kerasattention.positions.buckets import BucketBias, distance_buckets
 from position_reference import KEYS_PER_SAMPLE, PER_SAMPLE, B, K, N, S, T, numbers
 from problems import block_size
 
@@ -235,8 +235,8 @@ ERRORS = {
     "layout": (lambda: RotaryPosition(layout="both"), "`layout`.*interleaved.*both"),
     "scaling": (lambda: RotaryPosition(scaling="yarn"), "`scaling`.*dictionary.*'yarn'"),
     "type": (
-        lambda: RotaryPosition(scaling={"type": "dynamic", "factor": 2}),
-        "`type` of.*linear.*dynamic",
+        lambda: RotaryPosition(scaling={"type": "static", "factor": 2}),
+        "`type` of.*linear.*dynamic.*static",
     ),
     "two types": (
         lambda: RotaryPosition(scaling={"type": "ntk", "rope_type": "yarn", "factor": 2}),

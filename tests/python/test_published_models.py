@@ -6,11 +6,25 @@ Random weights are copied from theirs into ours; output and gradient of the inpu
 import numpy as np
 import pytest
 
-from backends import sampled, tensor, value_and_gradients
+import kerasattention
+from backends import sampled, tensor, to_numpy, value_and_gradients
 from kerasattention import RotaryPosition
-from kerasattention.positions.relative import distance_buckets
+from kerasattention.positions.buckets import distance_buckets
 from layer_twins import pure
-from published_models import MODELS, D, H, T, rope
+from published_models import (
+    MODELS,
+    D,
+    H,
+    K,
+    N,
+    T,
+    additive,
+    as_numpy,
+    joined,
+    randomize,
+    rope,
+    split,
+)
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -18,17 +32,19 @@ transformers = pytest.importorskip("transformers")
 B = 2
 
 
-def seen_by(layer):
+def seen_by(layer, length):
     """(T, T), as `transformers` builds it."""
     from transformers import masking_utils
 
-    t, s = np.indices((T, T))
-    if layer.sliding_window is not None:
+    t, s = np.indices((length, length))
+    if layer.sliding_window is not None and not layer.use_causal_mask:
+        rule = masking_utils.sliding_window_bidirectional_mask_function(layer.sliding_window - 1)
+    elif layer.sliding_window is not None:
         rule = masking_utils.sliding_window_causal_mask_function(layer.sliding_window)
     elif layer.use_causal_mask:
         rule = masking_utils.causal_mask_function
     else:
-        return np.ones((T, T), bool)
+        return np.ones((length, length), bool)
     return np.array(rule(0, 0, torch.as_tensor(t), torch.as_tensor(s)))
 
 
@@ -47,6 +63,7 @@ def copy_weights(layer, weights):
 ON_JAX = [
     *("Llama 3.1 8B", "Gemma 2 9B, windows", "Gemma 3 4B, windows", "GPT-J 6B", "MPT 7B"),
     *("T5 base, decoder", "gpt-oss 20B, windows", "DeepSeek-V3"),
+    *("Qwen2-VL 7B", "Swin tiny, stage 1"),
 ]
 
 
@@ -56,20 +73,23 @@ def test_output_and_gradient_are_those_of_transformers(name):
     layer = model.small()
     # From 3 on, as after a prompt; a window compares places, so these count by one.
     step = 1 if layer.sliding_window or type(layer.position).__name__ != "RotaryPosition" else 5
-    positions = np.arange(T)[None] * step + 3
+    length = model.length
+    positions = np.arange(length)[None] * step + 3
+    if model.places is not None:
+        positions = model.places()
     features = layer.heads.query * H if model.square else D
-    layer.build((B, T, features))
-    run, weights, _ = model.twin(layer, seen_by(layer), positions)
+    layer.build((B, length, features))
+    run, weights, _ = model.twin(layer, seen_by(layer, length), positions)
     copy_weights(layer, weights)
     rng = np.random.default_rng(9)
-    x = rng.normal(size=(B, T, features)).astype("float32")
-    upstream = rng.normal(size=(B, T, features)).astype("float32")
+    x = rng.normal(size=(B, length, features)).astype("float32")
+    upstream = rng.normal(size=(B, length, features)).astype("float32")
 
     theirs = torch.tensor(x, requires_grad=True)
     expected = run(theirs)
     (expected * torch.as_tensor(upstream)).sum().backward()
 
-    function, values = pure(layer, [x], positions=np.broadcast_to(positions, (B, T)))
+    function, values = pure(layer, [x], positions=np.repeat(positions, B, axis=0))
     (output,), gradients = value_and_gradients(function, values, tensor(upstream))
     size = np.abs(expected.detach().numpy()).max()
     np.testing.assert_allclose(output, expected.detach().numpy(), rtol=1e-5, atol=1e-5 * size)
@@ -114,6 +134,111 @@ def test_ntk_scaling_is_the_dynamic_one_at_its_length():
     expected, _ = ROPE_INIT_FUNCTIONS["dynamic"](config, seq_len=4 * 2048)
     found = RotaryPosition(scaling={"type": "ntk", "factor": 4.0}).frequencies(64)
     np.testing.assert_allclose(found.values, expected.numpy(), rtol=2e-6)
+
+
+# Scalings -----------------------------------------------------------------------------------------
+
+LONGROPE = {
+    "type": "longrope",
+    "short_factor": [1.0, 1.25, 1.5, 2.0],
+    "long_factor": [1.0, 2.0, 6.0, 9.5],
+    "original_max_position_embeddings": 24,
+    "max_position_embeddings": 96,
+}
+
+
+@pytest.mark.parametrize("start", [0, 11, 12, 70])
+def test_phi3_with_longrope(start):
+    """Up to the original length of 24 positions, and beyond."""
+    from transformers.models.phi3 import modeling_phi3 as theirs
+    from transformers.models.phi3.configuration_phi3 import Phi3Config
+
+    described = {name: x for name, x in LONGROPE.items() if name != "type"}
+    longest = described.pop("max_position_embeddings")
+    config = Phi3Config(
+        hidden_size=N * H,
+        num_attention_heads=N,
+        num_key_value_heads=K,
+        num_hidden_layers=1,
+        max_position_embeddings=longest,
+        original_max_position_embeddings=24,
+        rope_parameters={"rope_theta": 1e4, "rope_type": "longrope", **described},
+        pad_token_id=0,
+    )
+    config._attn_implementation = "eager"
+    made = theirs.Phi3Attention(config, 0)
+    randomize(made)
+    positions = np.arange(T)[None] + start
+    layer = kerasattention.GroupQueryAttention(
+        H,
+        N,
+        K,
+        use_bias=False,
+        use_causal_mask=True,
+        position=RotaryPosition(scaling=LONGROPE),
+    )
+    layer.build((B, T, N * H))
+    query, key, value = made.qkv_proj.weight.split([N * H, K * H, K * H])
+    weights = dict(split("query", query, None, N))
+    weights |= dict(split("key", key, None, K)) | dict(split("value", value, None, K))
+    copy_weights(layer, weights | dict(joined(made.o_proj.weight, None, N)))
+    x = np.random.default_rng(9).normal(size=(B, T, N * H)).astype("float32")
+    angles = theirs.Phi3RotaryEmbedding(config)
+    given = torch.as_tensor(x)
+    embedded = angles(given, torch.as_tensor(positions))
+    expected = as_numpy(made(given, embedded, additive(seen_by(layer, T)))[0])
+    found = to_numpy(layer(tensor(x), positions=positions))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("length", [None, 16, 24, 25, 100])
+@pytest.mark.parametrize("kind", ["longrope", "dynamic", "proportional"])
+def test_scalings_are_those_of_transformers(kind, length):
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    scaling = {
+        "longrope": LONGROPE,
+        "dynamic": {"type": "dynamic", "factor": 2.5, "original_max_position_embeddings": 24},
+        "proportional": {"type": "proportional", "factor": 4.0, "partial_rotary_factor": 0.5},
+    }[kind]
+    described = {name: x for name, x in scaling.items() if name != "type"}
+    longest = described.pop("max_position_embeddings", 24)
+    described |= {"rope_type": kind, "rope_theta": 5e4}
+    config = transformers.LlamaConfig(
+        head_dim=8, max_position_embeddings=longest, rope_parameters=described
+    )
+    expected, factor = ROPE_INIT_FUNCTIONS[kind](config, seq_len=length)
+    by_length = kind != "proportional" and length is not None
+    ours = {**scaling, "length": length} if by_length else scaling
+    found = RotaryPosition(5e4, scaling=ours).frequencies(8)
+    np.testing.assert_allclose(found.values, expected.numpy(), rtol=2e-6)
+    assert found.attention_factor == pytest.approx(factor)
+
+
+def test_axial_sections_are_those_of_images_in_qwen2_vl():
+    from transformers.models.qwen2_vl import modeling_qwen2_vl as theirs
+    from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
+
+    config = Qwen2VLVisionConfig(embed_dim=N * H, num_heads=N)
+    config._attn_implementation = "eager"
+    made = theirs.VisionAttention(config)
+    randomize(made)
+    positions = np.random.default_rng(8).integers(0, 30, (1, T, 2))
+    rotary = RotaryPosition(sections={"type": "axial", "sizes": (H // 4, H // 4)})
+    layer = kerasattention.MultiHeadAttention(N, H, position=rotary)
+    layer.build((1, T, N * H))
+    weights = dict(joined(made.proj.weight, made.proj.bias, N))
+    parts = zip(made.qkv.weight.chunk(3), made.qkv.bias.chunk(3), strict=True)
+    for name, (weight, bias) in zip(("query", "key", "value"), parts, strict=True):
+        weights |= dict(split(name, weight, bias, N))
+    copy_weights(layer, weights)
+    x = np.random.default_rng(9).normal(size=(1, T, N * H)).astype("float32")
+    given = torch.as_tensor(x[0])
+    angles = theirs.Qwen2VLVisionRotaryEmbedding(config)
+    embedded = angles(given, torch.as_tensor(positions[0]))
+    expected = as_numpy(made(given, torch.tensor([0, T]), position_embeddings=embedded))
+    found = to_numpy(layer(tensor(x), positions=positions))[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])

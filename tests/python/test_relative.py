@@ -5,7 +5,7 @@ import pytest
 
 import position_reference as formulas
 from backends import tensor, to_numpy
-from kerasattention.positions.relative import distance_buckets, spread_diagonals, sum_diagonals
+from kerasattention.positions.buckets import distance_buckets, spread_diagonals, sum_diagonals
 
 
 def numbers(*shape, seed=0):

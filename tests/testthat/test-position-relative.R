@@ -24,3 +24,57 @@ test_that("wrong arguments are told apart", {
     position_relative(32, 128.5)
   })
 })
+
+test_that("several axes have a table of offsets, and no buckets", {
+  expect_snapshot({
+    position_relative(max_distance = 6, axes = 2)
+    position_relative(max_distance = c(2, 4), axes = 2)
+  })
+  expect_snapshot(error = TRUE, {
+    position_relative(axes = 0)
+    position_relative(32, axes = 2)
+    position_relative(max_distance = -1, axes = 2)
+    position_relative(max_distance = c(1, 2, 3), axes = 2)
+    position_relative(max_distance = 2000, axes = 2)
+    position_relative(max_distance = c(20, 30))
+  })
+})
+
+test_that("the bias of a window is that of Swin's table", {
+  skip_without_keras()
+  windows <- numbers(2, 2, 3, 5)
+  made <- layer_multi_head_attention(
+    num_heads = 2,
+    key_dim = 4,
+    position = position_relative(max_distance = c(1, 2), axes = 2)
+  )
+  made(windows)
+  table <- numbers(15, 2)
+  made$position$table$assign(table)
+  # Rows vary slowest, and so do the tokens of a window.
+  at <- cbind(row = rep(0:1, each = 3), column = rep(0:2, 2))
+  bias <- array(0, c(1, 2, 6, 6))
+  for (q in 1:6) {
+    for (k in 1:6) {
+      offset <- at[q, ] - at[k, ]
+      bias[1, , q, k] <- table[(offset[[1]] + 1) * 5 + offset[[2]] + 2 + 1, ]
+    }
+  }
+  flat <- aperm(windows, c(1, 3, 2, 4))
+  flat <- array(flat, c(2, 6, 5))
+  plain <- layer_multi_head_attention(num_heads = 2, key_dim = 4)
+  plain(flat)
+  plain$set_weights(made$get_weights()[-1])
+  expected <- as.array(plain(flat, attention_bias = bias))
+  positions <- array(rep(at, each = 2), c(2, 6, 2))
+  rows <- layer_multi_head_attention(
+    num_heads = 2,
+    key_dim = 4,
+    position = made$position
+  )
+  rows(flat, positions = positions)
+  rows$set_weights(made$get_weights())
+  expect_close(rows(flat, positions = positions), expected)
+  found <- aperm(as.array(made(windows)), c(1, 3, 2, 4))
+  expect_close(array(found, c(2, 6, 5)), expected)
+})

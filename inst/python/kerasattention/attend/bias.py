@@ -5,6 +5,7 @@ given as an array. Positions that bias the logits bring their own.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Protocol
 
 import keras
@@ -44,6 +45,10 @@ class BlockBias(Protocol):
         """The same bias of other tensors."""
         ...
 
+    def map_queries(self, change: Callable[[Tensor, int], Tensor]) -> "BlockBias":
+        """The same bias with change(tensor, axis of queries) of each tensor that has queries."""
+        ...
+
     def with_head_tensors(self) -> "BlockBias":
         """The same bias, whose tensors hold all that differs by head."""
         ...
@@ -80,6 +85,9 @@ class TensorBias:
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> "TensorBias":
         return TensorBias(tensors["attention_bias"])
+
+    def map_queries(self, change: Callable[[Tensor, int], Tensor]) -> "TensorBias":
+        return self if self.bias.shape[2] == 1 else TensorBias(change(self.bias, 2))
 
     def with_head_tensors(self) -> "TensorBias":
         return self
@@ -155,6 +163,9 @@ class SumOfBiases:
     def axes(self, name: str) -> Axes:
         index, _, name = name.partition("/")
         return self.biases[int(index)].axes(name)
+
+    def map_queries(self, change: Callable[[Tensor, int], Tensor]) -> "SumOfBiases":
+        return SumOfBiases(tuple(bias.map_queries(change) for bias in self.biases))
 
     def with_head_tensors(self) -> "SumOfBiases":
         return SumOfBiases(tuple(bias.with_head_tensors() for bias in self.biases))

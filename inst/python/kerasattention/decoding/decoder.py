@@ -91,6 +91,7 @@ class IncrementalDecoder:
                 f"`max_length` must be at most {limit}, the length that the model was made for. "
                 f"Received: {self.max_length}"
             )
+        self._check_rotations()
         size = self.cache_bytes
         if self.plan.by_index:  # layers that run on a full length each time
             size += 8 * self.batch_size * self.max_length
@@ -114,6 +115,8 @@ class IncrementalDecoder:
     def unlimited(self) -> bool:
         """Whether rows may be longer than `max_length`: all caches roll."""
         own = [spec for spec in self.plan.specs if not spec.cross]
+        if any(spec.longest is not None for spec in self.plan.specs):
+            return False
         return not self.plan.by_index and all(spec.rolls(self.max_length) for spec in own)
 
     @property
@@ -295,6 +298,18 @@ class IncrementalDecoder:
         for spec in self.plan.specs:
             if spec.mask is not None and not spec.cross:
                 spec.mask.check_lengths(total, total)
+
+    def _check_rotations(self) -> None:
+        """Refuses rows beyond which cached keys would have to be rotated again."""
+        for spec in self.plan.specs:
+            if spec.longest is not None and self.max_length > spec.longest:
+                raise LengthError(
+                    f"`max_length` must be at most {spec.longest}, the "
+                    f"`original_max_position_embeddings` of layer '{spec.layer}': its `scaling` "
+                    "rotates the keys of longer sequences by other frequencies, and cached keys "
+                    "are not rotated again. Set `length` in the `scaling` to use the frequencies "
+                    f"of one length for all sequences. Received: {self.max_length}"
+                )
 
     def _check_prompt(self, count: int, padding: np.ndarray | None) -> None:
         """Refuses a prompt whose tokens would see tokens that are still to come."""

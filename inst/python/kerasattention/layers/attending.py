@@ -51,11 +51,23 @@ class AttendingLayer(ProjectingLayer):
         return self.heads.size
 
     def _positioned(
-        self, query: Tensor, key: Tensor, mask: AttentionMask, self_attention: bool
+        self,
+        query: Tensor,
+        key: Tensor,
+        mask: AttentionMask,
+        self_attention: bool,
+        coordinates: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Queries and the keys projected in this call, with their positions applied."""
+        """Queries and the keys projected in this call, with their positions applied.
+
+        `coordinates` are positions (B|1, T, axes) of both, or None.
+        """
         if self.position is None:
             return query, key
+        if coordinates is not None:
+            return self.position.rotate(
+                query, key, coordinates, coordinates
+            )  # (B, T, N, H), (B, S, K, H)
         queries = mask.positions_of_queries(Span(0, ops.shape(query)[1]))  # (T) or (B, T)
         keys = (
             queries if self_attention else mask.positions_of_keys(Span(0, ops.shape(key)[1]))

@@ -19,12 +19,9 @@ from kerasattention.layers import shapes
 from kerasattention.layers.attending import AttendingLayer
 from kerasattention.layers.axes import AxisFold, resolve_axes
 from kerasattention.layers.context import current_context, lazy_weights
+from kerasattention.layers.coordinates import check_coordinates, coordinates_of
 from kerasattention.layers.heads import Heads
-from kerasattention.layers.inputs import (
-    INPUTS,
-    LayerCall,
-    arguments_by_name,
-)
+from kerasattention.layers.inputs import INPUTS, LayerCall, arguments_by_name
 from kerasattention.layers.keras_override import attend_overridden
 from kerasattention.layers.nonfinite import Projector, choose_projector
 from kerasattention.layers.options import OPTIONS
@@ -160,8 +157,9 @@ class AttentionLayer(AttendingLayer):
             self, self_attention, lambda: self._key_value_heads(call, projector)
         )  # (B', S, K, H), (B', S, K, Hv)
         mask = context.set_positions(self, mask, self_attention)
+        coordinates = coordinates_of(call, self._fold, self.position)  # (B'|1, T, axes)
         query, key = self._positioned(
-            query, key, mask, self_attention
+            query, key, mask, self_attention, coordinates
         )  # (B', T, N, H), (B', S, K, H)
         query, key = self._norm_positioned(query, key, projector)  # (B', T, N, H), (B', S, K, H)
         query = self._scaled(query, mask, projector)  # (B', T, N, H)
@@ -171,7 +169,7 @@ class AttentionLayer(AttendingLayer):
         )  # (B', S, K, H), (B', S, K, Hv)
         biases: list[BlockBias | None] = [TensorBias(bias)] if bias is not None else []
         if self.position is not None:
-            biases.append(self.position.block_bias(self._heads.query, causal))
+            biases.append(self.position.block_bias(self._heads.query, causal, coordinates))
         options = {
             "biases": biases,
             "soft_cap": self.logit_soft_cap,
@@ -249,7 +247,9 @@ class AttentionLayer(AttendingLayer):
     def _check_call(self, call: LayerCall) -> AxisFold:
         """Checks a call's arguments; returns how its axes are folded."""
         self._check_inputs(*(x.shape for x in call.tensors))
-        call.check(self._fold, self._heads.query, self.use_causal_mask)
+        axes = 1 if self.position is None else self.position.axes
+        call.check(self._fold, self._heads.query, self.use_causal_mask, axes)
+        check_coordinates(call, self._fold, self.position)
         if self.mask is not None and not current_context().pads_tokens():
             call.check_lengths(self._fold, self.mask)
         return self._fold

@@ -143,19 +143,30 @@ class AxisFold:
         return ops.transpose(ops.reshape(mask, shape), inverse)  # (B, ...)
 
     def fold_tokens(self, tokens: Tensor | None, like: Tensor) -> Tensor | None:
-        """Numbers (B, T), T all attention axes in order, to (B', T); integers become int32."""
+        """Numbers (B, T, ...), T all attention axes in order, to (B', T, ...).
+
+        Integers become int32.
+        """
         if tokens is None:
             return None
         if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(tokens.dtype)):
-            tokens = ops.cast(tokens, "int32")  # (B, T)
+            tokens = ops.cast(tokens, "int32")  # (B, T, ...)
         if self.is_trivial:
             return tokens
-        others = self.batches(like)[1:]
+        others, tail = self.batches(like)[1:], tuple(tokens.shape)[2:]
         for _ in others:
-            tokens = ops.expand_dims(tokens, 1)  # (B, 1, ..., T)
-        shape = (*self.batches(like), _product(self.lengths(like)))
-        tokens = ops.broadcast_to(tokens, shape)  # (B, ..., T)
-        return ops.reshape(tokens, (_product(self.batches(like)), shape[-1]))  # (B', T)
+            tokens = ops.expand_dims(tokens, 1)  # (B, 1, ..., T, ...)
+        length = _product(self.lengths(like))
+        shape = (*self.batches(like), length, *tail)
+        tokens = ops.broadcast_to(tokens, shape)  # (B, ..., T, ...)
+        return ops.reshape(tokens, (_product(self.batches(like)), length, *tail))  # (B', T, ...)
+
+    def grid(self, like: Tensor) -> Tensor:
+        """The indices of each token along the attention axes: (1, T, axes) int32."""
+        lengths = self.lengths(like)
+        indices = [ops.arange(length, dtype="int32") for length in lengths]
+        parts = ops.meshgrid(*indices, indexing="ij")
+        return ops.stack([ops.reshape(part, (1, -1)) for part in parts], axis=-1)  # (1, T, axes)
 
     def fold_scores(self, x: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
         """A mask or bias of the scores' axes to (B'|1, N|1, T|1, S|1).

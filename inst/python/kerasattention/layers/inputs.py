@@ -41,7 +41,7 @@ class LayerCall:
     use_causal_mask: bool | None = None
     attention_bias: Tensor | None = None
     segment_ids: Tensor | None = None
-    positions: Tensor | None = None
+    positions: Tensor | None = None  # (B, T) or (B, T, axes)
 
     def __post_init__(self) -> None:
         if self.value is None and self.key is not None:
@@ -61,20 +61,21 @@ class LayerCall:
         """The padding masks given as arguments."""
         return self.query_mask, self.value_mask, self.key_mask
 
-    def check(self, fold: AxisFold, heads: int, causal: bool) -> None:
+    def check(self, fold: AxisFold, heads: int, causal: bool, axes: int = 1) -> None:
         """Refuses arguments that do not fit each other, and fills in the layer's `causal`.
 
-        The shapes of query, value and key were checked before.
+        The shapes of query, value and key were checked before. `axes` is the number of axes of the
+        layer's position.
         """
         for name, x in zip(INPUTS, self.tensors, strict=True):
             checks.floats(name, x)
-        self._check_masks(fold, heads)
+        self._check_masks(fold, heads, axes)
         if self.use_causal_mask is None:
             self.use_causal_mask = causal
         else:
             self.use_causal_mask = checks.switch("use_causal_mask", self.use_causal_mask)
 
-    def _check_masks(self, fold: AxisFold, heads: int) -> None:
+    def _check_masks(self, fold: AxisFold, heads: int, axes: int) -> None:
         given = {
             "attention_mask": self.attention_mask,
             "attention_bias": self.attention_bias,
@@ -88,7 +89,7 @@ class LayerCall:
             return
         received = {name: shapes.shape_of(name, x) for name, x in given.items()}
         inputs = (tuple(x.shape) for x in self.tensors)
-        shapes.check_call(CallShapes(*inputs, **received), fold, heads)
+        shapes.check_call(CallShapes(*inputs, **received), fold, heads, axes)
         checks.bias(self.attention_bias)
         checks.integers("segment_ids", self.segment_ids)
         checks.positions(self.positions)
@@ -112,7 +113,11 @@ class LayerCall:
         """All masks of the call and the layer's window and rule, their axes folded."""
         self.query_padding = padding_of(fold, self.query, self.query_mask)  # (B', T)
         self.key_padding = self._padding_of_keys(fold)  # (B', S)
-        positions = fold.fold_tokens(self.positions, self.query)  # (B', T)
+        # Rules compare the order of tokens where positions have several axes.
+        positions = self.positions
+        if positions is not None and len(positions.shape) == 3:
+            positions = None
+        positions = fold.fold_tokens(positions, self.query)  # (B', T)
         segments = fold.fold_tokens(self.segment_ids, self.query)  # (B', T)
         return AttentionMask(
             **rule_fields(rule, bool(self.use_causal_mask), window),

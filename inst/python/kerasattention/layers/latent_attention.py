@@ -225,11 +225,16 @@ class LatentAttention(AttentionLayer):
         return latent, latent  # (B, S, 1, C + R)
 
     def _positioned(
-        self, query: Tensor, key: Tensor, mask: AttentionMask, self_attention: bool
+        self,
+        query: Tensor,
+        key: Tensor,
+        mask: AttentionMask,
+        self_attention: bool,
+        coordinates: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         size, rank = self.head_dim, self.kv_rank
         of_query, of_key = super()._positioned(
-            query[..., size:], key[..., rank:], mask, self_attention
+            query[..., size:], key[..., rank:], mask, self_attention, coordinates
         )  # (B, T, N, R), (B, S, 1, R)
         query = _joined(query[..., :size], of_query)  # (B, T, N, H + R)
         return query, _joined(key[..., :rank], of_key)  # (B, S, 1, C + R)

@@ -19,7 +19,7 @@ class RealPositions:
     """Real positions on their way through `Layer.__call__`, which leaves such an object alone.
 
     Attributes:
-        tensor: (B, T) numbers of float32 or float64.
+        tensor: (B, T) or (B, T, axes) numbers of float32 or float64.
     """
 
     def __init__(self, tensor: Tensor) -> None:
@@ -100,8 +100,9 @@ def _has_float64() -> bool:
 
 def _check_order(positions: np.ndarray) -> None:
     """Refuses positions whose order is lost in float32."""
-    ordered = np.sort(positions, axis=-1)
-    gaps = np.diff(ordered, axis=-1), np.diff(ordered.astype("float32"), axis=-1)
+    axis = 1 if positions.ndim == 3 else -1
+    ordered = np.sort(positions, axis=axis)
+    gaps = np.diff(ordered, axis=axis), np.diff(ordered.astype("float32"), axis=axis)
     lost = np.argwhere((gaps[0] > 0) & (gaps[1] <= 0))
     if len(lost):
         index = tuple(lost[0])

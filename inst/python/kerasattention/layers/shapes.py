@@ -81,8 +81,11 @@ def check_inputs(
 
 
 @functools.lru_cache(maxsize=1024)
-def check_call(shapes: CallShapes, fold: AxisFold, heads: int) -> None:
-    """Refuses masks, biases and integers that do not fit query, value and key."""
+def check_call(shapes: CallShapes, fold: AxisFold, heads: int, axes: int = 1) -> None:
+    """Refuses masks, biases and integers that do not fit query, value and key.
+
+    `axes` is the number of axes of the layer's position.
+    """
     received = f"query {_text(shapes.query)}, key {_text(shapes.key)}"
     full = scores_shape(shapes.query, shapes.key, fold, heads)
     for name in ("attention_mask", "attention_bias"):
@@ -96,7 +99,7 @@ def check_call(shapes: CallShapes, fold: AxisFold, heads: int) -> None:
     for name in ("segment_ids", "positions"):
         shape = getattr(shapes, name)
         if shape is not None:
-            _check_tokens(name, shape, shapes.query, fold)
+            _check_tokens(name, shape, shapes.query, fold, axes if name == "positions" else 1)
 
 
 def scores_shape(query: Shape, key: Shape, fold: AxisFold, heads: int) -> Shape:
@@ -156,20 +159,23 @@ def _check_padding(name: str, shape: Shape, like: Shape, fold: AxisFold) -> None
     )
 
 
-def _check_tokens(name: str, shape: Shape, query: Shape, fold: AxisFold) -> None:
+def _check_tokens(name: str, shape: Shape, query: Shape, fold: AxisFold, axes: int) -> None:
     lengths = [query[axis] for axis in fold.axes]
     known = [length for length in lengths if length is not None]
     length = math.prod(known) if len(known) == len(lengths) else None
+    per_token = len(shape) == 2 or (len(shape) == 3 and axes > 1 and shape[2] == axes)
     if (
-        len(shape) == 2
+        per_token
         and (shape[0] == 1 or not _differ(shape[0], query[0]))
         and not _differ(shape[1], length)
     ):
         return
-    raise ValueError(
-        f"`{name}` must have shape (B, T) = {_text((query[0], length))}. "
-        f"Received: {name} of shape {_text(shape)}"
-    )
+    forms = f"(B, T) = {_text((query[0], length))}"
+    if axes > 1:
+        forms += f" or (B, T, axes) = {_text((query[0], length, axes))}"
+    elif name == "positions" and len(shape) == 3:
+        forms += ", as the layer's `position` does not take several axes"
+    raise ValueError(f"`{name}` must have shape {forms}. Received: {name} of shape {_text(shape)}")
 
 
 def _differ(first: Any, second: Any) -> bool:

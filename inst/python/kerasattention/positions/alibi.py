@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -49,7 +49,9 @@ class AlibiPosition(Position):
                 f"Received: {len(self.slopes)} of them"
             )
 
-    def block_bias(self, num_query_heads: int, causal: bool) -> "AlibiBias":
+    def block_bias(
+        self, num_query_heads: int, causal: bool, coordinates: Tensor | None = None
+    ) -> "AlibiBias":
         return AlibiBias(self.slopes or alibi_slopes(num_query_heads))
 
     def keep_heads(self, kept: Sequence[int], num_query_heads: int) -> "AlibiPosition":
@@ -101,6 +103,9 @@ class AlibiBias:
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> "AlibiBias":
         return dataclasses.replace(self, **tensors)
+
+    def map_queries(self, change: Callable[[Tensor, int], Tensor]) -> "AlibiBias":
+        return self
 
     def with_head_tensors(self) -> "AlibiBias":
         slopes = ops.convert_to_tensor(np.array(self.slopes, dtype=self.dtype))  # (N)

@@ -12,7 +12,26 @@ from kerasattention.attend.tensors import Tensor
 
 
 class Position:
-    """Does nothing; a subclass overrides `rotate` or `block_bias`."""
+    """Does nothing; a subclass overrides `rotate` or `block_bias`.
+
+    Attributes:
+        axes: The number of axes of positions (B, T, axes) that it takes beside (B, T).
+        needs_axes: Whether it takes only positions with so many axes.
+        longest_cached: The longest sequence in which keys that were cached earlier keep their
+            rotation; None for any length.
+    """
+
+    @property
+    def axes(self) -> int:
+        return 1
+
+    @property
+    def needs_axes(self) -> bool:
+        return False
+
+    @property
+    def longest_cached(self) -> int | None:
+        return None
 
     def prepare(self, num_query_heads: int, head_size: int) -> None:
         """Checks sizes and makes variables; called once, when a layer is built."""
@@ -27,14 +46,20 @@ class Position:
         """Queries (B, T, N, H) and keys (B, S, K, H) with their positions applied.
 
         Args:
-            query_positions: (T) or (B, T), integers or real numbers.
-            key_positions: (S) or (B, S) of them; the same object as
+            query_positions: (T), (B, T) or (B|1, T, axes), integers or real numbers.
+            key_positions: (S), (B, S) or (B|1, S, axes) of them; the same object as
                 `query_positions` where they are the same.
         """
         return query, key
 
-    def block_bias(self, num_query_heads: int, causal: bool) -> BlockBias | None:
-        """The bias of the logits; None without one."""
+    def block_bias(
+        self, num_query_heads: int, causal: bool, coordinates: Tensor | None = None
+    ) -> BlockBias | None:
+        """The bias of the logits; None without one.
+
+        Args:
+            coordinates: None, or positions (B|1, T, axes) of queries and keys.
+        """
         return None
 
     def keep_heads(self, kept: Sequence[int], num_query_heads: int) -> "Position":

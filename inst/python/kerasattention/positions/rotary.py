@@ -10,7 +10,9 @@ from keras import ops
 from kerasattention import checks
 from kerasattention.attend.tensors import Tensor, accumulator_of, cos_and_sin
 from kerasattention.positions.base import Position
-from kerasattention.positions.scaling import Frequencies, check_scaling, rotary_frequencies
+from kerasattention.positions.frequencies import Frequencies
+from kerasattention.positions.scaling import check_scaling, rotary_frequencies
+from kerasattention.positions.sections import as_sections
 
 LAYOUTS = ("half", "interleaved")
 
@@ -37,7 +39,24 @@ class RotaryPosition(Position):
             `mscale_all_dim`, `truncate`), Peng et al. 2023,
             https://arxiv.org/abs/2309.00071;
             "llama3" (`factor`; may have `low_freq_factor`, `high_freq_factor`,
-            `original_max_position_embeddings`), Llama 3.1.
+            `original_max_position_embeddings`), Llama 3.1;
+            "longrope" (`short_factor`, `long_factor`, `original_max_position_embeddings`, and
+            `max_position_embeddings`, `factor` or `attention_factor`; may have `length`), Ding et
+            al. 2024, https://arxiv.org/abs/2402.13753;
+            "dynamic" (`factor`, `original_max_position_embeddings`; may have `length`), NTK-aware
+            with a base that grows with the length of the sequence;
+            "proportional" (may have `factor`, `partial_rotary_factor`), Gemma 4.
+            With "longrope" and "dynamic" the frequencies of a sequence depend on its largest
+            position. `length` sets them for all sequences to those of one length. Without it a
+            model is decoded up to the original length: further on, the cached keys would have
+            other frequencies than in a full pass.
+        sections: None, or the number of pairs that each axis of positions (B, T, axes) rotates,
+            such as (16, 24, 24) for Qwen2-VL. The sum is R / 2. Or a dictionary with these `sizes`
+            and a `type`: "bands", consecutive pairs of all frequencies; "interleaved", the axes
+            in turn, as in Qwen3-VL; "axial", frequencies from the fastest on for each axis, as for
+            the rows and columns of an image. Without positions, a layer that attends over so many
+            axes takes the indices along each; for other layers all axes have the index of the
+            token, and "axial" needs positions.
 
     Raises:
         ValueError: A value that does not fit; the message has the rule.
@@ -49,6 +68,7 @@ class RotaryPosition(Position):
         fraction: float = 1.0,
         layout: str = "half",
         scaling: Mapping[str, Any] | None = None,
+        sections: Any = None,
     ) -> None:
         if not _is_number(theta) or not theta > 1:
             raise ValueError(f"`theta` must be a number above 1. Received: theta={theta!r}")
@@ -63,6 +83,37 @@ class RotaryPosition(Position):
         self.fraction = float(fraction)
         self.layout = layout
         self.scaling = check_scaling(scaling)
+        self.sections = as_sections(sections)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        kind = None if self.scaling is None else self.scaling["type"]
+        if kind == "proportional" and self.fraction < 1:
+            raise ValueError(
+                'A `scaling` of type "proportional" has the share of rotated features in its '
+                "`partial_rotary_factor`, and `fraction` must be 1. Received: "
+                f"fraction={self.fraction}"
+            )
+        if kind is not None and self.needs_axes:
+            raise ValueError(
+                '`sections` of type "axial" have no `scaling`. Received: '
+                f"sections={self.sections}, scaling={self.scaling}"
+            )
+
+    @property
+    def axes(self) -> int:
+        return 1 if self.sections is None else len(self.sections.sizes)
+
+    @property
+    def needs_axes(self) -> bool:
+        return self.sections is not None and self.sections.kind == "axial"
+
+    @property
+    def longest_cached(self) -> int | None:
+        scaling = self.scaling or {}
+        if scaling.get("type") not in ("longrope", "dynamic") or "length" in scaling:
+            return None
+        return int(scaling["original_max_position_embeddings"])
 
     def prepare(self, num_query_heads: int, head_size: int) -> None:
         """Tries the frequencies, so that an error comes when a layer is built."""
@@ -83,7 +134,14 @@ class RotaryPosition(Position):
     def frequencies(self, head_size: int) -> Frequencies:
         """Radians per position of each pair, and the factor of cosine and sine."""
         size = self.rotated_size(head_size)
+        if self.sections is not None and 2 * sum(self.sections.sizes) != size:
+            raise ValueError(
+                f"The sum of `sections` must be {size // 2}, the number of pairs of rotated "
+                f"features. Received: sections={self.sections.config()}"
+            )
         try:
+            if self.sections is not None and self.needs_axes:
+                return self.sections.frequencies(self.theta)
             frequencies = rotary_frequencies(self.theta, size, self.scaling)
             finite = np.isfinite([*frequencies.values, frequencies.attention_factor]).all()
         except ArithmeticError:
@@ -104,30 +162,38 @@ class RotaryPosition(Position):
     ) -> tuple[Tensor, Tensor]:
         frequencies = self.frequencies(query.shape[-1])
         dtype = accumulator_of(query.dtype)
-        angles = self._cosine_and_sine(query_positions, frequencies, dtype)  # 2 x (B|1, T, 1, R)
+        # Real positions may need float64, of which float32 keeps 7 digits.
+        is_double = keras.backend.standardize_dtype(query_positions.dtype) == "float64"
+        wide = "float64" if is_double else dtype
+        radians = frequencies.in_dtype(wide, query_positions, key_positions)
+        scaled = frequencies.attention_factor
+        angles = self._cosine_and_sine(query_positions, radians, scaled, dtype)
         query = self._apply_rotary(query, *angles)  # (B, T, N, H)
         if key_positions is not query_positions:
-            angles = self._cosine_and_sine(key_positions, frequencies, dtype)  # 2 x (B|1, S, 1, R)
+            angles = self._cosine_and_sine(key_positions, radians, scaled, dtype)
         return query, self._apply_rotary(key, *angles)  # (B, T, N, H), (B, S, K, H)
 
     def _cosine_and_sine(
-        self, positions: Tensor, frequencies: Frequencies, dtype: str
+        self, positions: Tensor, radians: Tensor, factor: float, dtype: str
     ) -> tuple[Tensor, Tensor]:
-        """Factors of the features and of their partners: two of (T, 1, R) or (B, T, 1, R)."""
-        # Real positions may need float64, of which float32 keeps 7 digits.
-        is_double = keras.backend.standardize_dtype(positions.dtype) == "float64"
-        wide = "float64" if is_double else dtype
-        radians = frequencies.values.astype(wide)  # (R / 2)
-        angles = ops.multiply(
-            ops.expand_dims(ops.cast(positions, wide), -1), radians
-        )  # (B|1, T, R / 2)
+        """Factors of the features and of their partners: two of (B|1, T, 1, R).
+
+        Args:
+            positions: (T), (B, T) or (B|1, T, axes).
+            radians: (R / 2) or (B|1, 1, R / 2), in the dtype of the angles.
+        """
+        wide = keras.backend.standardize_dtype(radians.dtype)
+        places = ops.cast(positions, wide)  # (T), (B, T) or (B|1, T, axes)
+        if len(positions.shape) == 3 and self.sections is not None:
+            places = self.sections.of_pairs(places)  # (B|1, T, R / 2)
+        else:
+            places = ops.expand_dims(places, -1)  # (T, 1) or (B, T, 1)
+        angles = ops.multiply(places, radians)  # (B|1, T, R / 2)
         cosine, sine = cos_and_sin(angles)  # (B|1, T, R / 2)
         if wide != dtype:
             cosine, sine = (ops.cast(x, dtype) for x in (cosine, sine))  # (B|1, T, R / 2)
-        if frequencies.attention_factor != 1.0:
-            cosine, sine = (
-                x * frequencies.attention_factor for x in (cosine, sine)
-            )  # (B|1, T, R / 2)
+        if factor != 1.0:
+            cosine, sine = (x * factor for x in (cosine, sine))  # (B|1, T, R / 2)
         cosine, sine = self._pair(cosine, cosine), self._pair(-sine, sine)  # (B|1, T, R)
         return ops.expand_dims(cosine, -2), ops.expand_dims(sine, -2)  # (B|1, T, 1, R)
 
@@ -170,6 +236,7 @@ class RotaryPosition(Position):
             "fraction": self.fraction,
             "layout": self.layout,
             "scaling": None if self.scaling is None else dict(self.scaling),
+            **({} if self.sections is None else {"sections": self.sections.config()}),
         }
 
 

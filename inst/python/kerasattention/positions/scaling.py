@@ -6,19 +6,19 @@ Everything is NumPy in float64: it happens once, when a layer is traced.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from kerasattention import checks
-
-
-class Frequencies(NamedTuple):
-    """One frequency per pair of features, and the factor of cosine and sine."""
-
-    values: np.ndarray  # (R / 2), radians per position
-    attention_factor: float = 1.0
+from kerasattention.positions.frequencies import (
+    DynamicFrequencies,
+    Frequencies,
+    LongFrequencies,
+    dynamic_exponents,
+    dynamic_growth,
+)
 
 
 def rotary_frequencies(
@@ -112,6 +112,64 @@ def factor_of_all_logits(scaling: Mapping[str, Any] | None) -> float:
     return _magnitude(scaling["factor"], all_dims) ** 2 if scaling and all_dims else 1.0
 
 
+def _dynamic(
+    theta: float,
+    size: int,
+    factor: float,
+    original_max_position_embeddings: int,
+    length: int | None = None,
+) -> Frequencies:
+    """Dynamic NTK: a theta that grows with the length beyond the original one."""
+    original, values = original_max_position_embeddings, _unscaled(theta, size)  # (R / 2)
+    if length is None:
+        return Frequencies(values, by_length=DynamicFrequencies(original, factor))
+    growth = dynamic_growth(max(length, original), factor, original)
+    return Frequencies(values * growth ** dynamic_exponents(size))
+
+
+def _longrope(
+    theta: float,
+    size: int,
+    short_factor: Sequence[float],
+    long_factor: Sequence[float],
+    original_max_position_embeddings: int,
+    max_position_embeddings: int | None = None,
+    factor: float | None = None,
+    attention_factor: float | None = None,
+    length: int | None = None,
+) -> Frequencies:
+    """LongRoPE (Ding et al. 2024): a divisor for each pair, others for long sequences."""
+    original = original_max_position_embeddings
+    for name, given in (("short_factor", short_factor), ("long_factor", long_factor)):
+        if len(given) != size // 2:
+            raise ValueError(
+                f"`{name}` of `scaling` must have one number for each of the {size // 2} pairs of "
+                f"rotated features. Received: {len(given)} of them"
+            )
+    if attention_factor is None:
+        stretch = (max_position_embeddings or original) / original if factor is None else factor
+        attention_factor = 1.0
+        if stretch > 1.0:
+            attention_factor = math.sqrt(1.0 + math.log(stretch) / math.log(original))
+    unscaled = _unscaled(theta, size)  # (R / 2)
+    short, long = (
+        unscaled / np.array(given, dtype=np.float64) for given in (short_factor, long_factor)
+    )  # (R / 2)
+    if length is None:
+        by_length = LongFrequencies(original, tuple(long.tolist()))
+        return Frequencies(short, attention_factor, by_length)
+    return Frequencies(long if length > original else short, attention_factor)
+
+
+def _proportional(
+    theta: float, size: int, factor: float = 1.0, partial_rotary_factor: float = 1.0
+) -> Frequencies:
+    """Gemma 4: only the first pairs are rotated, with the frequencies that they have among all."""
+    rotated = int(partial_rotary_factor * size // 2)
+    kept = np.arange(size // 2) < rotated  # (R / 2)
+    return Frequencies(np.where(kept, _unscaled(theta, size) / factor, 0.0))
+
+
 def _blend(frequencies: np.ndarray, factor: float, kept: np.ndarray) -> np.ndarray:
     """A share `kept` of each frequency unchanged, the rest divided by the factor."""
     return frequencies * kept + frequencies / factor * (1.0 - kept)  # (R / 2)
@@ -145,7 +203,22 @@ SCALINGS = {
         _llama3,
         optional=("low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
     ),
+    "longrope": Scaling(
+        _longrope,
+        required=("short_factor", "long_factor", "original_max_position_embeddings"),
+        optional=("max_position_embeddings", "factor", "attention_factor", "length"),
+    ),
+    "dynamic": Scaling(
+        _dynamic,
+        required=("factor", "original_max_position_embeddings"),
+        optional=("length",),
+    ),
+    "proportional": Scaling(
+        _proportional, required=(), optional=("factor", "partial_rotary_factor")
+    ),
 }
+_FACTORS = ("short_factor", "long_factor")
+_LENGTHS = ("length", "max_position_embeddings")
 
 
 def check_scaling(scaling: Any) -> dict[str, Any] | None:
@@ -170,7 +243,12 @@ def check_scaling(scaling: Any) -> dict[str, Any] | None:
         raise ValueError(f"`scaling` must have a `type` of {kinds}. Received: scaling={scaling!r}")
     _check_names(kind, options)
     for name, value in options.items():
-        _check_value(kind, name, value)
+        if name in _FACTORS:
+            options[name] = _as_factors(name, value)
+        else:
+            _check_value(kind, name, value)
+    if kind == "longrope":
+        _check_longrope(options)
     if kind == "llama3":
         _check_llama3(options)
     return {"type": kind, **options}
@@ -200,6 +278,10 @@ def _check_value(kind: str, name: str, value: Any) -> None:
         return
     if not checks.is_number(value) or not 0 < value < 1e30:
         raise ValueError(f"`{name}` of `scaling` must be a positive number. {received}")
+    if name in _LENGTHS and not checks.is_integer(value):
+        raise ValueError(f"`{name}` of `scaling` must be a positive integer. {received}")
+    if name == "partial_rotary_factor" and value > 1:
+        raise ValueError(f"`{name}` of `scaling` must be at most 1. {received}")
     if name == "factor" and value < 1:
         raise ValueError(
             f'`factor` of a "{kind}" scaling must be at least 1: positions are stretched '
@@ -213,4 +295,31 @@ def _check_llama3(options: dict[str, Any]) -> None:
         raise ValueError(
             "`high_freq_factor` of `scaling` must be greater than `low_freq_factor`. "
             f"Received: low_freq_factor={low!r}, high_freq_factor={high!r}"
+        )
+
+
+def _as_factors(name: str, value: Any) -> list[float]:
+    """A divisor for each pair of features, as a list."""
+    given = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if not given or not all(checks.is_number(x) and 0 < x < 1e30 for x in given):
+        raise ValueError(
+            f"`{name}` of `scaling` must be positive numbers, one for each pair of rotated "
+            f"features. Received: {name}={value!r}"
+        )
+    return [float(x) for x in given]
+
+
+def _check_longrope(options: dict[str, Any]) -> None:
+    """The attention factor is given, or follows from how far the model is to read."""
+    names = ("max_position_embeddings", "factor", "attention_factor")
+    if not any(name in options for name in names):
+        raise ValueError(
+            '`scaling` of type "longrope" needs `max_position_embeddings`, `factor` or '
+            f"`attention_factor`. Received: scaling={options}"
+        )
+    original = options["original_max_position_embeddings"]
+    if not original > 1:
+        raise ValueError(
+            "`original_max_position_embeddings` of `scaling` must be greater than 1. Received: "
+            f"original_max_position_embeddings={original!r}"
         )

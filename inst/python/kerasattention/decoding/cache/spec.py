@@ -39,6 +39,7 @@ class CacheSpec:
         mask: The layer's rule of positions, or None.
         lookahead: The number of first tokens that may see later ones, which a prompt must have.
         key_axes: The axes of a mesh of devices that split K.
+        longest: The longest sequence in which cached keys keep their rotation, or None.
     """
 
     layer: str
@@ -52,6 +53,7 @@ class CacheSpec:
     mask: Mask | None = None
     lookahead: int = 0
     key_axes: tuple[str, ...] = ()
+    longest: int | None = None
 
     @property
     def sizes(self) -> dict[str, int]:

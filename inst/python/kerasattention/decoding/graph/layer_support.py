@@ -153,7 +153,13 @@ def attention_spec(instruction: Instruction, moving: set[int], program: Program)
         mask=layer.mask,
         lookahead=mask.lookahead or 0,
         key_axes=key_head_axes(layer),
+        longest=longest_cached(layer),
     )
+
+
+def longest_cached(layer: AttentionLayer) -> int | None:
+    """The longest sequence in which cached keys keep their rotation; None for any length."""
+    return None if layer.position is None else layer.position.longest_cached
 
 
 def _position_mask(layer: AttentionLayer, arguments: dict[str, Any]) -> AttentionMask:

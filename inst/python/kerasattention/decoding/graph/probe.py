@@ -222,6 +222,7 @@ class _Recorder(AttentionContext):
             mask=layer.mask,
             lookahead=mask.lookahead or 0,
             key_axes=key_head_axes(layer),
+            longest=layer_support.longest_cached(layer),
         )
         self.specs.append(spec)
         if not spec.cross:

@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 from keras import ops
 
-from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias, add_block_gradient
+from kerasattention.attend.bias import add_block_gradient
 from kerasattention.attend.block import Block
 from kerasattention.attend.gradient import Named, with_gradient
 from kerasattention.attend.inputs import AttentionInputs
@@ -112,16 +112,11 @@ def _pad_queries(inputs: AttentionInputs, count: Tensor | int) -> AttentionInput
     def pad(x: Tensor, axis: int) -> Tensor:
         return x if x.shape[axis] == 1 else _pad(x, axis, count)
 
-    def pad_bias(bias: BlockBias) -> BlockBias:
-        if isinstance(bias, SumOfBiases):
-            return SumOfBiases(tuple(pad_bias(part) for part in bias.biases))
-        return TensorBias(pad(bias.bias, 2)) if isinstance(bias, TensorBias) else bias
-
     return dataclasses.replace(
         inputs,
         query=_pad(inputs.query, 3, count),
         mask=inputs.mask.map_queries(pad),
-        bias=None if inputs.bias is None else pad_bias(inputs.bias),
+        bias=None if inputs.bias is None else inputs.bias.map_queries(pad),
     )
 
 
