@@ -17,8 +17,8 @@
 #' @section Write models:
 #' * [layer_multi_head_attention()], [layer_group_query_attention()] and
 #'   [layer_latent_attention()] are the layers.
-#' * [position_rotary()], [position_alibi()] and [position_relative()] are position encodings
-#'   for their argument `position`.
+#' * [position_rotary()], [position_alibi()], [position_relative()] and
+#'   [position_relative_keys()] are position encodings for their argument `position`.
 #' * [scale_by_position()] is a factor of queries for their argument `query_scale`.
 #' * [mask_causal()] and the like are rules for their argument `mask`; `&`, `|` and `!` combine
 #'   them.

@@ -52,7 +52,8 @@
 #' Liu et al. (2021). Swin Transformer: Hierarchical Vision Transformer using Shifted Windows.
 #' \doi{10.48550/arXiv.2103.14030}
 #'
-#' @seealso [position_rotary()], [position_alibi()], [layer_group_query_attention()]
+#' @seealso [position_relative_keys()], [position_rotary()], [position_alibi()],
+#'   [layer_group_query_attention()]
 #' @export
 #' @examples
 #' position_relative()

@@ -269,5 +269,12 @@ functions <- list(
   position_relative = list(
     arguments = alist(num_buckets = c(4, 8), max_distance = c(20, 128)),
     result = function(x) inherits(x, "kerasattention_position")
+  ),
+  position_relative_keys = list(
+    arguments = alist(
+      max_distance = c(5, 128),
+      kind = list("shaw", "transformer_xl", "deberta")
+    ),
+    result = function(x) inherits(x, "kerasattention_position")
   )
 )

@@ -39,6 +39,10 @@ def relative():
     return {"position": ka.RelativePosition(16, 40, name="relative"), "logit_soft_cap": 5.0}
 
 
+def relative_keys():
+    return {"position": ka.RelativeKeysPosition(20, "transformer_xl", name="relative")}
+
+
 def dropped(**options):
     return {"dropout": 0.3, "seed": 11, **options}
 
@@ -96,6 +100,9 @@ COMPARED = {
         options=lambda: dropped(**rotary(), attention_sink=True, mask=ka.ChunkMask(11)),
         segments=True,
         **SMALL,
+    ),
+    "model 2x4, relative keys": Case(
+        lambda: model_parallel(2, 4, False), key_heads=2, options=relative_keys, **SMALL
     ),
     "heads 2x2x2, accelerator": Case(
         two_axes, length=280, key_heads=2, options=lambda: dropped(**relative()), accelerator=True

@@ -80,6 +80,8 @@ TESTED_BY = {
     "positions/buckets": "relative",
     "positions/frequencies": "scaling",
     "positions/lookup": "grid",
+    "positions/offsets": "key_bias",
+    "positions/scaling_checks": "positions",
 }
 
 

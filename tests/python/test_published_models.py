@@ -253,3 +253,158 @@ def test_every_distance_is_in_the_bucket_of_t5(count, farthest, bidirectional):
     found = distance_buckets(count, farthest, bidirectional)
     places = np.clip(distances.numpy(), -farthest, farthest) + farthest
     np.testing.assert_array_equal(found[places], expected.numpy())
+
+
+# Relative keys ------------------------------------------------------------------------------------
+
+
+def of_heads(weight, bias=None):
+    """A projection of theirs (N * H, D), of rows (E, D), as a table (E, N, H)."""
+
+    def table(rows):
+        made = rows @ weight.T if bias is None else rows @ weight.T + bias
+        return as_numpy(made).reshape(len(rows), N, H)
+
+    return table
+
+
+def check_same(layer, weights, expected, x):
+    """Outputs of ours, with the weights of theirs, are those of theirs."""
+    copy_weights(layer, weights)
+    found = to_numpy(layer(tensor(x)))
+    size = np.abs(as_numpy(expected)).max()
+    np.testing.assert_allclose(found, as_numpy(expected), rtol=1e-5, atol=1e-5 * size)
+    flash = type(layer).from_config({**layer.get_config(), "flash_attention": True})
+    flash.build(x.shape)
+    flash.set_weights(layer.get_weights())
+    np.testing.assert_allclose(to_numpy(flash(tensor(x))), found, atol=1e-5 * size)
+
+
+def drawn_input():
+    return np.random.default_rng(9).normal(size=(B, T, N * H)).astype("float32")
+
+
+def of_linears(made, names, output):
+    weights = dict(joined(output.weight, output.bias, N))
+    for name, theirs in zip(("query", "key", "value"), names, strict=True):
+        linear = getattr(made, theirs)
+        weights |= dict(split(name, linear.weight, linear.bias, N))
+    return weights
+
+
+def test_shaw_is_relative_key_of_wav2vec2_bert():
+    from transformers.models.wav2vec2_bert import modeling_wav2vec2_bert as theirs
+    from transformers.models.wav2vec2_bert.configuration_wav2vec2_bert import Wav2Vec2BertConfig
+
+    left, right = 5, 2
+    config = Wav2Vec2BertConfig(
+        hidden_size=N * H,
+        num_attention_heads=N,
+        position_embeddings_type="relative_key",
+        left_max_position_embeddings=left,
+        right_max_position_embeddings=right,
+        attention_dropout=0.0,
+    )
+    config._attn_implementation = "eager"
+    made = theirs.Wav2Vec2BertSelfAttention(config)
+    randomize(made)
+    x = drawn_input()
+    expected = made(torch.as_tensor(x))[0]
+    layer = kerasattention.MultiHeadAttention(
+        N, H, position=kerasattention.RelativeKeysPosition(left)
+    )
+    layer.build(x.shape)
+    names = ("linear_q", "linear_k", "linear_v")
+    weights = of_linears(made, names, made.linear_out)
+    table = as_numpy(made.distance_embedding.weight)
+    table = np.concatenate([table, np.repeat(table[-1:], left - right, axis=0)])
+    check_same(layer, weights | {"key_table": table[:, None]}, expected, x)
+
+
+def test_transformer_xl_is_relative_of_conformers():
+    from transformers.models.wav2vec2_conformer import modeling_wav2vec2_conformer as theirs
+    from transformers.models.wav2vec2_conformer.configuration_wav2vec2_conformer import (
+        Wav2Vec2ConformerConfig,
+    )
+
+    config = Wav2Vec2ConformerConfig(
+        hidden_size=N * H,
+        num_attention_heads=N,
+        position_embeddings_type="relative",
+        max_source_positions=T,
+        attention_dropout=0.0,
+    )
+    config._attn_implementation = "eager"
+    made = theirs.Wav2Vec2ConformerSelfAttention(config)
+    randomize(made)
+    x = drawn_input()
+    embedded = theirs.Wav2Vec2ConformerRelPositionalEmbedding(config)(torch.as_tensor(x))
+    expected = made(torch.as_tensor(x), relative_position_embeddings=embedded)[0]
+    layer = kerasattention.MultiHeadAttention(
+        N, H, position=kerasattention.RelativeKeysPosition(5000, "transformer_xl")
+    )
+    layer.build(x.shape)
+    weights = of_linears(made, ("linear_q", "linear_k", "linear_v"), made.linear_out)
+    weights["position_kernel"] = as_numpy(made.linear_pos.weight).T.reshape(N * H, N, H)
+    weights["content_bias"] = as_numpy(made.pos_bias_u)
+    weights["position_bias"] = as_numpy(made.pos_bias_v)
+    check_same(layer, weights, expected, x)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("buckets", [None, 4])
+def test_deberta_is_the_attention_of_deberta_v2(buckets, shared):
+    from transformers.models.deberta_v2 import modeling_deberta_v2 as theirs
+    from transformers.models.deberta_v2.configuration_deberta_v2 import DebertaV2Config
+
+    config = DebertaV2Config(
+        hidden_size=N * H,
+        num_attention_heads=N,
+        relative_attention=True,
+        pos_att_type=["c2p", "p2c"],
+        max_relative_positions=9,
+        position_buckets=buckets or -1,
+        share_att_key=shared,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    made = theirs.DisentangledSelfAttention(config)
+    randomize(made)
+    x = drawn_input()
+    rows = 2 * (buckets or 9)
+    embeddings = torch.as_tensor(np.random.default_rng(4).normal(size=(rows, N * H))).float()
+    mask = torch.ones(B, 1, T, T)
+    expected, _ = made(torch.as_tensor(x), mask, rel_embeddings=embeddings)
+    position = kerasattention.RelativeKeysPosition(
+        9, "deberta", num_buckets=None if buckets is None else 2 * buckets
+    )
+    layer = kerasattention.MultiHeadAttention(
+        N, H, position=position, scale=1 / float(np.sqrt(3 * H))
+    )
+    layer.build(x.shape)
+    weights = {}
+    for name in ("query", "key", "value"):
+        linear = getattr(made, f"{name}_proj")
+        weights |= dict(split(name, linear.weight, linear.bias, N))
+    # The output projection is in another module of theirs.
+    weights["attention_output/kernel"] = np.eye(N * H, dtype="float32").reshape(N, H, N * H)
+    weights["attention_output/bias"] = np.zeros(N * H, "float32")
+    keys = made.key_proj if shared else made.pos_key_proj
+    queries = made.query_proj if shared else made.pos_query_proj
+    weights["key_table"] = of_heads(keys.weight, keys.bias)(embeddings)
+    weights["query_table"] = of_heads(queries.weight, queries.bias)(embeddings)
+    check_same(layer, weights, expected, x)
+
+
+@pytest.mark.parametrize(("buckets", "longest"), [(4, 9), (256, 512), (32, 512), (6, 40)])
+def test_buckets_of_deberta_v2(buckets, longest):
+    from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
+
+    from kerasattention.positions.relative_keys import deberta_entries
+
+    distances = torch.arange(2 * longest, -2 * longest - 1, -1)
+    found = make_log_bucket_position(distances, buckets, longest).long()
+    expected = torch.clamp(found + buckets, 0, 2 * buckets - 1).numpy()
+    ours = np.array(deberta_entries(longest, 2 * buckets))
+    places = np.clip(-distances.numpy(), -longest, longest) + longest
+    np.testing.assert_array_equal(ours[places], expected)

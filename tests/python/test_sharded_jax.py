@@ -35,7 +35,7 @@ FLOORS = {
 CONTROLS = ["control: sample loop over the whole batch", "control: features split"]
 COMPARED = [
     *("data 8", "model 2x4, K 2 whole", "model 1x8, N over ragged K", "heads 2x2x2"),
-    "heads 2x2x2, accelerator",
+    *("model 2x4, relative keys", "heads 2x2x2, accelerator"),
 ]
 
 

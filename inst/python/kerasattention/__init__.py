@@ -40,6 +40,7 @@ from kerasattention.models.rollout import attention_rollout
 from kerasattention.models.scores import AttentionMap, attention_scores
 from kerasattention.positions.alibi import AlibiPosition
 from kerasattention.positions.relative import RelativePosition
+from kerasattention.positions.relative_keys import RelativeKeysPosition
 from kerasattention.positions.rotary import RotaryPosition
 
 __version__ = "0.0.0.9000"
@@ -59,6 +60,7 @@ __all__ = [
     "MultiHeadAttention",
     "PackedSequences",
     "PrefixMask",
+    "RelativeKeysPosition",
     "RelativePosition",
     "RotaryPosition",
     "ScaleByPosition",

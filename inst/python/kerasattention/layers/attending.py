@@ -5,12 +5,14 @@ head size.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
 from kerasattention.attend.api import attend
+from kerasattention.attend.bias import BlockBias
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span, Tensor
 from kerasattention.layers.inputs import as_boolean
@@ -106,6 +108,14 @@ class AttendingLayer(ProjectingLayer):
     def _logit_scale(self) -> float | None:
         """The factor of the logits; None for one over the root of the head size."""
         return self.scale if isinstance(self.scale, float) else None
+
+    def _key_bias(self, query: Tensor, key: Tensor, mask: AttentionMask) -> BlockBias | None:
+        """The bias of the layer's position that depends on queries and keys."""
+        if self.position is None:
+            return None
+        scale = self._logit_scale
+        scale = 1.0 / math.sqrt(self.heads.size) if scale is None else scale
+        return self.position.key_bias(query, key, mask, scale)
 
     @property
     def uses_positions(self) -> bool:

@@ -81,6 +81,7 @@ class AttentionLayer(AttendingLayer):
                 name="per_dim_scale", shape=(heads.size,), initializer="zeros", autocast=False
             )
         if self.position is not None:
+            self.position.check_heads(heads.query, heads.key_value)
             self.position.prepare(heads.query, self._positioned_size)
         if not self.trainable:  # the sublayers were made after the layer's flag was set
             for sublayer in flatten_layers(self, include_self=False):
@@ -170,6 +171,8 @@ class AttentionLayer(AttendingLayer):
         biases: list[BlockBias | None] = [TensorBias(bias)] if bias is not None else []
         if self.position is not None:
             biases.append(self.position.block_bias(self._heads.query, causal, coordinates))
+            biases.append(self._key_bias(query, key, mask))
+            query = self.position.content_query(query)  # (B', T, N, H)
         options = {
             "biases": biases,
             "soft_cap": self.logit_soft_cap,

@@ -26,7 +26,8 @@ Call arguments:
     segment_ids: (B, T) integers: tokens see their own segment only; 0 is padding.
     positions: (B, T) integers, or real numbers such as times; by default 0..T-1
         or the positions after a cache. Float64 is kept where the backend has it.
-        They have no gradient.
+        (B, T, axes) for a `position` of several axes; masks then compare the
+        order of the tokens. They have no gradient.
 
 Returns:
     (B, T, D); for a query that sees no key, whose attention is zero, the output's

@@ -101,10 +101,20 @@ class LayerCall:
                 f"key {tuple(self.key.shape)}"
             )
 
+    @property
+    def _compared_positions(self) -> Tensor | None:
+        """The positions (B, T) that rules compare; None: the order of the tokens.
+
+        Those of several axes are not compared (`coordinates.py`).
+        """
+        if self.positions is None or len(self.positions.shape) == 3:
+            return None
+        return self.positions
+
     def check_lengths(self, fold: AxisFold, rule: Mask) -> None:
         """Refuses positions that the layer's rule says nothing about, where they are known."""
         lengths = fold.length(self.query), fold.length(self.key)
-        if self.positions is None and is_static(*lengths):
+        if self._compared_positions is None and is_static(*lengths):
             rule.check_lengths(*lengths)
 
     def folded_mask(
@@ -113,11 +123,7 @@ class LayerCall:
         """All masks of the call and the layer's window and rule, their axes folded."""
         self.query_padding = padding_of(fold, self.query, self.query_mask)  # (B', T)
         self.key_padding = self._padding_of_keys(fold)  # (B', S)
-        # Rules compare the order of tokens where positions have several axes.
-        positions = self.positions
-        if positions is not None and len(positions.shape) == 3:
-            positions = None
-        positions = fold.fold_tokens(positions, self.query)  # (B', T)
+        positions = fold.fold_tokens(self._compared_positions, self.query)  # (B', T)
         segments = fold.fold_tokens(self.segment_ids, self.query)  # (B', T)
         return AttentionMask(
             **rule_fields(rule, bool(self.use_causal_mask), window),

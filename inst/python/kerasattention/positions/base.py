@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kerasattention.attend.bias import BlockBias
+from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Tensor
 
 
@@ -36,6 +37,9 @@ class Position:
     def prepare(self, num_query_heads: int, head_size: int) -> None:
         """Checks sizes and makes variables; called once, when a layer is built."""
 
+    def check_heads(self, num_query_heads: int, num_key_value_heads: int) -> None:
+        """Refuses numbers of heads that it does not serve, when a layer is built."""
+
     def rotate(
         self,
         query: Tensor,
@@ -61,6 +65,20 @@ class Position:
             coordinates: None, or positions (B|1, T, axes) of queries and keys.
         """
         return None
+
+    def key_bias(
+        self, query: Tensor, key: Tensor, mask: AttentionMask, scale: float
+    ) -> BlockBias | None:
+        """A bias that depends on queries (B, T, N, H) and keys (B, S, K, H); None without one.
+
+        Args:
+            scale: The factor of the logits.
+        """
+        return None
+
+    def content_query(self, query: Tensor) -> Tensor:
+        """The queries (B, T, N, H) that are multiplied with keys, after `key_bias()`."""
+        return query
 
     def keep_heads(self, kept: Sequence[int], num_query_heads: int) -> "Position":
         """The position of a layer that keeps some of its N query heads."""

@@ -78,8 +78,8 @@ class BucketBias:
 
     def block(self, mask: AttentionMask, rows: Span, columns: Columns) -> Tensor:
         """(B|1, N, t, s)."""
-        if _is_consecutive(mask, rows, columns):
-            values = self.of_distances(_diagonal_distances(mask, rows, columns))  # (N, t + s - 1)
+        if is_consecutive(mask, rows, columns):
+            values = self.of_distances(diagonal_distances(mask, rows, columns))  # (N, t + s - 1)
             return spread_diagonals(values, rows.size, columns.size)[None]  # (1, N, t, s)
         distances = mask.distances(rows, columns)[:, 0]  # (B|1, t, s)
         return ops.moveaxis(self.of_distances(distances), 0, 1)  # (B|1, N, t, s)
@@ -87,8 +87,8 @@ class BucketBias:
     def block_gradient(
         self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Columns
     ) -> dict[str, Tensor]:
-        if _is_consecutive(mask, rows, columns):
-            distances = _diagonal_distances(mask, rows, columns)  # (t + s - 1)
+        if is_consecutive(mask, rows, columns):
+            distances = diagonal_distances(mask, rows, columns)  # (t + s - 1)
             sums = sum_diagonals(ops.sum(gradient, axis=0))  # (N, t + s - 1)
             buckets = self._buckets_of(distances)  # (t + s - 1)
             table = segment_sum(ops.transpose(sums), buckets, self.table.shape[0])
@@ -144,7 +144,7 @@ def sum_diagonals(x: Tensor) -> Tensor:
     return ops.sum(ops.reshape(flat, (heads, rows, length)), axis=1)  # (N, t + s - 1)
 
 
-def _is_consecutive(mask: AttentionMask, rows: Span, columns: Columns) -> bool:
+def is_consecutive(mask: AttentionMask, rows: Span, columns: Columns) -> bool:
     """Whether positions grow by one along both axes, so that diagonals share a distance."""
     return (
         mask.query_positions is None
@@ -154,7 +154,7 @@ def _is_consecutive(mask: AttentionMask, rows: Span, columns: Columns) -> bool:
     )
 
 
-def _diagonal_distances(mask: AttentionMask, rows: Span, columns: Columns) -> Tensor:
+def diagonal_distances(mask: AttentionMask, rows: Span, columns: Columns) -> Tensor:
     """Distances of a block's diagonals, from the lowest on: (t + s - 1)."""
     columns = one_span(columns)
     first = columns.start - (rows.start + mask.offset) - (rows.size - 1)

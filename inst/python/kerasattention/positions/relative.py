@@ -1,7 +1,7 @@
 """Learned biases of the logits, one per bucket of distances and head."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import keras
 from keras import ops
@@ -130,7 +130,8 @@ class RelativePosition(keras.layers.Layer, Position):
         return self._bucket_bias(table, causal)
 
     def _bucket_bias(self, table: Tensor, causal: bool) -> BucketBias:
-        buckets = distance_buckets(self.num_buckets, self.max_distance, bidirectional=not causal)
+        count, farthest = cast("int", self.num_buckets), cast("int", self.max_distance)
+        buckets = distance_buckets(count, farthest, bidirectional=not causal)
         return BucketBias(table, tuple(buckets.tolist()))
 
     def head_axis(self, variable: Any) -> int | None:

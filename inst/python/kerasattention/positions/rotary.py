@@ -11,7 +11,8 @@ from kerasattention import checks
 from kerasattention.attend.tensors import Tensor, accumulator_of, cos_and_sin
 from kerasattention.positions.base import Position
 from kerasattention.positions.frequencies import Frequencies
-from kerasattention.positions.scaling import check_scaling, rotary_frequencies
+from kerasattention.positions.scaling import rotary_frequencies
+from kerasattention.positions.scaling_checks import check_scaling
 from kerasattention.positions.sections import as_sections
 
 LAYOUTS = ("half", "interleaved")

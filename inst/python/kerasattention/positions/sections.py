@@ -64,7 +64,8 @@ def as_sections(sections: Any) -> Sections | None:
     """
     if sections is None:
         return None
-    kind, sizes = "bands", sections
+    kind: str = "bands"
+    sizes: Any = sections
     if isinstance(sections, Mapping):
         kind, sizes = sections.get("type", kind), sections.get("sizes")
         if set(sections) - {"type", "sizes"} or kind not in KINDS:

@@ -1,0 +1,147 @@
+"""Biases of the logits that are products of queries, or keys, with rows of a table.
+
+Shape letters as in `positions/offsets.py`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from keras import ops
+
+from kerasattention.attend.mask import AttentionMask
+from kerasattention.attend.tensors import (
+    Axes,
+    Columns,
+    KeySpans,
+    Span,
+    Tensor,
+    is_static,
+    matmul,
+    pad_columns,
+    shape_of,
+    slice_axis,
+    split_columns,
+    transpose_last,
+)
+from kerasattention.positions.offsets import Offsets, offsets_of
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyBias:
+    """The product of each query with the relative key of its distance to a key.
+
+    With `sees_keys` also that of each key with the relative query of the distance. Only the
+    products of a block are held: of its queries with the rows of its distances. The queries
+    are a tensor of the bias, so that a kernel finds their gradient as that of any other bias.
+
+    Attributes:
+        query: (B, T, N, H).
+        table: (E, N|1, H), the relative keys.
+        entries: The row of each distance, key less query, from -M to M.
+        scale: Factor of the products, that of the logits.
+        key: (B, S, N, H), where it sees keys.
+        key_table: (E, N|1, H), the relative queries.
+        sees_keys: Whether it has `key` and `key_table`.
+        dtype: In which the bias is computed.
+    """
+
+    query: Tensor
+    table: Tensor
+    entries: tuple[int, ...]
+    scale: float
+    key: Tensor | None = None
+    key_table: Tensor | None = None
+    sees_keys: bool = False
+    dtype: str = "float32"
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {"query": self.query, "table": self.table}
+        return found | ({"key": self.key, "key_table": self.key_table} if self.sees_keys else {})
+
+    def differentiable(self) -> list[str]:
+        return list(self.tensors())
+
+    def axes(self, name: str) -> Axes:
+        if name in ("query", "key"):
+            return ("batch", None, "heads", None)
+        return (None, "heads", None)
+
+    def with_tensors(self, tensors: dict[str, Tensor]) -> "KeyBias":
+        return dataclasses.replace(self, **tensors)
+
+    def map_queries(self, change: Callable[[Tensor, int], Tensor]) -> "KeyBias":
+        if self.query.shape[1] == 1:
+            return self
+        return dataclasses.replace(self, query=change(self.query, 1))
+
+    def with_head_tensors(self) -> "KeyBias":
+        return self
+
+    def in_precision(self, dtype: str) -> "KeyBias":
+        return dataclasses.replace(self, dtype=dtype)
+
+    def block(self, mask: AttentionMask, rows: Span, columns: Columns) -> Tensor:
+        """(B, N, t, s)."""
+        offsets = offsets_of(self.entries, mask, rows, columns)
+        query, table = self._of_block(self.query, rows), self._rows(self.table, offsets)
+        bias = offsets.spread(matmul(query, transpose_last(table)))  # (B, N, t, s)
+        if not self.sees_keys:
+            return bias
+        offsets = offsets.of_keys()
+        key, table = self._of_block(self.key, columns), self._rows(self.key_table, offsets)
+        of_keys = offsets.spread(matmul(key, transpose_last(table)))  # (B, N, s, t)
+        return bias + transpose_last(of_keys)  # (B, N, t, s)
+
+    def block_gradient(
+        self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Columns
+    ) -> dict[str, Tensor]:
+        offsets = offsets_of(self.entries, mask, rows, columns)
+        query, table = self._gradients(gradient, self.query, self.table, offsets, rows)
+        found = {"query": query, "table": table}  # (B, T, N, H), (E, N|1, H)
+        if self.sees_keys:
+            gradient = transpose_last(gradient)  # (B, N, s, t)
+            offsets = offsets.of_keys()
+            key, table = self._gradients(gradient, self.key, self.key_table, offsets, columns)
+            found |= {"key": key, "key_table": table}  # (B, S, N, H), (E, N|1, H)
+        return found
+
+    def _of_block(self, x: Tensor, span: Columns) -> Tensor:
+        """The queries or keys of a block, (B, N, t, H)."""
+        part = ops.cast(slice_axis(x, 1, span), self.dtype) * self.scale  # (B, t, N, H)
+        return ops.transpose(part, (0, 2, 1, 3))  # (B, N, t, H)
+
+    def _rows(self, table: Tensor, offsets: Offsets) -> Tensor:
+        """The rows of a block, (1, N|1, L, H)."""
+        rows = ops.cast(offsets.rows(table), self.dtype)  # (L, N|1, H)
+        return ops.transpose(rows, (1, 0, 2))[None]  # (1, N|1, L, H)
+
+    def _gradients(
+        self, gradient: Tensor, x: Tensor, table: Tensor, offsets: Offsets, span: Columns
+    ) -> tuple[Tensor, Tensor]:
+        """Of x, (B, T, N, H), and of a table, for the gradient (B, N, t, s) of the products."""
+        products = offsets.collect(ops.cast(gradient, self.dtype))  # (B, N, t, L)
+        part, rows = self._of_block(x, span), self._rows(table, offsets)
+        of_part = matmul(products, rows) * self.scale  # (B, N, t, H)
+        of_part = ops.transpose(of_part, (0, 2, 1, 3))  # (B, t, N, H)
+        of_rows = ops.sum(matmul(transpose_last(products), part), axis=0)  # (N, L, H)
+        heads, size = table.shape[1], table.shape[2]
+        if heads == 1:
+            of_rows = ops.sum(of_rows, axis=0, keepdims=True)  # (1, L, H)
+        of_rows = ops.transpose(of_rows, (1, 0, 2))  # (L, N|1, H)
+        flat = ops.reshape(of_rows, (-1, heads * size))  # (L, (N|1) * H)
+        of_table = offsets.rows_gradient(flat, table.shape[0])  # (E, (N|1) * H)
+        of_table = ops.reshape(of_table, (table.shape[0], heads, size))  # (E, N|1, H)
+        return _placed(of_part, span, shape_of(x)[1]), of_table
+
+
+def _placed(part: Tensor, span: Columns, length: int) -> Tensor:
+    """(B, t, N, H) in its place of zeros (B, T, N, H); the place may be a tensor."""
+    starts = [each.start for each in (span.spans if isinstance(span, KeySpans) else (span,))]
+    if is_static(*starts):
+        return pad_columns(part, 1, span, length)  # (B, T, N, H)
+    batch, _, heads, size = shape_of(part)
+    whole = ops.zeros((batch, length, heads, size), dtype=part.dtype)  # (B, T, N, H)
+    for each, piece in split_columns(part, 1, span):
+        here = slice_axis(whole, 1, each)  # (B, t, N, H)
+        whole = ops.slice_update(whole, (0, each.start, 0, 0), here + piece)
+    return whole  # (B, T, N, H)
