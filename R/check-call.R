@@ -21,6 +21,7 @@ check_call <- function(
   }
   check(check_array, "attention_bias")
   check(check_ids, "segment_ids")
+  check(check_ids, "bidirectional")
   check(check_positions, "positions")
   arguments["positions"] <- list(as_numbers(arguments$positions))
   if (is.null(inputs)) {

@@ -1,4 +1,4 @@
-# Segments: a whole number for each token.
+# Segments and spans: a whole number for each token.
 check_ids <- function(
   x,
   null = FALSE,

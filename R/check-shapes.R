@@ -72,7 +72,8 @@ check_call_shapes <- function(arguments, shapes, heads, call) {
     value_mask = keys,
     key_mask = keys,
     segment_ids = query,
-    positions = query
+    positions = query,
+    bidirectional = query
   )
   for (name in names(tokens)) {
     x <- arguments[[name]]

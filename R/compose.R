@@ -114,7 +114,8 @@ as_call_arguments <- function(arguments, layer) {
     key_mask = as_mask,
     attention_bias = as_tensor,
     segment_ids = as_ids,
-    positions = as_positions
+    positions = as_positions,
+    bidirectional = as_ids
   )
   for (name in intersect(names(arguments), names(convert))) {
     arguments[[name]] <- convert[[name]](arguments[[name]])

@@ -34,7 +34,11 @@
 #' @param num_return_sequences The number of continuations of each prompt. Those of one
 #'   prompt are consecutive rows of the result.
 #' @param inputs Further inputs of the model, for instance an encoder's: a list by name or
-#'   in order. A vector is the input of one row.
+#'   in order. A vector is the input of one row. An input that is the `segment_ids` or
+#'   `bidirectional` of the attention layers has a number for each token of the prompts, (B, T),
+#'   and 0 for the padding on the left of shorter ones. New tokens are in the segment of the last
+#'   token of their row, and in no span of `bidirectional`. Where an input is the `positions`, those
+#'   of new tokens are not known: see [incremental_decoder()].
 #' @param callback A function that is called with the new token ids (B) after each step;
 #'   if it returns `FALSE`, the generation ends.
 #' @param progress Whether to show a progress bar; `NULL` shows one for long runs.

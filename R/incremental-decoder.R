@@ -20,9 +20,11 @@
 #'
 #' @returns An `incremental_decoder`, a list of functions:
 #' * `$prefill(tokens, inputs = NULL)` takes prompts, a vector, a matrix (B, T) or a list of
-#'   B vectors, and returns logits (B, V) for the next token;
-#' * `$step(tokens)` takes the next token of each row, B numbers, or several, (B, t), and
-#'   returns logits (B, V);
+#'   B vectors, and returns logits (B, V) for the next token; `inputs` as in [generate_tokens()];
+#' * `$step(tokens, inputs = NULL)` takes the next token of each row, B numbers, or several,
+#'   (B, t), and returns logits (B, V). Where an input of the model is the `positions` of
+#'   attention layers, `inputs` are the positions of these tokens, of the same shape; they must be
+#'   greater than those before;
 #' * `$reset()` empties the caches;
 #' * `$length()` is the number of tokens in each row, `$cache_bytes()` the size of the caches.
 #' @export
@@ -63,10 +65,17 @@ incremental_decoder <- function(model, batch_size, max_length) {
           "take the prompts"
         )
       },
-      step = function(tokens) {
+      step = function(tokens, inputs = NULL) {
         check_required(tokens)
         check_step(tokens)
-        logits_of(decoder$step(as_step(tokens, batch_size)), "take the tokens")
+        check_other_inputs(inputs)
+        logits_of(
+          decoder$step(
+            as_step(tokens, batch_size),
+            as_step_inputs(inputs, batch_size)
+          ),
+          "take the tokens"
+        )
       },
       reset = function() {
         decoder$reset()
@@ -106,6 +115,17 @@ as_step <- function(tokens, batch_size) {
     tokens <- matrix(tokens, 1)
   }
   as_ids(tokens)
+}
+
+# B numbers are one for each row, as for the tokens.
+as_step_inputs <- function(inputs, batch_size) {
+  if (is_plain_list(inputs)) {
+    return(lapply(inputs, as_step_inputs, batch_size))
+  }
+  if (!is.null(inputs) && !is_python(inputs) && axes_of(inputs) == 1) {
+    inputs <- matrix(inputs, batch_size)
+  }
+  as_other_inputs(inputs)
 }
 
 #' @export

@@ -6,6 +6,7 @@ call_arguments <- c(
   "attention_bias",
   "segment_ids",
   "positions",
+  "bidirectional",
   "use_causal_mask",
   "return_attention_scores",
   "training",

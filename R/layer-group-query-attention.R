@@ -80,6 +80,11 @@
 #' @param positions (B, T) numbers, the positions of the tokens: by default 0 to T - 1. They may
 #'   be real numbers or times, see the section Positions. (B, T, axes) for a `position` with
 #'   several axes, see [position_rotary()] and [position_relative()].
+#' @param bidirectional (B, T) whole numbers: tokens with the same number above 0 attend to each
+#'   other whatever `use_causal_mask`, `sliding_window` and `mask` say, as the image tokens of
+#'   Gemma 3 and PaliGemma do within a causal model. Padding, segments and `attention_mask`
+#'   still hold. For self-attention. No block of keys is left out and each has a mask, so a
+#'   causal layer takes two to three times as long; memory stays linear in T.
 #' @param use_causal_mask Whether a query attends only to keys up to its own position.
 #'   In a Sequential model, or without `object`, the layer keeps it as its default.
 #' @param return_attention_scores Whether to return the attention weights,
@@ -220,6 +225,7 @@ layer_group_query_attention <- function(
   attention_bias = NULL,
   segment_ids = NULL,
   positions = NULL,
+  bidirectional = NULL,
   use_causal_mask = FALSE,
   return_attention_scores = FALSE,
   training = NULL

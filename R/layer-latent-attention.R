@@ -133,6 +133,7 @@ layer_latent_attention <- function(
   attention_bias = NULL,
   segment_ids = NULL,
   positions = NULL,
+  bidirectional = NULL,
   use_causal_mask = FALSE,
   return_attention_scores = FALSE,
   training = NULL

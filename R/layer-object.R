@@ -45,7 +45,8 @@ wrap_layer <- function(x) {
     training = NULL,
     attention_bias = NULL,
     segment_ids = NULL,
-    positions = NULL
+    positions = NULL,
+    bidirectional = NULL
   ) {
     dots <- list(...)
     query <- if (missing(query)) dots$object else query
@@ -56,7 +57,8 @@ wrap_layer <- function(x) {
       training = training,
       attention_bias = attention_bias,
       segment_ids = segment_ids,
-      positions = positions
+      positions = positions,
+      bidirectional = bidirectional
     )
     call_layer(
       x,

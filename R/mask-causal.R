@@ -26,17 +26,19 @@
 #' tokens.
 #'
 #' Other masks hold beside it: `use_causal_mask`, `sliding_window`, `attention_mask`,
-#' `segment_ids` and padding.
+#' `segment_ids` and padding. The call argument `bidirectional` of the layers names spans of
+#' tokens that see each other whatever the mask says.
 #'
 #' Blocks of queries and keys that a mask rules out are not computed, and blocks that it leaves
-#' whole need no mask. Neither is possible where `positions` are given.
+#' whole need no mask. Neither is possible where `positions` or `bidirectional` are given.
 #'
 #' @section R functions:
 #' `f` is called for each block of queries and keys, never for all of them at once. It gets two
 #' arrays of one shape, whole numbers, and returns `TRUE` or `FALSE` for each element. Where the
 #' backend compiles (`fit()`, `predict()`, and JAX in general) it gets objects in their place
 #' that take operators and `abs()`, `floor()`, `ceiling()`, `trunc()`, `sqrt()`, `exp()`, `log()`,
-#' `sign()`, `cos()` and `sin()`.
+#' `sign()`, `cos()` and `sin()`. `f` runs in R's main thread only. On a GPU torch computes
+#' gradients in another thread, so training with `f` may be an error there, which names the ways out.
 #'
 #' An R function is not saved with a model. A model that is loaded in another session has its
 #' weights, but is an error when it is called: build it with your R code and load the weights

@@ -7,7 +7,8 @@
 #'
 #' With `segment_ids`, tokens attend only to tokens of their own sequence; `positions` start
 #' at 0 in each sequence. A layer then trains on the rows exactly as on the separate
-#' sequences.
+#' sequences. [generate_tokens()] continues the last sequence of each row if `segment_ids` is an
+#' input of the model and `positions` is not; [incremental_decoder()] takes both.
 #'
 #' @param sequences A list of vectors of whole numbers, the token ids of each sequence.
 #' @param length The length of the rows, at least that of the longest sequence.

@@ -176,7 +176,7 @@ class Subject:
         if config["form"] == "same3":
             inputs["key"] = inputs["query"]
         names = ("query_mask", "value_mask", "key_mask", "attention_mask", "attention_bias")
-        names += ("segment_ids", "positions")
+        names += ("segment_ids", "positions", "bidirectional")
         options = {name: given[name] for name in names if name in given}
         if config["causal"] is not None:
             options["use_causal_mask"] = config["causal"]

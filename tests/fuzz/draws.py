@@ -181,6 +181,7 @@ def layer_call(rng, kind):
         "positions": maybe(rng, 0.3, lambda: pick(rng, "rows", "one", "far", "real")),
         "paddings": {name: how for name, how in paddings.items() if how},
         "rule": maybe(rng, 0.3, lambda: mask_rule(rng)),
+        "spans": maybe(rng, 0.2, lambda: pick(rng, "rows", "one")) if own else None,
     }
 
 
@@ -402,6 +403,11 @@ def layer_data(rng, config):
         data["segment_ids"] = rng.integers(0, 4, (rows, T))
         if chance(rng, 0.5):
             data["segment_ids"].sort(axis=1)
+    if config["spans"]:
+        rows = 1 if config["spans"] == "one" else B
+        data["bidirectional"] = rng.integers(-1, 4, (rows, T))
+        if chance(rng, 0.7):
+            data["bidirectional"].sort(axis=1)
     if config["positions"]:
         rows = 1 if config["positions"] == "one" else B
         far = 5000 if config["positions"] == "far" else 2 * T + 1

@@ -49,6 +49,7 @@ layer_options <- alist(
   attention_mask = list(matrix(TRUE, 5, 5), array(1, c(2, 5, 5))),
   attention_bias = list(matrix(0, 5, 5)),
   segment_ids = list(matrix(1, 2, 5)),
+  bidirectional = list(matrix(c(0, 2), 2, 5)),
   positions = list(
     matrix(0:4, 1),
     matrix(c(-1, 0, 0.25, 3, 2.5), 1),

@@ -143,6 +143,7 @@ def evaluate(tape, config, data, weights):
         query_mask=query_mask,
         key_mask=key_mask,
         segments=tokens_of_batches(data.get("segment_ids"), batches),
+        bidirectional=tokens_of_batches(data.get("bidirectional"), batches),
         positions=tokens_of_batches(data.get("positions"), batches),
         causal=causal,
         keep_seed=data.get("seed words"),

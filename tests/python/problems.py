@@ -32,6 +32,8 @@ PER_SAMPLE = {
     "key_mask",
     "query_segments",
     "key_segments",
+    "query_bidirectional",
+    "key_bidirectional",
 }
 
 

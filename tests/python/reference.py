@@ -22,15 +22,19 @@ def sees(
     key_positions=None,
     query_segments=None,
     key_segments=None,
+    query_bidirectional=None,
+    key_bidirectional=None,
     query_mask=None,
     key_mask=None,
 ):
     """Whether query t of one sample sees its key s. Every array is that sample's, or None."""
     here = t if query_positions is None else float(query_positions[t])
     there = s if key_positions is None else float(key_positions[s])
-    if causal and there > here:
+    within = query_bidirectional is not None and query_bidirectional[t] > 0
+    within = within and query_bidirectional[t] == key_bidirectional[s]
+    if causal and there > here and not within:
         return False
-    if window is not None and abs(there - here) >= window:
+    if window is not None and abs(there - here) >= window and not within:
         return False
     if query_segments is not None and (
         key_segments[s] == 0 or query_segments[t] != key_segments[s]

@@ -48,6 +48,7 @@ def visible(
     key_positions=None,
     query_segments=None,
     key_segments=None,
+    bidirectional=None,
     query_mask=None,
     key_mask=None,
 ):
@@ -57,14 +58,18 @@ def visible(
     there = np.arange(S)[None] if key_positions is None else np.asarray(key_positions)
     distance = (there[:, None, :] - here[:, :, None])[:, None]
     seen = np.ones(shape, dtype=bool)
-    if mask is not None:
-        seen &= reference.spread(mask, shape).astype(bool)
     if causal:
         seen &= distance <= 0
     if window is not None:
         seen &= abs(distance) < window
     if rule is not None:
         seen &= rule(here[:, None, :, None], there[:, None, None, :])
+    if bidirectional is not None:
+        spans = np.asarray(bidirectional)
+        same = (spans[:, :, None] == spans[:, None, :]) & (spans > 0)[:, None, :]
+        seen |= same[:, None]
+    if mask is not None:
+        seen &= reference.spread(mask, shape).astype(bool)
     if query_segments is not None:
         q, k = np.asarray(query_segments)[:, :, None], np.asarray(key_segments)[:, None, :]
         seen &= ((q == k) & (k != 0))[:, None]
@@ -208,6 +213,7 @@ class Layer:
         query_mask=None,
         key_mask=None,
         segments=None,
+        bidirectional=None,
         positions=None,
         causal=False,
         keep_seed=None,
@@ -217,7 +223,7 @@ class Layer:
 
         `inputs` holds "query" and, for attention over others, "value" and "key"; masks of padding
         have the inputs' axes but the last, `mask` and `bias` those of the scores, all of them,
-        `segments` and `positions` are (B', T).
+        `segments`, `bidirectional` and `positions` are (B', T).
         """
         leaves = {name: tape.leaf(x) for name, x in inputs.items()}
         leaves |= {name: tape.leaf(x) for name, x in self.weights.items()}
@@ -270,6 +276,7 @@ class Layer:
             key_positions=key_places,
             query_segments=segments,
             key_segments=segments,
+            bidirectional=bidirectional,
             query_mask=None if query_mask is None else self.fold_array(query_mask, ()),
             key_mask=None if key_mask is None else self.fold_array(key_mask, ()),
         )

@@ -13,6 +13,7 @@ from kerasattention.positions.buckets import distance_buckets
 from layer_twins import pure
 from published_models import (
     MODELS,
+    WINDOW,
     D,
     H,
     K,
@@ -95,6 +96,47 @@ def test_output_and_gradient_are_those_of_transformers(name):
     np.testing.assert_allclose(output, expected.detach().numpy(), rtol=1e-5, atol=1e-5 * size)
     wanted = theirs.grad.numpy()
     np.testing.assert_allclose(gradients["input0"], wanted, atol=2e-5 * np.abs(wanted).max())
+
+
+# Of two samples, 1 for a token of an image; no image is longer than the window.
+IMAGES = np.array(
+    [[0, 1, 1, 1, 1, 0, 0, 1, 1, 0, 1, 1, 0], [1, 1, 1, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0]]
+)
+
+
+@pytest.mark.parametrize("name", ["Gemma 3 4B, windows", "Gemma 3 4B, global"])
+def test_images_of_gemma_3_are_spans(name):
+    """With the mask that `transformers` builds of `token_type_ids` and padding."""
+    from transformers.models.gemma3 import modeling_gemma3 as theirs
+
+    if not hasattr(theirs, "create_masks_for_vision_model"):
+        pytest.skip("this version of transformers builds its masks elsewhere")
+    layer = MODELS[name].small()
+    layer.build((B, T, D))
+    config = transformers.Gemma3TextConfig(
+        hidden_size=D, num_attention_heads=1, num_key_value_heads=1, sliding_window=WINDOW
+    )
+    config._attn_implementation = "eager"
+    real = np.arange(T) < np.array([[T], [T - 2]])
+    ids = theirs.get_block_sequence_ids_for_mask(torch.as_tensor(IMAGES))
+    masks = theirs.create_masks_for_vision_model(
+        config, torch.zeros(B, T, D), torch.as_tensor(real), None, None, ids
+    )
+    kind = "sliding_attention" if layer.sliding_window else "full_attention"
+    x = np.random.default_rng(9).normal(size=(B, T, D)).astype("float32")
+    positions = np.arange(T)[None]
+    for row in range(B):
+        seen = masks[kind][row, 0].numpy() == 0
+        run, weights, _ = MODELS[name].twin(layer, seen, positions)
+        copy_weights(layer, weights)
+        expected = run(torch.as_tensor(x[row : row + 1])).detach().numpy()
+        found = layer(
+            tensor(x[row : row + 1]),
+            bidirectional=ids.numpy()[row : row + 1] + 1,
+            value_mask=real[row : row + 1],
+        )
+        size = np.abs(expected).max()
+        np.testing.assert_allclose(to_numpy(found), expected, rtol=1e-5, atol=1e-5 * size)
 
 
 ROTARY = {

@@ -8,6 +8,10 @@ test_that("segments are whole numbers of at least 0", {
     check(segment_ids = matrix(NA, 2, 3))
     check(segment_ids = matrix(NA_integer_, 2, 3))
     check(segment_ids = matrix(1, 2, 4), inputs = x)
+    check(bidirectional = matrix(NA_integer_, 2, 3))
+    check(bidirectional = matrix(-1, 2, 3))
+    check(bidirectional = matrix(0.5, 2, 3))
+    check(bidirectional = matrix(1, 3, 3), inputs = x)
   })
 })
 

@@ -77,3 +77,68 @@ test_that("wrong arguments and a full context are told", {
     decoder$prefill(matrix(1, 2, 4))
   })
 })
+
+test_that("a prompt with segments and spans is continued as its last segment", {
+  skip_without_keras()
+  keras()$utils$set_random_seed(5L)
+  tokens <- input(NULL, dtype = "int32")
+  segments <- keras()$Input(list(NULL), dtype = "int32", name = "segments")
+  spans <- keras()$Input(list(NULL), dtype = "int32", name = "spans")
+  hidden <- keras()$layers$Embedding(13L, 14L)(tokens) |>
+    layer_group_query_attention(
+      head_dim = 4,
+      num_query_heads = 6,
+      num_key_value_heads = 2,
+      use_causal_mask = TRUE,
+      segment_ids = segments,
+      bidirectional = spans
+    )
+  logits <- keras()$layers$Dense(13L)(hidden)
+  model <- keras()$Model(list(segments, spans, tokens), logits)
+  prompt <- c(3, 1, 4, 1, 5)
+  given <- list(c(1, 1, 2, 2, 2), c(0, 0, 7, 7, 0))
+  later <- list(c(given[[1]], 2), c(given[[2]], 0), c(prompt, 9))
+  whole <- lapply(later, \(x) matrix(as.integer(x), 1))
+  expected <- as.array(model(whole))[1, , ]
+
+  decoder <- incremental_decoder(model, batch_size = 1, max_length = 8)
+  expect_close(decoder$prefill(prompt, given)[1, ], expected[5, ])
+  expect_close(decoder$step(9)[1, ], expected[6, ])
+  first <- generate_tokens(model, prompt, 1, inputs = given)
+  expect_equal(first[6], which.max(expected[5, ]) - 1)
+  decoder$reset()
+  expect_snapshot(error = TRUE, {
+    decoder$prefill(prompt, list(c(1, 1, 2, 2, 0), given[[2]]))
+    decoder$prefill(prompt, list(c(1, 1, 2), given[[2]]))
+  })
+})
+
+test_that("the positions of a prompt and of each step are given", {
+  skip_without_keras()
+  keras()$utils$set_random_seed(5L)
+  tokens <- input(NULL, dtype = "int32")
+  times <- keras()$Input(list(NULL), dtype = "float32", name = "times")
+  hidden <- keras()$layers$Embedding(13L, 14L)(tokens) |>
+    layer_multi_head_attention(
+      num_heads = 2,
+      key_dim = 4,
+      position = position_alibi(),
+      use_causal_mask = TRUE,
+      positions = times
+    )
+  logits <- keras()$layers$Dense(13L)(hidden)
+  model <- keras()$Model(list(times, tokens), logits)
+  at <- rbind(c(0, 0.5, 3, 3.5, 9), c(1, 4, 4.25, 5, 7))
+  rows <- rbind(c(3L, 1L, 4L, 1L, 5L), c(9L, 2L, 6L, 5L, 3L))
+  expected <- as.array(model(list(at, rows)))
+
+  decoder <- incremental_decoder(model, batch_size = 2, max_length = 8)
+  expect_close(decoder$prefill(rows[, 1:2], at[, 1:2]), expected[, 2, ])
+  expect_close(decoder$step(rows[, 3], at[, 3]), expected[, 3, ])
+  expect_close(decoder$step(rows[, 4:5], list(at[, 4:5])), expected[, 5, ])
+  expect_snapshot(error = TRUE, {
+    decoder$step(c(1, 1))
+    decoder$step(c(1, 1), c(3, 12))
+    generate_tokens(model, rows, 2, inputs = at)
+  })
+})

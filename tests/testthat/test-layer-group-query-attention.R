@@ -291,6 +291,35 @@ test_that("the same array twice is self-attention, also with segments and positi
   expect_close(shifted, as.array(layer(x, use_causal_mask = TRUE)))
 })
 
+test_that("tokens of a span attend to each other in a causal layer", {
+  skip_without_keras()
+  x <- numbers(2, 5, 11)
+  layer <- new_layer(name = "spans")
+  spans <- rbind(c(0, 3, 3, 0, 3), c(1, 1, 0, 2, 2))
+  causal <- lower.tri(diag(5), diag = TRUE)
+  mask <- array(FALSE, c(2, 6, 5, 5))
+  for (b in 1:2) {
+    same <- outer(spans[b, ], spans[b, ], `==`) & spans[b, ] > 0
+    for (n in 1:6) {
+      mask[b, n, , ] <- causal | same
+    }
+  }
+  result <- layer(x, bidirectional = spans, use_causal_mask = TRUE)
+  expected <- reference_attention(layer, x, mask = mask)$attention_output
+  expect_close(result, expected)
+
+  inputs <- keras()$Input(list(NULL, 11L))
+  ids <- keras()$Input(list(NULL), dtype = "int32")
+  output <- layer(inputs, bidirectional = ids, use_causal_mask = TRUE)
+  model <- keras()$Model(list(inputs, ids), output)
+  storage.mode(spans) <- "integer"
+  predicted <- model$predict(list(x, spans), verbose = 0L)
+  expect_close(predicted, expected)
+  expect_snapshot(error = TRUE, {
+    layer(list(x, numbers(2, 7, 11)), bidirectional = spans)
+  })
+})
+
 test_that("errors of Python are one clean condition, and the session goes on", {
   skip_without_keras()
   x <- numbers(2, 3, 11)

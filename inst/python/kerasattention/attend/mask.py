@@ -5,6 +5,9 @@ that compare positions, padding, segments and an explicit mask. Kernels ask it q
 none of its fields, so that a new rule changes no kernel. A token's position is its index where no
 positions are given, for queries plus `offset`.
 
+Spans of tokens that see each other whatever the rules of positions say turn these into one rule of
+tokens: then no key can be left out before the tokens are known.
+
 More than 300 lines: all questions that kernels ask are methods of one class.
 """
 
@@ -41,7 +44,7 @@ _PROBES = 16
 
 _TENSOR_FIELDS = (
     *("query_positions", "key_positions", "query_mask", "key_mask"),
-    *("query_segments", "key_segments", "mask"),
+    *("query_segments", "key_segments", "query_bidirectional", "key_bidirectional", "mask"),
 )
 
 
@@ -72,6 +75,9 @@ class AttentionMask:
         key_mask: None or (B, S) booleans; False marks padding, which no query sees.
         query_segments: None or (B, T) integers; 0 marks padding.
         key_segments: None or (B, S) integers.
+        query_bidirectional: None or (B, T) integers; tokens with the same number above 0 see each
+            other whatever the rules of positions say.
+        key_bidirectional: None or (B, S) integers.
         mask: None or booleans that broadcast to (B, N, T, S), of rank 4.
         masked_out_is_finite: Whether queries and keys that are masked out are known to hold finite
             numbers, as in a cache.
@@ -87,6 +93,8 @@ class AttentionMask:
     key_mask: Tensor | None = None
     query_segments: Tensor | None = None
     key_segments: Tensor | None = None
+    query_bidirectional: Tensor | None = None
+    key_bidirectional: Tensor | None = None
     mask: Tensor | None = None
     masked_out_is_finite: bool = False
     further_rules: tuple[MaskRule, ...] = ()
@@ -95,7 +103,12 @@ class AttentionMask:
 
     @functools.cached_property
     def position_rules(self) -> tuple[MaskRule, ...]:
-        """The rules that compare positions."""
+        """The rules that compare positions and nothing else."""
+        return self._rules_outside_spans if self.query_bidirectional is None else ()
+
+    @functools.cached_property
+    def _rules_outside_spans(self) -> tuple[MaskRule, ...]:
+        """The causal rule, the window and the further rules."""
         causal = (rules.CausalRule(),) if self.causal else ()
         window = () if self.window is None else (rules.WindowRule(self.window, self.window),)
         return (*causal, *window, *self.further_rules)
@@ -108,6 +121,9 @@ class AttentionMask:
             found.append(rules.PaddingRule(self.key_mask))
         if self.query_segments is not None:
             found.append(rules.SegmentRule(self.query_segments, self.key_segments))
+        if self.query_bidirectional is not None and self._rules_outside_spans:
+            spans = self.query_bidirectional, self.key_bidirectional
+            found.append(rules.BidirectionalRule(*spans, self._rules_outside_spans))
         if self.mask is not None:
             found.append(rules.ExplicitRule(self.mask))
         return tuple(found)
@@ -215,7 +231,7 @@ class AttentionMask:
     @property
     def is_relative(self) -> bool:
         """Whether the rules of positions compare nothing but distances."""
-        return all(rule.is_relative for rule in self.position_rules)
+        return all(rule.is_relative for rule in self._rules_outside_spans)
 
     @property
     def is_band(self) -> bool:
@@ -230,8 +246,8 @@ class AttentionMask:
 
     @property
     def is_causal(self) -> bool:
-        """Whether no query sees a key after its own position."""
-        return self.causal or self.lookahead == 0
+        """Whether no query sees a key after its own position, but for those of its span."""
+        return self.causal or any(rule.lookahead == 0 for rule in self._rules_outside_spans)
 
     @property
     def positions_are_indices(self) -> bool:
@@ -317,6 +333,9 @@ class AttentionMask:
     # Other masks made of it -----------------------------------------------------------
 
     def without_position_rules(self) -> "AttentionMask":
+        """The same mask without `position_rules`."""
+        if self.query_bidirectional is not None:
+            return self
         return dataclasses.replace(self, causal=False, window=None, further_rules=())
 
     def without_padding(self) -> "AttentionMask":
@@ -324,9 +343,14 @@ class AttentionMask:
         return dataclasses.replace(self, key_mask=None)
 
     def only_positions(self) -> "AttentionMask":
-        """The same mask without padding, segments and explicit mask."""
+        """The same mask without `token_rules`."""
+        mask = self
+        if self.query_bidirectional is not None:
+            mask = dataclasses.replace(
+                self, query_bidirectional=None, key_bidirectional=None
+            ).without_position_rules()
         return dataclasses.replace(
-            self, key_mask=None, query_segments=None, key_segments=None, mask=None
+            mask, key_mask=None, query_segments=None, key_segments=None, mask=None
         )
 
     def with_explicit_positions(self, rows: Span) -> "AttentionMask":
@@ -349,6 +373,7 @@ class AttentionMask:
             self,
             query_positions=kept(self.query_positions, -1),
             query_segments=kept(self.query_segments, 1),
+            query_bidirectional=kept(self.query_bidirectional, 1),
             query_mask=None,
             mask=kept(self.mask, 2),
         )

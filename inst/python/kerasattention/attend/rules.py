@@ -5,6 +5,7 @@ is given to `AttentionMask(further_rules=...)`, and no kernel has to know it.
 """
 
 import dataclasses
+import functools
 from collections.abc import Hashable
 from typing import Any, NamedTuple, Protocol
 
@@ -244,3 +245,34 @@ class ExplicitRule(MaskRule):
 
     def block_mask(self, positions: Positions, rows: Span, columns: Columns) -> Tensor:
         return slice_axis(slice_axis(self.visible, 2, rows), 3, columns)  # (B|1, N|1, t|1, s|1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BidirectionalRule(MaskRule):
+    """Tokens see those that the rules of positions say, and those of their own span.
+
+    Which keys are visible is known only with the ids, so no key is left out before they are read.
+
+    Attributes:
+        queries: (B, T) integers; tokens with the same number above 0 are a span.
+        keys: (B, S) integers.
+        rules: The rules of positions, all of which must hold outside a span; at least one.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    rules: tuple[MaskRule, ...]
+
+    argument = "bidirectional"
+    compares_positions = False
+
+    def block_mask(self, positions: Positions, rows: Span, columns: Columns) -> Tensor:
+        queries = slice_axis(self.queries, 1, rows)[:, None, :, None]  # (B, 1, t, 1)
+        keys = slice_axis(self.keys, 1, columns)[:, None, None, :]  # (B, 1, 1, s)
+        # Tokens of no span are unequal, so that one comparison of all pairs is enough.
+        queries = ops.where(queries > 0, queries, -1)  # (B, 1, t, 1)
+        keys = ops.where(keys > 0, keys, -2)  # (B, 1, 1, s)
+        same = ops.equal(queries, keys)  # (B, 1, t, s)
+        by_position = [rule.block_mask(positions, rows, columns) for rule in self.rules]
+        seen = functools.reduce(ops.logical_and, by_position)  # (B|1, 1, t, s)
+        return ops.logical_or(same, seen)  # (B, 1, t, s)

@@ -19,6 +19,7 @@ from kerasattention.decoding.backends.select import make_runner
 from kerasattention.decoding.cache.storage import LengthError, cache_bytes, check_memory
 from kerasattention.decoding.graph.plan import make_plan
 from kerasattention.decoding.inputs import Inputs
+from kerasattention.decoding.order import PositionOrder
 from kerasattention.decoding.prompts import pad_right, rounded_length
 from kerasattention.decoding.recheck import ComparedRunner
 from kerasattention.decoding.sampling import check_usable
@@ -134,7 +135,11 @@ class IncrementalDecoder:
             tokens: (B, t) integers, or B sequences of different lengths, which are
                 padded on the left and the padding masked. Features (B, t, D) for a
                 model of such inputs. A vector is one row.
-            inputs: The model's other inputs, a dictionary by name or a list in order.
+            inputs: The model's other inputs, a dictionary by name or a list in order. One that
+                is the `segment_ids`, `bidirectional` or `positions` of attention layers holds a
+                number for each token, (B, t), 0 for padding on the left. Tokens after the prompt
+                are in the last segment of their row, and in no span; `step()` takes their
+                positions.
 
         Returns:
             Logits (B, V) for the token after each prompt; NaN where the model's are.
@@ -157,20 +162,24 @@ class IncrementalDecoder:
             self._check_room(count)
             self._check_prompt(count, padding)
             self._follow_weights()
-            others = self._inputs.others(inputs)
             wide = pad_right(tokens, self._bucket(count, 0))
+            others = self._inputs.others(inputs, count, wide.shape[1])
             given = {self.plan.tokens: ops.convert_to_tensor(wide), **others}
+            self._order = PositionOrder(self.plan, others, count, padding)
             self._padding = None if padding is None else ops.convert_to_tensor(padding)
             with self._run():
                 logits = self._runner.prefill(given, count, self._padding)
                 self._length = self._prompt_length = count
             return logits
 
-    def step(self, tokens: Tokens) -> Tensor:
+    def step(self, tokens: Tokens, inputs: Any = None) -> Tensor:
         """Takes the next token of each row, or several.
 
         Args:
             tokens: (B) or (B, t) integers; features (B, D) or (B, t, D).
+            inputs: The positions of these tokens, (B) or (B, t), where an input of the model is
+                the `positions` of attention layers; by name or in order. They must be greater
+                than those of the tokens before.
 
         Returns:
             Logits (B, V) for the token after them; NaN where the model's are.
@@ -186,10 +195,16 @@ class IncrementalDecoder:
             tokens = self._inputs.step(tokens)
             count = tokens.shape[1]
             self._check_room(count)
+            positions = self._inputs.positions(inputs, count)
+            self._order.add(positions)
             wide = pad_right(tokens, self._bucket(count, self._length))
             with self._run():
                 logits = self._runner.extend(
-                    ops.convert_to_tensor(wide), self._length, count, self._padding
+                    ops.convert_to_tensor(wide),
+                    self._length,
+                    count,
+                    self._padding,
+                    self._inputs.step_values(positions),
                 )
                 self._length += count
             return logits
@@ -210,6 +225,7 @@ class IncrementalDecoder:
         Returns:
             Tokens (B, at least `steps`), `finished`, and the number of steps made.
         """
+        self.check_generates()
         with self._exclusive():
             self._check_unchanged()
             self._check_room(steps)
@@ -222,6 +238,16 @@ class IncrementalDecoder:
                 self._length += count
             check_usable(failed < count, number)
             return made, finished, count
+
+    def check_generates(self) -> None:
+        """Refuses a model whose new tokens have positions that only the caller knows."""
+        names = {self.plan.program.specs[slot].name for slot in self.plan.step_inputs.values()}
+        if names:
+            raise ValueError(
+                f"The positions of new tokens are not known: they come from the model's input "
+                f"{sorted(names)}. Use an `IncrementalDecoder`, whose `step()` takes them with "
+                "the tokens."
+            )
 
     def compare_rest(self) -> None:
         """Compares with the model what has not been compared yet, at the end of a generation."""
@@ -323,8 +349,8 @@ class IncrementalDecoder:
 
     def _bucket(self, count: int, start: int) -> int:
         """A length to pad tokens to, so that few lengths are compiled."""
-        if not self._runner.compiles or count == 1:
-            return count
+        if not self._runner.compiles or count == 1 or self.plan.step_inputs:
+            return count  # tokens that are padding have no position
         wide = rounded_length(count)
         return wide if self.unlimited else min(wide, self.max_length - start)
 

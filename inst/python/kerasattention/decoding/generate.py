@@ -78,6 +78,7 @@ def generate(
     prompts = Prompts.of(tokens, int(num_return_sequences))
     length = prompts.length + int(max_new_tokens)
     with borrowed_decoder(model, prompts.rows, length, token_input) as decoder:
+        decoder.check_generates()
         reports = _Reports(callback, progress, max_new_tokens)
         try:
             made = continue_prompts(

@@ -7,7 +7,8 @@ from keras import ops
 
 from kerasattention.attend.tensors import Tensor
 from kerasattention.decoding.graph.plan import Plan
-from kerasattention.decoding.prompts import as_numpy, check_token_ids, pad_left
+from kerasattention.decoding.graph.prompt_arguments import POSITIONS, check_numbers
+from kerasattention.decoding.prompts import as_numpy, check_token_ids, pad_left, pad_right
 
 Tokens = Any
 
@@ -59,8 +60,14 @@ class Inputs:
             )
         return tokens.astype(self.spec.dtype)
 
-    def others(self, inputs: Any) -> dict[int, Tensor]:
-        """The model's other inputs by slot, given by name or in order."""
+    def others(self, inputs: Any, count: int, wide: int) -> dict[int, Tensor]:
+        """The model's other inputs by slot, given by name or in order.
+
+        Args:
+            inputs: A dictionary, a list, or the only one.
+            count: t, the number of tokens of the prompts.
+            wide: The length to which inputs with a number for each token are padded.
+        """
         slots = self.plan.other_inputs
         specs = [self.plan.program.specs[slot] for slot in slots]
         names = [spec.name for spec in specs]
@@ -77,8 +84,53 @@ class Inputs:
             rule = f"hold the model's other inputs {names}" if names else NO_OTHERS
             raise ValueError(f"`inputs` must {rule}. {problem}")
         return {
-            slot: self._other(slot, x, spec)
+            slot: self._of_prompt(slot, x, count, wide)
+            if slot in self.plan.prompt_inputs
+            else self._other(slot, x, spec)
             for slot, x, spec in zip(slots, given, specs, strict=True)
+        }
+
+    def _of_prompt(self, slot: int, x: Any, count: int, wide: int) -> Tensor:
+        """(B, wide): a number for each token of the prompts, 0 behind them."""
+        spec, x = self.plan.program.specs[slot], as_numpy(x)
+        argument = self.plan.prompt_inputs[slot]
+        check_numbers(spec.name, argument, x, (self.batch_size, count), spec.dtype)
+        return ops.convert_to_tensor(pad_right(x.astype(spec.dtype), wide))
+
+    def positions(self, inputs: Any, count: int) -> dict[int, np.ndarray]:
+        """The positions of a step's tokens, (B, count), by the slot of the model's input.
+
+        Args:
+            inputs: A dictionary by name, a list in order, or the only one.
+            count: The number of tokens of each row.
+        """
+        slots = sorted(set(self.plan.step_inputs.values()))
+        names = [self.plan.program.specs[slot].name for slot in slots]
+        if isinstance(inputs, dict):
+            given = [inputs[name] for name in names if name in inputs]
+            fits = len(given) == len(slots) == len(inputs)
+        else:
+            given = _as_list(inputs, len(slots))
+            fits = len(given) == len(slots)
+        if not fits:
+            rule = f"hold the positions of the new tokens: {names}" if names else "be left out"
+            raise ValueError(f"`inputs` of a step must {rule}. Received: {inputs!r}")
+        found = {}
+        for slot, x in zip(slots, given, strict=True):
+            x = as_numpy(x)
+            if x.ndim == 1 and x.shape == (self.batch_size,) and count == 1:
+                x = x[:, None]
+            spec, shape = self.plan.program.specs[slot], (self.batch_size, count)
+            check_numbers(spec.name, POSITIONS, x, shape, spec.dtype, "new tokens")
+            found[slot] = x.astype(spec.dtype)
+        return found
+
+    def step_values(self, positions: dict[int, np.ndarray]) -> dict[int, Tensor]:
+        """The same by the slots that the instructions of a step read."""
+        specs = self.plan.program.specs
+        return {
+            slot: ops.convert_to_tensor(positions[source].astype(specs[slot].dtype))
+            for slot, source in self.plan.step_inputs.items()
         }
 
     def _other(self, slot: int, x: Any, spec: Any) -> Tensor:

@@ -48,13 +48,20 @@ class ComparedRunner:
         self.compare()
         return logits
 
-    def extend(self, tokens: Tensor, position: int, count: int, padding: Tensor | None) -> Tensor:
+    def extend(
+        self,
+        tokens: Tensor,
+        position: int,
+        count: int,
+        padding: Tensor | None,
+        given: Values | None = None,
+    ) -> Tensor:
         """The first steps are compared at once."""
         record = self._record_with_room(count)
-        logits = self.runner.extend(tokens, position, count, padding)
+        logits = self.runner.extend(tokens, position, count, padding, given)
         if record is not None:
             is_first = record.length < self._first_end
-            record.note_logits(tokens[:, :count], logits)
+            record.note_logits(tokens[:, :count], logits, given)
             if is_first or self._is_due(record):
                 self.compare()
         return logits

@@ -10,6 +10,7 @@ from keras import ops
 from kerasattention.attend.tensors import Tensor, numpy_of
 from kerasattention.decoding.backends.runner import LoopResult, LoopState
 from kerasattention.decoding.graph.plan import Plan
+from kerasattention.decoding.graph.prompt_arguments import POSITIONS, extended
 from kerasattention.decoding.graph.run import Values, as_logits, take_times
 from kerasattention.decoding.prompts import pad_right, rounded_length
 from kerasattention.decoding.sampling import choose_tokens
@@ -41,16 +42,20 @@ class Record:
         self._tokens: list[np.ndarray] = []  # (B, t, ...) each
         self._logits: list[tuple[int, Tensor]] = []  # index of a token, (B, ...) after it
         self._choices: list[_Choices] = []
-        self.length = 0
+        self._positions: dict[int, list[np.ndarray]] = {}  # (B, t) of steps, by input
+        self._prompt_length = self.length = 0
 
     @property
     def held(self) -> int:
         """How many numbers are held to be compared."""
         return sum(int(np.prod(x.shape)) for _, x in self._logits)
 
-    def note_logits(self, tokens: Tensor, logits: Tensor) -> None:
-        """Notes tokens (B, t, ...), and the logits (B, ...) after the last of them."""
+    def note_logits(self, tokens: Tensor, logits: Tensor, given: Values | None = None) -> None:
+        """Notes tokens (B, t, ...), the logits (B, ...) after the last, and their positions."""
         self._take(numpy_of(tokens))
+        sources = {self.plan.step_inputs[slot]: x for slot, x in (given or {}).items()}
+        for slot, x in sources.items():
+            self._positions.setdefault(slot, []).append(numpy_of(x))
         self._logits.append((self.length - 1, logits))
 
     def note_choices(self, state: LoopState, result: LoopResult) -> None:
@@ -63,6 +68,7 @@ class Record:
     def _take(self, tokens: np.ndarray) -> None:
         self._tokens.append(tokens)
         self.length += tokens.shape[1]
+        self._prompt_length = self._prompt_length or self.length
 
     def compare(self, output: Tensor) -> None:
         """Compares what is noted with the model's output (B, T, ...) for `inputs()`.
@@ -86,16 +92,37 @@ class Record:
         """
         tokens = np.concatenate(self._tokens, axis=1)  # (B, T, ...)
         self._tokens = [tokens]
-        if self._padding is not None:
-            pairs = zip(tokens, self._padding, strict=True)
-            tokens = np.stack([np.roll(row, -count, axis=0) for row, count in pairs])
+        tokens = self._rolled(tokens)
         length = tokens.shape[1]
         if self.plan.static_length is not None:
             length = max(length, self.plan.static_length)
         elif keras.backend.backend() == "jax":  # compiled for each length
             length = max(length, min(rounded_length(length), self.max_length))
-        wide = ops.convert_to_tensor(pad_right(tokens, length))
-        return {self.plan.tokens: wide, **self._others}
+        rows = pad_right(tokens, length)
+        wide = ops.convert_to_tensor(rows)
+        return {self.plan.tokens: wide, **self._others, **self._for_tokens(rows.shape[1])}
+
+    def _for_tokens(self, length: int) -> Values:
+        """The inputs with a number for each token of the prompt, for rows of a length."""
+        found = {}
+        for slot, argument in self.plan.prompt_inputs.items():
+            given = numpy_of(self._others[slot])[:, : self._prompt_length]  # (B, t)
+            whole = np.concatenate([given, *self._positions.get(slot, [])], axis=1)
+            whole = self._rolled(extended(argument, whole, self.length))  # (B, T)
+            if argument == POSITIONS and self._padding is not None:
+                # No token sees the padding behind it.
+                is_padding = np.arange(self.length) >= self.length - self._padding[:, None]
+                whole = np.where(is_padding, whole.max(axis=1, keepdims=True) + 1, whole)
+            whole = extended(argument, whole, length).astype(given.dtype)
+            found[slot] = ops.convert_to_tensor(whole)
+        return found
+
+    def _rolled(self, x: np.ndarray) -> np.ndarray:
+        """(B, T, ...) with the padding of each row behind its tokens."""
+        if self._padding is None:
+            return x
+        pairs = zip(x, self._padding, strict=True)
+        return np.stack([np.roll(row, -count, axis=0) for row, count in pairs])
 
     def _rows_at(self, output: Tensor, index: np.ndarray) -> Tensor:
         """The output (B, T, ...) after the tokens of this index (n): (B, n, ...)."""

@@ -123,13 +123,14 @@ class AttentionLayer(AttendingLayer):
         attention_bias: Tensor | None = None,
         segment_ids: Tensor | None = None,
         positions: Tensor | None = None,
+        bidirectional: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attends. The classes document the arguments."""
         check_parameters(self)
         call = LayerCall(
             *(query, value, key, query_mask, value_mask, key_mask, attention_mask),
             *(return_attention_scores, training, use_causal_mask),
-            *(attention_bias, segment_ids, shown(positions)),
+            *(attention_bias, segment_ids, shown(positions), bidirectional),
         )
         fold = self._check_call(call)
         mask = call.folded_mask(fold, self.sliding_window, self.mask)

@@ -42,6 +42,7 @@ class LayerCall:
     attention_bias: Tensor | None = None
     segment_ids: Tensor | None = None
     positions: Tensor | None = None  # (B, T) or (B, T, axes)
+    bidirectional: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.value is None and self.key is not None:
@@ -81,6 +82,7 @@ class LayerCall:
             "attention_bias": self.attention_bias,
             "segment_ids": self.segment_ids,
             "positions": self.positions,
+            "bidirectional": self.bidirectional,
         }
         for name, mask, x in zip(INPUTS, self.masks, self.tensors, strict=True):
             # One that Keras attached to the tensor has the tensor's shape.
@@ -91,15 +93,16 @@ class LayerCall:
         inputs = (tuple(x.shape) for x in self.tensors)
         shapes.check_call(CallShapes(*inputs, **received), fold, heads, axes)
         checks.bias(self.attention_bias)
-        checks.integers("segment_ids", self.segment_ids)
         checks.positions(self.positions)
-        if self.segment_ids is not None and not self.self_attention:
-            raise ValueError(
-                "`segment_ids` are for self-attention: queries and keys share them. "
-                "Use `attention_mask` for cross-attention. Received: "
-                f"query {tuple(self.query.shape)}, value {tuple(self.value.shape)}, "
-                f"key {tuple(self.key.shape)}"
-            )
+        for name, verb in (("segment_ids", "are"), ("bidirectional", "is")):
+            checks.integers(name, getattr(self, name))
+            if getattr(self, name) is not None and not self.self_attention:
+                raise ValueError(
+                    f"`{name}` {verb} for self-attention: queries and keys share the numbers. "
+                    "Use `attention_mask` for cross-attention. Received: "
+                    f"query {tuple(self.query.shape)}, value {tuple(self.value.shape)}, "
+                    f"key {tuple(self.key.shape)}"
+                )
 
     @property
     def _compared_positions(self) -> Tensor | None:
@@ -125,6 +128,7 @@ class LayerCall:
         self.key_padding = self._padding_of_keys(fold)  # (B', S)
         positions = fold.fold_tokens(self._compared_positions, self.query)  # (B', T)
         segments = fold.fold_tokens(self.segment_ids, self.query)  # (B', T)
+        spans = fold.fold_tokens(self.bidirectional, self.query)  # (B', T)
         return AttentionMask(
             **rule_fields(rule, bool(self.use_causal_mask), window),
             query_positions=positions,
@@ -133,6 +137,8 @@ class LayerCall:
             key_mask=self.key_padding,
             query_segments=segments,
             key_segments=segments,
+            query_bidirectional=spans,
+            key_bidirectional=spans,
             mask=fold.fold_scores(
                 as_boolean(self.attention_mask), self.query, self.key
             ),  # (B'|1, N|1, T|1, S|1)

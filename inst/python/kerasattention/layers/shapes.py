@@ -28,6 +28,7 @@ class CallShapes:
     attention_bias: Shape | None = None
     segment_ids: Shape | None = None
     positions: Shape | None = None
+    bidirectional: Shape | None = None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -96,7 +97,7 @@ def check_call(shapes: CallShapes, fold: AxisFold, heads: int, axes: int = 1) ->
         shape = getattr(shapes, name)
         if shape is not None:
             _check_padding(name, shape, getattr(shapes, name.removesuffix("_mask")), fold)
-    for name in ("segment_ids", "positions"):
+    for name in ("segment_ids", "positions", "bidirectional"):
         shape = getattr(shapes, name)
         if shape is not None:
             _check_tokens(name, shape, shapes.query, fold, axes if name == "positions" else 1)

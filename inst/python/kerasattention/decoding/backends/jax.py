@@ -58,10 +58,24 @@ class JaxRunner:
     def full_pass(self, inputs: Values) -> Tensor:
         return self._full_pass(self._weights(), inputs)
 
-    def extend(self, tokens: Tensor, position: int, count: int, padding: Tensor | None) -> Tensor:
+    def extend(
+        self,
+        tokens: Tensor,
+        position: int,
+        count: int,
+        padding: Tensor | None,
+        given: Values | None = None,
+    ) -> Tensor:
         real = None if tokens.shape[1] == 1 else jnp.int32(count)
         logits, self.arrays = self._extend(
-            self._weights(), self.arrays, self.kept, tokens, jnp.int32(position), real, padding
+            self._weights(),
+            self.arrays,
+            self.kept,
+            tokens,
+            jnp.int32(position),
+            real,
+            padding,
+            given or {},
         )
         return logits
 
@@ -111,11 +125,12 @@ class JaxRunner:
         position: Tensor,
         count: Tensor | None,
         padding: Tensor | None,
+        given: Values | None = None,
     ) -> Any:
         storage = ArrayStorage(arrays)
-        kept, tokens, padding = self._placement.split_rows((kept, tokens, padding))
+        kept, tokens, padding, given = self._placement.split_rows((kept, tokens, padding, given))
         with self._scope(weights):
-            logits = traced_extend(self, storage, kept, tokens, position, count, padding)
+            logits = traced_extend(self, storage, kept, tokens, position, count, padding, given)
         return logits, self._placement.keep(storage)
 
     def _run_decode_loop(

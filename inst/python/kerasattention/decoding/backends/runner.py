@@ -13,6 +13,7 @@ from kerasattention.decoding.graph.run import (
     Values,
     as_logits,
     attach_masks,
+    of_steps,
     run_per_prompt,
     run_per_token,
     with_mask_of_each,
@@ -85,8 +86,18 @@ class Runner(Protocol):
         """Logits (B, V) after a prompt, of which `count` tokens are real, into empty caches."""
         ...
 
-    def extend(self, tokens: Tensor, position: int, count: int, padding: Tensor | None) -> Tensor:
-        """Logits (B, V) after `count` real tokens (B, t) that follow the cached ones."""
+    def extend(
+        self,
+        tokens: Tensor,
+        position: int,
+        count: int,
+        padding: Tensor | None,
+        given: Values | None = None,
+    ) -> Tensor:
+        """Logits (B, V) after `count` real tokens (B, t) that follow the cached ones.
+
+        `given` holds what the step is given beside them, by slot.
+        """
         ...
 
     def decode_loop(self, state: LoopState) -> LoopResult:
@@ -122,7 +133,7 @@ def traced_prefill(
     info = StepInfo(0, count, True, padding)
     context = cache_context(runner, storage, info, cross_kv, tokens)
     logits = run_per_token(plan, context, tokens, values)  # (B, V)
-    return logits, (cross_kv, with_mask_of_each(values))
+    return logits, (cross_kv, with_mask_of_each(of_steps(plan, values)))
 
 
 def traced_extend(
@@ -133,12 +144,14 @@ def traced_extend(
     position: Any,
     count: Any,
     padding: Tensor | None,
+    given: Values | None = None,
 ) -> Tensor:
     """`extend()` in a function without side effects: the logits (B, V)."""
     cross_kv, prompt_values = kept
     info = StepInfo(position, count, False, padding)
     context = cache_context(runner, storage, info, cross_kv, tokens)
-    return run_per_token(runner.plan, context, tokens, attach_masks(prompt_values))
+    values = attach_masks(prompt_values) | (given or {})
+    return run_per_token(runner.plan, context, tokens, values)
 
 
 def choose_next(

@@ -68,9 +68,18 @@ class TensorFlowRunner:
     def full_pass(self, inputs: Values) -> Tensor:
         return run_full(self.plan, inputs)  # a graph of it would serve once
 
-    def extend(self, tokens: Tensor, position: int, count: int, padding: Tensor | None) -> Tensor:
+    def extend(
+        self,
+        tokens: Tensor,
+        position: int,
+        count: int,
+        padding: Tensor | None,
+        given: Values | None = None,
+    ) -> Tensor:
         real = None if tokens.shape[1] == 1 else tf.constant(count)
-        return self._extend(self.kept, tokens, tf.constant(position), real, padding)
+        return self._extend(
+            self.kept, tokens, tf.constant(position), real, padding, given=given or {}
+        )
 
     def decode_loop(self, state: LoopState) -> LoopResult:
         state = state._replace(
@@ -102,9 +111,10 @@ class TensorFlowRunner:
         count: Tensor | None,
         padding: Tensor | None,
         storage: CacheStorage | None = None,
+        given: Values | None = None,
     ) -> Tensor:
         storage = storage or self.storage
-        return traced_extend(self, storage, kept, tokens, position, count, padding)
+        return traced_extend(self, storage, kept, tokens, position, count, padding, given)
 
     def _run_decode_loop(self, state: LoopState, kept: Any) -> Any:
         def step(tokens: Tensor, at: Tensor, arrays: Any) -> Any:

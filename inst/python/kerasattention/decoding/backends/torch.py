@@ -20,7 +20,13 @@ from kerasattention.decoding.backends.trace_torch import trace
 from kerasattention.decoding.cache.context import CrossKV, StepInfo
 from kerasattention.decoding.cache.storage import TensorStorage
 from kerasattention.decoding.graph.plan import Plan
-from kerasattention.decoding.graph.run import Values, run_full, run_per_prompt, run_per_token
+from kerasattention.decoding.graph.run import (
+    Values,
+    of_steps,
+    run_full,
+    run_per_prompt,
+    run_per_token,
+)
 
 # A trace takes as long as some steps; short continuations do without.
 STEPS_BEFORE_TRACE = 4
@@ -60,15 +66,25 @@ class TorchRunner:
         info = StepInfo(0, None, True, padding)
         context = cache_context(self, self.storage, info, self.cross_kv, tokens)
         with self._overrides():
-            self.prompt_values = run_per_prompt(self.plan, inputs)
-            return run_per_token(self.plan, context, tokens, self.prompt_values)
+            values = run_per_prompt(self.plan, inputs)
+            self.prompt_values = of_steps(self.plan, values)
+            return run_per_token(self.plan, context, tokens, values)
 
     @torch.inference_mode()
     def full_pass(self, inputs: Values) -> Tensor:
         return run_full(self.plan, inputs)
 
     @torch.inference_mode()
-    def extend(self, tokens: Tensor, position: int, count: int, padding: Tensor | None) -> Tensor:
+    def extend(
+        self,
+        tokens: Tensor,
+        position: int,
+        count: int,
+        padding: Tensor | None,
+        given: Values | None = None,
+    ) -> Tensor:
+        # What a step is given has the same slots each time.
+        self.prompt_values |= given or {}
         with self._overrides():
             if tokens.shape[1] > 1:
                 return self._run(tokens, position, padding, self.cross_kv, self.prompt_values)

@@ -1,4 +1,7 @@
-"""The context in which attention layers use their KV caches."""
+"""The context in which attention layers use their KV caches.
+
+It has more than 300 lines because all that a step does with one cache stands in one class.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -101,7 +104,7 @@ class CacheContext(AttentionContext):
         self, layer: AttentionLayer, mask: AttentionMask, self_attention: bool
     ) -> AttentionMask:
         spec, info = self.specs[self._call], self.info
-        if info.padding is None and info.is_prefill:
+        if mask.query_positions is not None or (info.padding is None and info.is_prefill):
             return mask
         if not layer.uses_positions and not spec.cross:
             return mask
@@ -127,13 +130,19 @@ class CacheContext(AttentionContext):
         given = {"key": key, "value": value}
         kept = {name: self._without_padding(given[name]) for name in spec.sizes}
         new = {name: to_cache(name, x) for name, x in kept.items()}
-        if spec.masked:
-            new["mask"] = self._all_real(key) if mask.key_mask is None else mask.key_mask
+        if spec.keeps_mask:
+            new["mask"] = self._kept_mask(spec, key, mask)
+        if spec.position_dtype is not None:
+            new["positions"] = mask.key_positions
         if self.info.is_prefill:
             for name, x in new.items():
                 self._fill(name, x)
             return kept["key"], kept.get("value", kept["key"]), self._mask_padding(mask)
         held, positions = self._append(new)
+        kept = {name: self._from_cache(name, held[name]) for name in spec.sizes}
+        key, value = kept["key"], kept.get("value", kept["key"])
+        if spec.position_dtype is not None:
+            return key, value, self._with_given_positions(spec, mask, held)
         mask = dataclasses.replace(
             mask,
             causal=False,
@@ -144,12 +153,31 @@ class CacheContext(AttentionContext):
             key_positions=positions,
             key_mask=held.get("mask"),
             mask=self._mask(spec, positions, mask.further_rules),
-            # One token attends all real ones that no rule masks out; of several, the first may not
-            # attend the last.
-            masked_out_is_finite=self.length == 1 and not mask.further_rules,
+            # One token attends all real ones of its segment that no rule masks out; of several, the
+            # first may not attend the last.
+            masked_out_is_finite=self.length == 1 and not mask.further_rules and not spec.segmented,
         )
-        kept = {name: self._from_cache(name, held[name]) for name in spec.sizes}
-        return kept["key"], kept.get("value", kept["key"]), mask
+        return key, value, mask
+
+    def _with_given_positions(
+        self, spec: CacheSpec, mask: AttentionMask, held: dict[str, Tensor]
+    ) -> AttentionMask:
+        """The rules compare the positions given; which slots hold a key, indices say."""
+        return dataclasses.replace(
+            mask,
+            key_positions=held["positions"],
+            key_mask=held.get("mask"),
+            mask=self._mask(spec, None, ()),
+        )
+
+    def _kept_mask(self, spec: CacheSpec, key: Tensor, mask: AttentionMask) -> Tensor:
+        """(B, S): the new keys that tokens to come may see: no padding, and of their segment."""
+        real = self._all_real(key) if mask.key_mask is None else mask.key_mask  # (B, S)
+        if not spec.segmented or not self.info.is_prefill:
+            return real
+        segments = mask.key_segments  # (B, S)
+        last = ops.take(segments, self.info.last(self.length), axis=1)  # (B)
+        return ops.logical_and(real, ops.equal(segments, last[:, None]))  # (B, S)
 
     def _all_real(self, key: Tensor) -> Tensor:
         """(B, S): the mask of keys (B, S, K, H) that turned out to have none."""
@@ -198,7 +226,9 @@ class CacheContext(AttentionContext):
         real = ops.arange(self.length, dtype="int32")[None] >= padding[:, None]  # (B, t)
         if mask.key_mask is not None:
             real = ops.logical_and(real, mask.key_mask)
-        positions = None if mask.is_relative else self._indices()[None] - padding[:, None]  # (B, t)
+        positions = mask.query_positions  # (B, t)
+        if positions is None and not mask.is_relative:
+            positions = self._indices()[None] - padding[:, None]  # (B, t)
         return dataclasses.replace(
             mask, query_positions=positions, key_positions=positions, key_mask=real
         )

@@ -20,7 +20,7 @@ from kerasattention.masks.base import Mask
 # XLA on CPU reads a key in half the time where the sum over H is not the last axis.
 _KEYS_LAST = keras.backend.backend() == "jax"
 # The axis of the slots.
-SLOT_AXES = {"key": -1 if _KEYS_LAST else -2, "value": -2, "mask": -1}
+SLOT_AXES = {"key": -1 if _KEYS_LAST else -2, "value": -2, "mask": -1, "positions": -1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +36,13 @@ class CacheSpec:
         window: W of its sliding window, or of a rule that limits the distance likewise, or None.
         cross: Whether keys and values come from elsewhere than the tokens.
         masked: Whether its keys carry a Keras mask, which is then kept too.
+        segmented: Whether its prompt has segments: which keys belong to the last one is kept.
         mask: The layer's rule of positions, or None.
         lookahead: The number of first tokens that may see later ones, which a prompt must have.
         key_axes: The axes of a mesh of devices that split K.
         longest: The longest sequence in which cached keys keep their rotation, or None.
+        position_dtype: Of the positions that are given for each token, which are then kept; or
+            None.
     """
 
     layer: str
@@ -54,6 +57,13 @@ class CacheSpec:
     lookahead: int = 0
     key_axes: tuple[str, ...] = ()
     longest: int | None = None
+    segmented: bool = False
+    position_dtype: str | None = None
+
+    @property
+    def keeps_mask(self) -> bool:
+        """Whether it keeps which keys the tokens to come may see."""
+        return self.masked or self.segmented
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -78,11 +88,13 @@ class CacheSpec:
             name: (_shape(name, batch, self.kv_heads, slots, size), self.dtype)
             for name, size in self.sizes.items()
         }
-        return arrays | ({"mask": ((batch, slots), "bool")} if self.masked else {})
+        if self.position_dtype is not None:
+            arrays["positions"] = ((batch, slots), self.position_dtype)
+        return arrays | ({"mask": ((batch, slots), "bool")} if self.keeps_mask else {})
 
     def axes(self, name: str, batch: int) -> Axes:
         """What the axes of an array count."""
-        if name == "mask":
+        if name in ("mask", "positions"):
             return ("batch", None)
         sizes = {"batch": batch, "key_heads": self.kv_heads}
         return (*(axis for axis, size in sizes.items() if size != 1), None, None)

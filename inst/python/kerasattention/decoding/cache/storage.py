@@ -169,3 +169,4 @@ def _memory_size() -> int:
 
 
 _WIDTHS = {"bool": 1, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+_WIDTHS |= {"int32": 4, "int64": 8}

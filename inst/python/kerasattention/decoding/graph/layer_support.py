@@ -65,6 +65,15 @@ NOT_CAUSAL = (
     "call it with `use_causal_mask=True`"
 )
 UNKNOWN = "it is called with `{}`, which is not known for tokens to come"
+# Ways out that are named in the message.
+HINTS = {
+    "positions": "; make it an input of the model, which is given for the prompt and each step, or "
+    "leave it out, and tokens are counted from 0",
+    "segment_ids": "; make it an input of the model, which is then given for the prompt",
+    "bidirectional": "; make it an input of the model, which is then given for the prompt",
+}
+# Arguments of attention that may be an input of the model: see `prompt_arguments.py`.
+PROMPT_ARGUMENTS = ("segment_ids", "bidirectional", "positions")
 MIXING = "its result at a token depends on other tokens"
 REASONS: tuple[tuple[tuple[type, ...], str], ...] = (
     ((layers.RNN, layers.Bidirectional, layers.ConvLSTM1D), RECURRENT),
@@ -121,7 +130,7 @@ def refuse_shape(instruction: Instruction, length: int | None) -> None:
 def attention_spec(instruction: Instruction, moving: set[int], program: Program) -> CacheSpec:
     """The caches of a call of an attention layer."""
     layer: AttentionLayer = instruction.operation
-    arguments = _bound(instruction)
+    arguments = bound_arguments(instruction)
     query, value = arguments["query"], arguments.get("value")
     key = arguments.get("key")
     value = query if value is None else value
@@ -136,20 +145,25 @@ def attention_spec(instruction: Instruction, moving: set[int], program: Program)
     cross = not sources.pop()
     mask = _position_mask(layer, arguments)
     if not cross:
-        _check_self_attention(instruction, arguments, mask)
+        _check_self_attention(instruction, arguments, mask, program)
     masks = [arguments.get("value_mask"), arguments.get("key_mask")]
     masks += [get_keras_mask(program.specs[x.index]) for x in (value, key)]
-    sizes = layer.cached_sizes
+    sizes, positions = layer.cached_sizes, arguments.get("positions")
     return CacheSpec(
         layer=layer.name,
         kv_heads=sizes.heads,
         key_size=sizes.key,
         value_size=sizes.value,
         dtype=layer.compute_dtype,
-        window=mask.reach.window,
+        # A window of positions may hold more tokens than it is wide.
+        window=mask.reach.window if positions is None else None,
         cross=cross,
         masked=any(mask is not None for mask in masks)
         or any(x.index in program.masked for x in (value, key)),
+        segmented=arguments.get("segment_ids") is not None,
+        position_dtype=program.specs[positions.index].dtype
+        if isinstance(positions, Slot)
+        else None,
         mask=layer.mask,
         lookahead=mask.lookahead or 0,
         key_axes=key_head_axes(layer),
@@ -171,19 +185,44 @@ def _position_mask(layer: AttentionLayer, arguments: dict[str, Any]) -> Attentio
 
 
 def _check_self_attention(
-    instruction: Instruction, arguments: dict[str, Any], mask: AttentionMask
+    instruction: Instruction, arguments: dict[str, Any], mask: AttentionMask, program: Program
 ) -> None:
-    for name in ("attention_mask", "attention_bias", "segment_ids", "positions"):
-        if arguments.get(name) is not None:
-            raise refusal(instruction.name, UNKNOWN.format(name))
+    for name in ("attention_mask", "attention_bias", *PROMPT_ARGUMENTS):
+        given = arguments.get(name)
+        if given is None:
+            continue
+        is_input = isinstance(given, Slot) and program.input_behind(given.index) is not None
+        if name not in PROMPT_ARGUMENTS or not is_input:
+            raise refusal(instruction.name, unknown(name))
+        if name == "positions":
+            _check_positions(instruction, len(program.specs[given.index].shape))
     if mask.lookahead is None:
         raise refusal(instruction.name, NOT_CAUSAL)
 
 
-def _bound(instruction: Instruction) -> dict[str, Any]:
+def _check_positions(instruction: Instruction, rank: int) -> None:
+    """Refuses given positions that a cache cannot keep."""
+    if rank != 2:
+        raise refusal(
+            instruction.name, "it is called with `positions` of several axes, which no cache keeps"
+        )
+    if longest_cached(instruction.operation) is not None:
+        raise refusal(
+            instruction.name,
+            "the `scaling` of its `position` depends on the length, and its `positions` are given",
+        )
+
+
+def unknown(argument: str) -> str:
+    """The reason to refuse a call with an argument that later tokens would need."""
+    return UNKNOWN.format(argument) + HINTS.get(argument, "")
+
+
+def bound_arguments(instruction: Instruction) -> dict[str, Any]:
+    """The arguments of a call of an attention layer by name."""
     names = ("query", "value", "key", "query_mask", "value_mask", "key_mask", "attention_mask")
     names += ("return_attention_scores", "training", "use_causal_mask", "attention_bias")
-    names += ("segment_ids", "positions")
+    names += ("segment_ids", "positions", "bidirectional")
     return dict(zip(names, instruction.args, strict=False)) | instruction.kwargs
 
 

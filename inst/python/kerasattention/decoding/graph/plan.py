@@ -12,6 +12,11 @@ import keras
 from kerasattention.decoding.cache.spec import CacheSpec
 from kerasattention.decoding.graph import layer_support, probe
 from kerasattention.decoding.graph.program import Instruction, Program, flatten_graph
+from kerasattention.decoding.graph.prompt_arguments import (
+    prompt_inputs,
+    step_inputs,
+    step_instruction,
+)
 
 
 class Execution(enum.Enum):
@@ -29,11 +34,17 @@ class Plan:
         program: The model's instructions.
         tokens: Slot of the tokens.
         per_prompt: Instructions that do not depend on the tokens.
-        per_token: Those that do.
+        per_token: Those that do, at prefill.
+        per_step: The same for the tokens after a prompt: without the arguments of a prompt.
         executions: How each of `per_token` is run.
         specs: What each call of an attention layer caches, in order of calls.
         prompt_slots: Slots that `per_prompt` or the model's other inputs fill and
             `per_token` reads.
+        step_slots: Those of them that `per_step` reads.
+        prompt_inputs: Inputs of the model that hold a number for each token of the prompt, by
+            slot, with the argument of attention that they are.
+        step_inputs: Slots that `per_step` reads positions from, which each step is given, with the
+            slot of the model's input.
         tail: Index in `per_token` from which on no instruction reads other tokens.
         static_length: T where the model was made for one length, else None.
         probabilities: Whether the output has gone through a softmax.
@@ -44,9 +55,13 @@ class Plan:
     tokens: int
     per_prompt: tuple[Instruction, ...]
     per_token: tuple[Instruction, ...]
+    per_step: tuple[Instruction, ...]
     executions: tuple[Execution, ...]
     specs: tuple[CacheSpec, ...]
     prompt_slots: tuple[int, ...]
+    step_slots: tuple[int, ...]
+    prompt_inputs: dict[int, str]
+    step_inputs: dict[int, int]
     tail: int
     static_length: int | None
     probabilities: bool
@@ -96,15 +111,22 @@ def make_plan(model: keras.Model, token_input: str | int | None = None) -> Plan:
         specs += cached
         tail = position + 1 if cached else tail
     filled = set(program.inputs).union(*(x.outputs for x in per_prompt)) - moving
-    read = {index for x in per_token for index in x.inputs}
+    per_step = tuple(map(step_instruction, per_token))
+    read, read_later = ({i for x in part for i in x.inputs} for part in (per_token, per_step))
+    of_prompt = prompt_inputs(program, moving)
+    of_step = step_inputs(program, of_prompt, read_later)
     return Plan(
         program,
         tokens,
         per_prompt,
         per_token,
+        per_step,
         tuple(executions),
         tuple(specs),
         tuple(sorted(filled & read)),
+        tuple(sorted((filled & read_later) - of_step.keys())),
+        of_prompt,
+        of_step,
         tail,
         length,
         layer_support.ends_in_softmax(per_token[-1]),

@@ -233,11 +233,10 @@ class _Recorder(AttentionContext):
         given = {
             "attention_mask": mask.mask,
             "segment_ids": mask.query_segments,
+            "bidirectional": mask.query_bidirectional,
             "positions": mask.query_positions,
         }
-        reasons = [
-            layer_support.UNKNOWN.format(argument) for argument, x in given.items() if x is not None
-        ]
+        reasons = [layer_support.unknown(name) for name, x in given.items() if x is not None]
         reasons += [] if mask.lookahead is not None else [layer_support.NOT_CAUSAL]
         self.refusals += [layer_support.refusal(name, reason) for reason in reasons]
 

@@ -88,6 +88,15 @@ class Program:
                 found.update(instruction.outputs)
         return found
 
+    def input_behind(self, slot: int) -> int | None:
+        """The slot of the model's input that a slot holds, cast or not; None for what is made."""
+        if slot in self.inputs:
+            return slot
+        for instruction in self.instructions:
+            if slot in instruction.outputs and isinstance(instruction.operation, CastTo):
+                return self.input_behind(instruction.inputs[0])
+        return None
+
 
 def flatten_graph(model: keras.Model) -> Program:
     """The program of a Functional or Sequential model.

@@ -38,11 +38,12 @@ def run_per_token(
     """The output for the last real one of the tokens (B, t): (B, ...)."""
     info = context.info
     values = {plan.tokens: tokens, **prompt_values}
-    last_reader = {slot: i for i, x in enumerate(plan.per_token) for slot in x.inputs}
+    instructions = plan.per_token if info.is_prefill else plan.per_step
+    last_reader = {slot: i for i, x in enumerate(instructions) for slot in x.inputs}
     length, position = tokens.shape[1], info.position
     full_length = plan.static_length or context.max_length
     with attention_context(context):
-        for number, instruction in enumerate(plan.per_token):
+        for number, instruction in enumerate(instructions):
             if number == plan.tail and length > 1:
                 at = info.last(length)
                 _keep_one_token(values, prompt_values, at)
@@ -60,6 +61,11 @@ def run_per_token(
         if output.shape[1] > 1:
             return take_token(output, info.last(length))[:, 0]
     return output[:, 0]
+
+
+def of_steps(plan: Plan, values: Values) -> Values:
+    """Those of the values that the tokens after a prompt read."""
+    return {slot: values[slot] for slot in plan.step_slots}
 
 
 def with_mask_of_each(values: Values) -> PromptValues:
