@@ -1,5 +1,8 @@
 """Functions of R as initializers, regularizers and constraints, in this session and in another."""
 
+import _thread
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -53,3 +56,28 @@ def test_without_the_function_nothing_passes_for_a_result():
     for kind, argument in (("regularizer", "bias_regularizer"), ("constraint", "bias_constraint")):
         with pytest.raises(RuntimeError, match=f"`{argument}` was an R function of another"):
             of_another_session(kind, argument)(X)
+
+
+def test_a_mask_of_r_is_called_in_threads_of_python_only():
+    """A thread of the backend would wait for R, and R for it."""
+    function = _bridge.mask_function(lambda q, k, known: k <= q, "function(q, k) k <= q")
+    q, k = tensor(np.arange(3)[None, None, :, None]), tensor(np.arange(3)[None, None, None])
+    found = []
+
+    def call():
+        try:
+            found.append(to_numpy(function(q, k))[0, 0])
+        except RuntimeError as error:
+            found.append(str(error))
+
+    call()
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join(60)
+    done = threading.Event()
+    _thread.start_new_thread(lambda: (call(), done.set()), ())
+    assert done.wait(60)
+    for seen in found[:2]:
+        np.testing.assert_array_equal(seen, np.tri(3, dtype=bool))
+    assert "function(q, k) k <= q" in found[2]
+    assert "mask_window()" in found[2]

@@ -74,3 +74,21 @@ test_that("a model with a function is an error in another session that says so",
   )
   expect_match(utils::tail(run_r(code), 1), "TRUE")
 })
+
+test_that("a model with a function trains, with blocks of queries in its gradient", {
+  skip_without_keras()
+  x <- numbers(2, 600, 8)
+  y <- numbers(2, 600, 1)
+  loss <- function(mask) {
+    keras()$utils$set_random_seed(3L)
+    inputs <- keras()$Input(list(NULL, 8L))
+    hidden <- inputs |>
+      layer_multi_head_attention(2, 4, mask = mask, logit_soft_cap = 5)
+    model <- keras()$Model(inputs, keras()$layers$Dense(1L)(hidden))
+    model$compile("adam", "mse")
+    unlist(model$fit(x, y, epochs = 2L, verbose = 0L)$history$loss)
+  }
+  by_function <- loss(mask_function(function(q, k) k <= q & q - k < 300))
+  by_rule <- loss(mask_causal() & mask_window(300))
+  expect_equal(by_function, by_rule, tolerance = 1e-5)
+})

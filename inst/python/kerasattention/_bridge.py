@@ -11,6 +11,7 @@ session it is not there: the model loads, and predicts, but
 - a regularizer of activity, which Keras computes in inference too, is NaN.
 """
 
+import threading
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -126,6 +127,7 @@ class RMaskFunction(RFunction):
         import numpy as np  # not at the top: a Keras that cannot be loaded is to be the first error
 
         function = self.required_function()
+        self._check_thread()
         shape: Tensor = ops.equal(queries - queries, keys - keys)  # (B|1, 1, t, s)
         if not _is_known(queries):
             # Numbers of R are doubles, which TensorFlow does not combine with integers.
@@ -136,6 +138,21 @@ class RMaskFunction(RFunction):
             q, k = q[0], k[0]  # (t, s)
         visible = np.asarray(function(q, k, True))
         return ops.convert_to_tensor(visible.astype(bool).reshape(tuple(shape.shape)))
+
+    def _check_thread(self) -> None:
+        """Refuses a thread of the backend, such as torch's for the gradients of a GPU.
+
+        R runs in its main thread, which waits for the gradient: the call would never return.
+        """
+        thread = threading.current_thread()
+        if isinstance(thread, threading._DummyThread):  # not made by Python
+            raise RuntimeError(
+                f"The R function of a mask, `{self.source}`, was called in a thread of the backend "
+                f"({thread.name}), which R cannot run in: torch computes gradients on a GPU in "
+                "such a thread. Write the rule with mask_causal(), mask_window(), mask_chunk(), "
+                "mask_dilated() or mask_blocks() instead, or train on the CPU or with another "
+                "backend."
+            )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RMaskFunction) and self.key == other.key
