@@ -28,7 +28,8 @@ from mutmut.state import state
 # Functions that do not run on torch, or only where a graph of another backend is traced.
 OF_OTHER_BACKENDS = re.compile(
     r"_(jax|tensorflow)(_|$)|_inner_codes|_Drawsǁ|map_queries|map_tokens|broadcast_unknown_axes"
-    r"|_to_int32|sharding|run_sharded"
+    r"|_to_int32|shar(ding|ing\.|ded)"
+    r"|torch_parameters"  # its tests start other processes, which have no mutants
 )
 # Test files without a part in it: of whole models and their files, of decoding, of the fuzzers'
 # yardstick, and those that read the sources, which the mutants change.
@@ -68,6 +69,15 @@ def test_files() -> list[str]:
         for name in sorted(names - set(OTHERS.split()))
         if not name.endswith(("_tensorflow", "_jax"))
     ]
+
+
+def own_tests(function: str) -> set[str]:
+    """Names of the test files of a function's module."""
+    *_, folder, module, _ = re.split(
+        r"[.ǁ]", function.partition(".xǁ")[0].partition(".x_")[0] + ".x"
+    )
+    names = {module, f"{folder}_{module}", f"{module}_torch"}
+    return {f"test_{name}" for name in names}
 
 
 def draw(count: int, seed: int, pattern: str) -> list[str]:
@@ -128,7 +138,14 @@ class Mutants:
         for name in names:
             function = name.rpartition("__mutmut_")[0]
             tests = [t for t in items if function in calls.get(t, {"functions": ()})["functions"]]
-            tests.sort(key=lambda test: calls[test]["seconds"])
+            # Those of its own module first: a limit of time leaves out others.
+            own = own_tests(function)
+            tests.sort(
+                key=lambda test: (
+                    Path(test.partition("::")[0]).stem not in own,
+                    calls[test]["seconds"],
+                )
+            )
             chosen, total = [], 0.0
             for test in tests:
                 total += calls[test]["seconds"]

@@ -241,3 +241,14 @@ def test_rules_of_masks_compare_real_positions(flash):
     x = tensor(checks.inputs_of(cross=False)["query"])
     expected = to_numpy(call(plain, [x], attention_mask=seen))
     np.testing.assert_allclose(to_numpy(layer(x, positions=at)), expected, atol=1e-6)
+
+
+def test_rows_of_distant_positions_are_told_apart_by_themselves():
+    """1e8 and 1e8 + 1 are one number of float32, but of different sequences."""
+    layer = ka.GroupQueryAttention(4, 3, 1, position=ka.RotaryPosition())
+    x = tensor(np.random.default_rng(2).normal(size=(2, 2, 5)))
+    apart = np.array([[0.0, 1e8], [2.0, 1e8 + 1.0]])
+    assert np.isfinite(to_numpy(layer(x, positions=apart))).all()
+    if BACKEND == "jax":  # which has no float64 here
+        with pytest.raises(ValueError, match="float32 can tell apart"):
+            layer(x, positions=np.array([[0.0, 1.0], [1e8, 1e8 + 1.0]]))

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import kerasattention as ka
 import reference
 from backends import run, tensor, to_numpy
 from kerasattention.attend.api import expand_mask
@@ -125,3 +126,12 @@ def test_a_block_without_rules_needs_no_mask():
     assert below_the_diagonal is None
     mask = expand_mask(tensor(np.ones((N, T, S), dtype=bool)), "mask")
     assert AttentionMask(mask=mask).block_mask(Span(0, 2), Span(0, 2)) is not None
+
+
+def test_the_usual_window_of_rules_is_found_by_looking_at_blocks():
+    rule = ka.WindowMask(64) | ka.PrefixMask(2)
+    mask = AttentionMask(causal=True, further_rules=(rule,))
+    assert 60 < mask.usual_window(4096, 4096) < 140
+    assert mask.usual_window(None, None) is None  # of no known length
+    assert mask.usual_window(96, 96) is None  # most keys are visible
+    assert AttentionMask(causal=True, window=64).usual_window(4096, 4096) == 64
