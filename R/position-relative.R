@@ -33,9 +33,10 @@
 #' such as the windows (B, h, w, D) of an image, takes the indices along them where no
 #' positions are given. Windows of h x w have `max_distance = c(h - 1, w - 1)`.
 #'
-#' The table has (2m + 1) rows for each offset of rows, the offsets of columns
-#' the fastest; offsets are query less key. So a `relative_position_bias_table` of Swin fits
-#' unchanged. Models with such positions are not decoded.
+#' The table has a row for each pair of offsets, the product of 2m + 1 over the axes; the offset
+#' along the last axis varies fastest, and offsets are query less key. So a
+#' `relative_position_bias_table` of Swin fits unchanged. Models with such positions are not
+#' decoded.
 #'
 #' @section Models:
 #' T5: 32 buckets up to 128, one table for all layers of the encoder and one for those of

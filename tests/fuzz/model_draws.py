@@ -61,6 +61,8 @@ def position(rng):
         lambda: ka.RotaryPosition(500.0, layout="interleaved"),
         lambda: ka.AlibiPosition(),
         lambda: ka.RelativePosition(8, 20),
+        lambda: ka.RelativeKeysPosition(6),
+        lambda: ka.RelativeKeysPosition(40, "transformer_xl"),
     )
 
 
