@@ -30,9 +30,9 @@ Call arguments:
         order of the tokens. They have no gradient.
     bidirectional: (B, T) integers: tokens with the same number above 0 see each
         other whatever the causal rule, the window and `mask` say, as the image
-        tokens of Gemma 3 do. Padding, segments and masks given as arrays still hold.
-        No block of keys is left out, and each has a mask: a causal call takes two to
-        three times as long. Memory stays linear in T.
+        tokens of Gemma 3 do. Padding, segments and masks given as arrays still
+        hold. No block of keys is left out, and each has a mask: a causal call takes
+        two to three times as long. Memory stays linear in T.
 
 Returns:
     (B, T, D); for a query that sees no key, whose attention is zero, the output's
