@@ -23,6 +23,7 @@ check_call <- function(
   check(check_ids, "segment_ids")
   check(check_ids, "bidirectional")
   check(check_positions, "positions")
+  check(check_output, "key_value_from")
   arguments["positions"] <- list(as_numbers(arguments$positions))
   if (is.null(inputs)) {
     return(check_not_called(arguments, call))
@@ -30,6 +31,21 @@ check_call <- function(
   shapes <- lapply(inputs, shape_of)
   check_shapes(inputs, shapes, axes, call)
   check_call_shapes(arguments, shapes, heads, call)
+}
+
+# The output of a layer, which holds more than its numbers: an R array does not.
+check_output <- function(
+  x,
+  null = FALSE,
+  arg = caller_arg(x),
+  call = caller_env()
+) {
+  check_alive(x, arg = arg, call = call)
+  if (!(null && is.null(x)) && !is_tensor(x)) {
+    rule <- paste0("a tensor, the output of another layer", or_null(null))
+    abort_argument(arg, rule, x, call = call)
+  }
+  invisible(x)
 }
 
 # Of the arguments of a call, a layer that is not called keeps only `use_causal_mask`, as its

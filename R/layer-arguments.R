@@ -12,7 +12,8 @@ call_arguments <- c(
   "training",
   "query_mask",
   "value_mask",
-  "key_mask"
+  "key_mask",
+  "key_value_from"
 )
 
 keras_arguments <- c("name", "trainable", "dtype", "autocast")
@@ -68,6 +69,7 @@ constructor_checks <- function() {
     value_norm = list(check_flag),
     scale = list(check_scale),
     query_scale = list(check_query_scale),
+    key_value_of = list(check_key_value_of),
     mask = list(check_mask_rule),
     name = list(check_layer_name),
     trainable = list(check_flag, null = TRUE),
@@ -134,6 +136,22 @@ check_scale <- function(x, arg = caller_arg(x), call = caller_env()) {
   if (!is.null(x) && !good && !identical(x, "learned")) {
     rule <- "a number above 0, \"learned\", or NULL"
     abort_argument(arg, rule, x, call = call)
+  }
+  invisible(x)
+}
+
+# The Python object, or the R function around it. Python checks its heads.
+check_key_value_of <- function(
+  x,
+  arg = caller_arg(x),
+  call = caller_env()
+) {
+  check_alive(x, arg = arg, call = call)
+  if (!is.null(x) && !is_attention_layer(x)) {
+    hint <- if (is_tensor(x)) {
+      "Give the layer itself: make it first, without `object`, and call it on the tensor."
+    }
+    abort_argument(arg, "an attention layer, or NULL", x, hint, call)
   }
   invisible(x)
 }

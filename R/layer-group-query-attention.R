@@ -67,6 +67,11 @@
 #'   et al. 2024).
 #' @param query_scale `NULL`, or [scale_by_position()]: a factor of the queries that grows with
 #'   their position.
+#' @param key_value_of `NULL`, or another attention layer of the model, made by this function or
+#'   [layer_multi_head_attention()], that was called before on the same tokens: its keys and
+#'   values are used, with its norm and position, and this layer has no projections of them
+#'   (Gemma 3n; Sun et al. 2024). Both layers need the same key/value heads. While a model
+#'   generates, one cache holds them for both.
 #' @param mask `NULL`, or a rule of positions such as
 #'   `mask_causal() & (mask_window(256) | mask_sinks(4))`: a [mask_causal()] object or one
 #'   like it, which holds beside all other masks. The layer keeps it.
@@ -90,6 +95,8 @@
 #' @param return_attention_scores Whether to return the attention weights,
 #'   (B, N, T, S), as well.
 #' @param training Whether dropout is active; `NULL` leaves it to Keras.
+#' @param key_value_from The output of the layer `key_value_of` in the same call. In a model it is
+#'   found; on arrays, and where that layer is called several times, it must be given.
 #'
 #' @returns Depends on `object`: the layer; a tensor (B, T, D), or with
 #'   `return_attention_scores = TRUE` the list
@@ -155,6 +162,9 @@
 #' Das et al. (2024). A Decoder-Only Foundation Model for Time-Series Forecasting.
 #' \doi{10.48550/arXiv.2310.10688}
 #'
+#' Sun et al. (2024). You Only Cache Once: Decoder-Decoder Architectures for Language Models.
+#' \doi{10.48550/arXiv.2405.05254}
+#'
 #' Qiu et al. (2025). Gated Attention for Large Language Models.
 #' \doi{10.48550/arXiv.2505.06708}
 #'
@@ -174,6 +184,19 @@
 #'   )
 #' model <- keras$Model(tokens, output)
 #' output$shape
+#'
+#' # A second layer that uses the keys and values of the first one.
+#' first <- layer_group_query_attention(NULL, 4, 8, 2, use_bias = FALSE)
+#' second <- layer_group_query_attention(
+#'   NULL,
+#'   head_dim = 4,
+#'   num_query_heads = 8,
+#'   num_key_value_heads = 2,
+#'   use_bias = FALSE,
+#'   key_value_of = first
+#' )
+#' output <- second(first(tokens))
+#' second
 #'
 #' # On R arrays, B = 2, T = 5, D = 32, with the scores (B, N, T, S).
 #' x <- array(rnorm(2 * 5 * 32), c(2, 5, 32))
@@ -220,6 +243,7 @@ layer_group_query_attention <- function(
   value_norm = FALSE,
   scale = NULL,
   query_scale = NULL,
+  key_value_of = NULL,
   mask = NULL,
   attention_mask = NULL,
   attention_bias = NULL,
@@ -228,7 +252,8 @@ layer_group_query_attention <- function(
   bidirectional = NULL,
   use_causal_mask = FALSE,
   return_attention_scores = FALSE,
-  training = NULL
+  training = NULL,
+  key_value_from = NULL
 ) {
   check_layer_dots(list(...))
   object <- if (missing(object)) NULL else object

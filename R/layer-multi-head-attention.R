@@ -99,6 +99,7 @@ layer_multi_head_attention <- function(
   value_norm = FALSE,
   scale = NULL,
   query_scale = NULL,
+  key_value_of = NULL,
   mask = NULL,
   attention_mask = NULL,
   attention_bias = NULL,
@@ -107,7 +108,8 @@ layer_multi_head_attention <- function(
   bidirectional = NULL,
   use_causal_mask = FALSE,
   return_attention_scores = FALSE,
-  training = NULL
+  training = NULL,
+  key_value_from = NULL
 ) {
   if ("inputs" %in% names(substitute(list(...)))) {
     return(call_with_inputs(sys.call(), parent.frame()))

@@ -46,7 +46,8 @@ wrap_layer <- function(x) {
     attention_bias = NULL,
     segment_ids = NULL,
     positions = NULL,
-    bidirectional = NULL
+    bidirectional = NULL,
+    key_value_from = NULL
   ) {
     dots <- list(...)
     query <- if (missing(query)) dots$object else query
@@ -58,7 +59,8 @@ wrap_layer <- function(x) {
       attention_bias = attention_bias,
       segment_ids = segment_ids,
       positions = positions,
-      bidirectional = bidirectional
+      bidirectional = bidirectional,
+      key_value_from = key_value_from
     )
     call_layer(
       x,
@@ -189,6 +191,9 @@ describe_options <- function(layer) {
       paste("soft cap", layer$logit_soft_cap)
     },
     if (layer$value_norm) "value norm",
+    if (!is.null(layer$key_value_of)) {
+      paste0("keys and values of \"", layer$key_value_of, "\"")
+    },
     if (!is.null(layer$query_scale)) python_class(layer$query_scale),
     if (!is.null(layer$scale)) paste("scale", layer$scale),
     if (layer$dropout > 0) paste("dropout", layer$dropout)

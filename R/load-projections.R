@@ -9,7 +9,8 @@
 #'   [layer_multi_head_attention()]: one that was called, or `model$get_layer(name)`.
 #' @param query A matrix (N * H, D), a row for each output and a column for each input, as
 #'   torch stores a `Linear`; or `list(matrix, bias)` with a bias of length N * H.
-#' @param key,value Matrices (K * H, D), or lists with a bias of length K * H.
+#' @param key,value Matrices (K * H, D), or lists with a bias of length K * H; `NULL` for a layer
+#'   with `key_value_of`.
 #' @param output A matrix (D, N * H), or a list with a bias of length D.
 #' @param ... Not used.
 #' @param gate A matrix (N * H, D), for a layer with `use_gate = TRUE`; (N, D) for one with
@@ -76,7 +77,9 @@ load_projections <- function(
     gate = gate
   )
   for (name in names(matrices)) {
-    check_matrix(matrices[[name]], name, null = name == "gate")
+    optional <- name == "gate" ||
+      name %in% c("key", "value") && !is.null(layer$key_value_of)
+    check_matrix(matrices[[name]], name, null = optional)
   }
   vectors <- list(
     query_norm = query_norm,

@@ -67,6 +67,7 @@ def test_configs_hold_a_default_only_where_keras_has_the_option(kind):
         "value_norm",
         "scale",
         "query_scale",
+        "key_value_of",
         "use_causal_mask",
         "mask",
     }

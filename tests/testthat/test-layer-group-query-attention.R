@@ -374,3 +374,56 @@ test_that("a gate has a number for each result of a head, or one for each head",
   halved$projection("gate")$kernel$assign(array(0, c(11, 6, 1)))
   expect_close(halved(x), as.array(plain(x)) / 2, tolerance = 1e-3)
 })
+
+test_that("a layer uses the keys and values of another one", {
+  skip_without_keras()
+  first <- new_layer(name = "first")
+  second <- layer_group_query_attention(
+    head_dim = 5,
+    num_query_heads = 3,
+    num_key_value_heads = 3,
+    bias_initializer = "random_normal",
+    key_value_of = first,
+    name = "second"
+  )
+  x <- numbers(2, 3, 11)
+  y <- numbers(2, 3, 11, seed = 2)
+  output <- second(y, key_value_from = first(x))
+  # The same layer with the first one's projections of x.
+  whole <- layer_group_query_attention(NULL, 5, 3, 3)
+  whole(y, x)
+  weights <- function(layer, name) layer$projection(name)$get_weights()
+  for (name in c("query", "output")) {
+    whole$projection(name)$set_weights(weights(second, name))
+  }
+  for (name in c("key", "value")) {
+    whole$projection(name)$set_weights(weights(first, name))
+  }
+  expect_close(output, whole(y, x))
+  expect_match(format(second), "; keys and values of \"first\"; ", fixed = TRUE)
+
+  # In a model the connection is found.
+  inputs <- input(3L, 11L)
+  outputs <- second(first(inputs))
+  model <- keras()$Model(inputs, outputs)
+  middle <- first(x)
+  expect_close(model(x), second(middle, key_value_from = middle))
+  expect_error(
+    layer_group_query_attention(NULL, 5, 6, 3, key_value_of = middle),
+    "Give the layer itself"
+  )
+  expect_snapshot(error = TRUE, {
+    layer_group_query_attention(NULL, 5, 6, 3, key_value_of = "first")
+    layer_group_query_attention(NULL, 5, 6, 3, key_value_of = x)
+    layer_group_query_attention(
+      NULL,
+      7,
+      6,
+      3,
+      key_value_of = first,
+      name = "a"
+    )
+    second(x)
+    second(x, key_value_from = x)
+  })
+})

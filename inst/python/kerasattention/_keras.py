@@ -54,6 +54,10 @@ _MASKING = ("keras.src.backend.common.masking", "keras.src.backend.common", "ker
 get_keras_mask = _find("get_keras_mask", *_MASKING)
 set_keras_mask = _find("set_keras_mask", *_MASKING)
 
+_ATTRIBUTES = ("keras.src.backend.common.tensor_attributes",)
+get_tensor_attribute = _find("get_tensor_attr", *_ATTRIBUTES)
+set_tensor_attribute = _find("set_tensor_attr", *_ATTRIBUTES)
+
 Functional: type[keras.Model] = _find("Functional", "keras.src.models.functional", "keras.models")
 
 Node: type = _find("Node", "keras.src.ops.node")
@@ -144,6 +148,18 @@ def has_sublayers(layer: keras.layers.Layer) -> bool:
 def graph_of(model: keras.Sequential) -> Any:
     """The Functional model that a built Sequential model runs; None before it is built."""
     return _attribute(model, "_functional")
+
+
+def producer_of(x: Any) -> Any:
+    """The operation that a symbolic tensor is a result of, and its (args, kwargs) in that call.
+
+    None for the input of a model.
+    """
+    history = _attribute(x, "_keras_history")
+    node = _attribute(history.operation, "_inbound_nodes")[history.node_index]
+    if node.is_input:
+        return None
+    return history.operation, (node.arguments.args, node.arguments.kwargs)
 
 
 def nodes_in_order(graph: Any) -> Iterator[Any]:

@@ -4,6 +4,7 @@ Shape letters: B batch, T query length, S key/value length, N query heads, K key
 head size.
 """
 
+import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
@@ -41,6 +42,21 @@ class CachedSizes(NamedTuple):
 class AttendingLayer(ProjectingLayer):
     """A layer that attends with its projected heads."""
 
+    def share_key_value(self, user: "AttendingLayer") -> None:
+        """Lets the outputs of this layer carry its keys and values, for a layer that uses them.
+
+        Raises:
+            ValueError: The other layer needs other heads.
+        """
+        sizes = [dataclasses.astuple(layer.heads)[1:] for layer in (user, self)]  # K, H, Hv
+        if sizes[0] != sizes[1]:
+            texts = [f"{count} heads of size {key} and {value}" for count, key, value in sizes]
+            raise ValueError(
+                f"Layer {user.name!r} cannot use the keys and values of layer {self.name!r}: both "
+                f"need the same key/value heads. Received: {texts[0]}, and {texts[1]}"
+            )
+        self.shares_key_value = True
+
     @property
     def cached_sizes(self) -> CachedSizes:
         """What a cache holds of a token."""
@@ -66,13 +82,15 @@ class AttendingLayer(ProjectingLayer):
         """
         if self.position is None:
             return query, key
-        if coordinates is not None:
-            return self.position.rotate(
-                query, key, coordinates, coordinates
-            )  # (B, T, N, H), (B, S, K, H)
-        queries = mask.positions_of_queries(Span(0, ops.shape(query)[1]))  # (T) or (B, T)
+        queries = coordinates  # (B|1, T, axes)
+        if coordinates is None:
+            queries = mask.positions_of_queries(Span(0, ops.shape(query)[1]))  # (T) or (B, T)
+        if self.key_value_of is not None:  # the keys have theirs
+            query, _ = self.position.rotate(query, query[:, :, :1], queries, queries)
+            return query, key  # (B, T, N, H), (B, S, K, H)
+        is_same = self_attention or coordinates is not None
         keys = (
-            queries if self_attention else mask.positions_of_keys(Span(0, ops.shape(key)[1]))
+            queries if is_same else mask.positions_of_keys(Span(0, ops.shape(key)[1]))
         )  # (S) or (B, S)
         return self.position.rotate(query, key, queries, keys)  # (B, T, N, H), (B, S, K, H)
 
@@ -89,9 +107,10 @@ class AttendingLayer(ProjectingLayer):
         def normalized(norm: Any, heads: Tensor) -> Tensor:
             return projector.project(functools.partial(normalize, norm), heads, features=features)
 
-        return normalized(self._query_norm, query), normalized(
-            self._key_norm, key
-        )  # (B, T, N, H), (B, S, K, H)
+        query = normalized(self._query_norm, query)  # (B, T, N, H)
+        if self.key_value_of is not None:
+            return query, key  # (B, T, N, H), (B, S, K, H)
+        return query, normalized(self._key_norm, key)  # (B, T, N, H), (B, S, K, H)
 
     def _scaled(self, query: Tensor, mask: AttentionMask, projector: Projector) -> Tensor:
         """Queries (B, T, N, H) times the layer's factors but for the scale of the logits."""

@@ -15,7 +15,7 @@ from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
 from kerasattention.attend.bias import BlockBias, TensorBias
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Tensor
-from kerasattention.layers import shapes
+from kerasattention.layers import key_value_of, shapes
 from kerasattention.layers.attending import AttendingLayer
 from kerasattention.layers.axes import AxisFold, resolve_axes
 from kerasattention.layers.context import current_context, lazy_weights
@@ -54,6 +54,7 @@ class AttentionLayer(AttendingLayer):
         self._heads = heads
         self._output_shape = output_shape
         self._attention_axes = attention_axes
+        self.shares_key_value = False
         for name, option in OPTIONS.items():
             option.keep(self, options[name])
 
@@ -103,9 +104,16 @@ class AttentionLayer(AttendingLayer):
             given["positions"] = hide_real(given["positions"], self, query)
             if "positions" in kwargs:  # by place Keras takes tensors only
                 kwargs["positions"] = given["positions"]
-        if value is query and (key is None or key is query):
-            rest = {name: x for name, x in given.items() if name not in INPUTS}
-            return super().__call__(query, **rest)
+        if self.key_value_of is None:
+            key_value_of.refuse_source(self, given)
+        else:
+            given[key_value_of.SOURCE] = key_value_of.source_of_call(self, given)
+        alone = value is query and (key is None or key is query)
+        if alone or self.key_value_of is not None:
+            args = (query,)
+            kwargs = {name: x for name, x in given.items() if name not in INPUTS}
+        if self.shares_key_value:
+            return key_value_of.call_with_key_value(self, super().__call__, args, kwargs)
         return super().__call__(*args, **kwargs)
 
     def call(
@@ -124,13 +132,14 @@ class AttentionLayer(AttendingLayer):
         segment_ids: Tensor | None = None,
         positions: Tensor | None = None,
         bidirectional: Tensor | None = None,
+        key_value_from: Any = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attends. The classes document the arguments."""
         check_parameters(self)
         call = LayerCall(
             *(query, value, key, query_mask, value_mask, key_mask, attention_mask),
             *(return_attention_scores, training, use_causal_mask),
-            *(attention_bias, segment_ids, shown(positions), bidirectional),
+            *(attention_bias, segment_ids, shown(positions), bidirectional, key_value_from),
         )
         fold = self._check_call(call)
         mask = call.folded_mask(fold, self.sliding_window, self.mask)
@@ -164,6 +173,8 @@ class AttentionLayer(AttendingLayer):
             query, key, mask, self_attention, coordinates
         )  # (B', T, N, H), (B', S, K, H)
         query, key = self._norm_positioned(query, key, projector)  # (B', T, N, H), (B', S, K, H)
+        if self.shares_key_value and self_attention:
+            key_value_of.keep_key_value(self, key, value)
         query = self._scaled(query, mask, projector)  # (B', T, N, H)
         causal = mask.is_causal  # a cache may have put the rule into a mask
         key, value, mask = context.update_cache(

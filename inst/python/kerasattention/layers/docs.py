@@ -33,6 +33,8 @@ Call arguments:
         tokens of Gemma 3 do. Padding, segments and masks given as arrays still
         hold. No block of keys is left out, and each has a mask: a causal call takes
         two to three times as long. Memory stays linear in T.
+    key_value_from: The output of the layer `key_value_of` in the same call. In a
+        graph it is found where that layer is called once.
 
 Returns:
     (B, T, D); for a query that sees no key, whose attention is zero, the output's
@@ -47,7 +49,13 @@ _CROSS = """\
     value: (B, S, D'), by default `query`: self-attention.
     key: (B, S, D''), by default `value`.
 """
-SELF_ATTENTION = _CALL.replace(_CROSS, "    value, key: Not of another sequence.\n")
+_SHARED = """\
+    key_value_from: The output of the layer `key_value_of` in the same call. In a
+        graph it is found where that layer is called once.
+"""
+SELF_ATTENTION = _CALL.replace(_CROSS, "    value, key: Not of another sequence.\n").replace(
+    _SHARED, ""
+)
 
 
 def show_shared_options(

@@ -96,8 +96,14 @@ def refuse_fixed_heads(layer: "AttentionLayer") -> None:
     """Refuses a layer whose heads cannot be removed.
 
     Raises:
-        ValueError: A projection that is quantised or has LoRA's factors.
+        ValueError: A projection that is quantised or has LoRA's factors, or keys and values that
+            two layers use.
     """
+    if layer.key_value_of is not None or layer.shares_key_value:
+        raise ValueError(
+            f"The heads of layer {layer.name!r} stay as they are: it shares its keys and values "
+            "with another layer (`key_value_of`)."
+        )
     for dense in layer.projections().values():
         if dense.quantization_mode is not None or getattr(dense, "lora_enabled", False):
             raise ValueError(

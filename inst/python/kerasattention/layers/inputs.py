@@ -43,6 +43,7 @@ class LayerCall:
     segment_ids: Tensor | None = None
     positions: Tensor | None = None  # (B, T) or (B, T, axes)
     bidirectional: Tensor | None = None
+    key_value_from: Any = None
 
     def __post_init__(self) -> None:
         if self.value is None and self.key is not None:

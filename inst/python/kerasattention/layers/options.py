@@ -3,6 +3,8 @@
 A new option is a row here with its type in `NamedOptions`, and the code that uses it. The row
 gives the attribute, the check, the entry in the config and the text of both docstrings. The two
 constructors write out only their own arguments and those that Keras takes by position.
+
+It has more than 300 lines because the table stands in one place.
 """
 
 import inspect
@@ -12,6 +14,7 @@ from typing import Any, Generic, TypedDict, TypeVar, overload
 import keras
 
 from kerasattention import checks
+from kerasattention.layers.key_value_of import name_of_source
 from kerasattention.layers.norms import check_qk_norm
 from kerasattention.layers.scaling import ScaleByPosition, check_query_scale, check_scale
 from kerasattention.masks.base import Mask, as_mask
@@ -74,6 +77,13 @@ class Option(Generic[Kept]):
         if not self.always_in_config and (value is None or value == self.default):
             return {}
         return {self.name: value if self.to_config is None else self.to_config(value)}
+
+
+class _SourceOption(Option[str | None]):
+    """The other layer is told that it shares; the name is kept, since a layer owns its parts."""
+
+    def keep(self, layer: keras.layers.Layer, value: Any) -> None:
+        setattr(layer, self._attribute, name_of_source(self.name, value, layer))
 
 
 class _PositionOption(Option[Position | None]):
@@ -228,6 +238,15 @@ class SharedOptions:
         to_config=ScaleByPosition.get_config,
         always_in_config=False,
     )
+    key_value_of = _SourceOption(
+        None,
+        lambda name, value: value,
+        "None, or another attention layer of the model that was called before on the same tokens: "
+        "its keys and values are used, with its norm and position, and this layer has no "
+        "projections of them (Gemma 3n; Sun et al. 2024, https://arxiv.org/abs/2405.05254). A "
+        "cache holds them once. The layers need the same heads of keys and values.",
+        always_in_config=False,
+    )
     use_causal_mask = Option(
         False,
         checks.flag,
@@ -261,6 +280,7 @@ class NamedOptions(TypedDict, total=False):
     value_norm: bool
     scale: float | str | None
     query_scale: ScaleByPosition | dict[str, Any] | None
+    key_value_of: Any
     use_causal_mask: bool
     mask: Mask | None
     # Of each layer of Keras.

@@ -1,4 +1,7 @@
-"""The projections of an attention layer: how they are made, and how a call applies them."""
+"""The projections of an attention layer: how they are made, and how a call applies them.
+
+It has more than 300 lines because one class has all that concerns the sublayers.
+"""
 
 import functools
 import math
@@ -12,6 +15,7 @@ from kerasattention.attend.tensors import Tensor
 from kerasattention.layers.axes import AxisFold, output_equation, projection_equation
 from kerasattention.layers.heads import Heads
 from kerasattention.layers.inputs import LayerCall
+from kerasattention.layers.key_value_of import shared_heads
 from kerasattention.layers.nonfinite import Projector
 from kerasattention.layers.norms import (
     NormOptions,
@@ -69,8 +73,9 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
     def vectors(self) -> dict[str, Any]:
         """The learned vectors beside the projections: of norms, sinks, a scale."""
         named = {"sink": self.sink} if self.attention_sink else {}
-        if self.qk_norm:
-            for name, norm in (("query_norm", self._query_norm), ("key_norm", self._key_norm)):
+        for name in ("query_norm", "key_norm") if self.qk_norm else ():
+            norm = getattr(self, f"_{name}", None)  # none of keys of another layer
+            if norm is not None:
                 named |= {name: norm.scale, f"{name}_bias": getattr(norm, "bias", None)}
         if self.scale == LEARNED:
             named["scale"] = self.per_dim_scale
@@ -91,24 +96,29 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
     def _make_sublayers(self, query_shape: Shape, value_shape: Shape, key_shape: Shape) -> None:
         heads = self._heads
         self._query_dense = self._projection("query", query_shape, heads.query, heads.size)
-        self._key_dense = self._projection("key", key_shape, heads.key_value, heads.size)
+        computes = self.key_value_of is None
+        if computes:
+            self._key_dense = self._projection("key", key_shape, heads.key_value, heads.size)
         if self.use_gate:
             self._gate_dense = self._projection(
                 "gate", query_shape, heads.query, self.gate_size, activation="sigmoid"
             )
-        self._value_dense = self._projection(
-            "value", value_shape, heads.key_value, heads.value_size
-        )
+        if computes:
+            self._value_dense = self._projection(
+                "value", value_shape, heads.key_value, heads.value_size
+            )
         self._dropout_layer = keras.layers.Dropout(
             rate=self.dropout, dtype=self._policy_of("dropout"), seed=self.seed
         )
         self._output_dense = self._output_projection(query_shape)
         options = self.norm_options
         if options is not None:
-            self._query_norm, self._key_norm = (
-                make_norm(options, count, heads.size, name, self._policy_of(name))
-                for name, count in (("query_norm", heads.query), ("key_norm", heads.key_value))
-            )
+            counts = {"query_norm": heads.query}
+            if computes:
+                counts["key_norm"] = heads.key_value
+            for name, count in counts.items():
+                norm = make_norm(options, count, heads.size, name, self._policy_of(name))
+                setattr(self, f"_{name}", norm)
 
     def _check_kernels(self, query: Shape, value: Shape, key: Shape) -> None:
         """Refuses sizes that no memory holds, before the first kernel is made."""
@@ -213,6 +223,10 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
         return self._fold.fold(projector.project(heads, call.query, real))  # (B, T, N, H)
 
     def _key_value_heads(self, call: LayerCall, projector: Projector) -> tuple[Tensor, Tensor]:
+        if self.key_value_of is not None:
+            source = shared_heads(self, call.key_value_from, call.query)
+            return source.key, source.value  # (B, S, K, H), (B, S, K, Hv)
+
         def heads(key: Tensor) -> Tensor:
             heads = apply(self._key_dense, key)  # (B, ..., K, H)
             return normalize(self._key_norm, heads) if self._norms_first else heads

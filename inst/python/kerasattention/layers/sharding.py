@@ -1,5 +1,6 @@
 """What the layouts of a `keras.distribution` say of a layer: how its heads are split."""
 
+import math
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,11 @@ def head_axes(layer: "ProjectingLayer") -> HeadAxes:
     distribution = keras.distribution.distribution()
     if distribution is None or distribution.device_mesh is None:
         return HeadAxes()
-    axes = HeadAxes(*(_axes_of(distribution, layer, name) for name in ("query", "key")))
+    of_query = _axes_of(distribution, layer, "query")
+    if layer.key_value_of is None:
+        axes = HeadAxes(of_query, _axes_of(distribution, layer, "key"))
+    else:
+        axes = HeadAxes(of_query, _of_other_keys(distribution, layer, of_query))
     _check_lengths(distribution, layer, axes)
     return axes
 
@@ -47,6 +52,18 @@ def _axes_of(distribution: Any, layer: "ProjectingLayer", name: str) -> tuple[st
     if axis is None:
         return ()
     return _as_axes(_entries(distribution.get_variable_layout(kernel), distribution), axis)
+
+
+def _of_other_keys(
+    distribution: Any, layer: "ProjectingLayer", of_query: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The mesh axes of keys of another layer: as many of the queries' as divide K."""
+    sizes = distribution.device_mesh.backend_mesh.shape
+    for count in range(len(of_query), 0, -1):
+        axes = of_query[:count]
+        if layer.heads.key_value % math.prod(sizes[axis] for axis in axes) == 0:
+            return axes
+    return ()
 
 
 def _entries(layout: Any, distribution: Any) -> tuple[Any, ...]:

@@ -15,8 +15,8 @@ Matrix = Any
 def load_projections(
     layer: AttentionLayer,
     query: Matrix | Sequence[Matrix],
-    key: Matrix | Sequence[Matrix],
-    value: Matrix | Sequence[Matrix],
+    key: Matrix | Sequence[Matrix] | None,
+    value: Matrix | Sequence[Matrix] | None,
     output: Matrix | Sequence[Matrix],
     *,
     gate: Matrix | Sequence[Matrix] | None = None,
@@ -32,7 +32,8 @@ def load_projections(
         layer: A built attention layer.
         query: (N * H, D), as torch's `Linear` stores (out, in); or a pair of it and
             its bias (N * H). `key` (K * H, D), `value` (K * Hv, D) and `output`
-            (D, N * Hv), with bias (D), likewise.
+            (D, N * Hv), with bias (D), likewise. `key` and `value` are None for a layer with
+            `key_value_of`.
         gate: (N * Hv, D), for a layer with `use_gate`; (N, D) for one gate of each head.
         query_norm: The scale, for a layer with `qk_norm`: (H), or (N * H) or (N, H) where each
             head has one; or a pair of it and the bias. `key_norm` likewise.
@@ -64,6 +65,12 @@ def load_projections(
         "value": (heads.key_value, heads.value_size),
         "gate": (heads.query, layer.gate_size),
     }
+    for name in ("key", "value"):
+        if given[name] is not None and layer.projection(name) is None:
+            raise ValueError(
+                f"`{name}` must be `None`: layer {layer.name!r} uses the keys and values of layer "
+                f"{layer.key_value_of!r}."
+            )
     # Everything is checked before anything is assigned.
     assignments: list[tuple[Any, np.ndarray]] = []
     for name, dense in _projections(layer).items():

@@ -87,6 +87,11 @@ def _check_kind(layer: keras.layers.Layer) -> None:
 def _merged(
     layer: Any, kv_heads: int, method: str, random: np.random.Generator
 ) -> tuple[AttentionLayer, list[Any]]:
+    if isinstance(layer, AttentionLayer) and (layer.key_value_of or layer.shares_key_value):
+        raise ValueError(
+            f"The key/value heads of layer {layer.name!r} cannot be merged: another layer uses "
+            "the same keys and values (`key_value_of`)."
+        )
     config, old_heads = _grouped_config(layer)
     checks.optional_positive_integer("num_key_value_heads", kv_heads)
     if old_heads % kv_heads:

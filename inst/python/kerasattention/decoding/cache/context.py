@@ -73,6 +73,8 @@ class CacheContext(AttentionContext):
         self.specs, self.storage, self.info, self.cross_kv = specs, storage, info, cross_kv
         self.length, self.max_length = length, max_length
         self._call = -1
+        # What each call held in this run, for those that use its keys and values.
+        self._held: dict[int, tuple[dict[str, Tensor], Tensor | None]] = {}
         self._shared: dict[Any, Tensor] = {}  # masks and positions that layers have in common
 
     def adds_one_token(self) -> bool:
@@ -130,15 +132,17 @@ class CacheContext(AttentionContext):
         given = {"key": key, "value": value}
         kept = {name: self._without_padding(given[name]) for name in spec.sizes}
         new = {name: to_cache(name, x) for name, x in kept.items()}
-        if spec.keeps_mask:
+        if spec.keeps_mask and spec.shares_with is None:
             new["mask"] = self._kept_mask(spec, key, mask)
         if spec.position_dtype is not None:
             new["positions"] = mask.key_positions
         if self.info.is_prefill:
-            for name, x in new.items():
+            for name, x in new.items() if spec.shares_with is None else ():
                 self._fill(name, x)
             return kept["key"], kept.get("value", kept["key"]), self._mask_padding(mask)
-        held, positions = self._append(new)
+        if spec.shares_with is None:
+            self._held[self._call] = self._append(new)
+        held, positions = self._held[self._source]
         kept = {name: self._from_cache(name, held[name]) for name in spec.sizes}
         key, value = kept["key"], kept.get("value", kept["key"])
         if spec.position_dtype is not None:
@@ -307,6 +311,12 @@ class CacheContext(AttentionContext):
         if kind not in self._shared:
             self._shared[kind] = make(*args)
         return self._shared[kind]
+
+    @property
+    def _source(self) -> int:
+        """The call whose arrays hold the keys and values."""
+        shared = self.specs[self._call].shares_with
+        return self._call if shared is None else shared
 
     @property
     def _slots(self) -> int:

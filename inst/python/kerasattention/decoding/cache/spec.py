@@ -43,6 +43,8 @@ class CacheSpec:
         longest: The longest sequence in which cached keys keep their rotation, or None.
         position_dtype: Of the positions that are given for each token, which are then kept; or
             None.
+        shares_with: Index of the call whose keys and values it uses, which has the arrays; None
+            for its own.
     """
 
     layer: str
@@ -59,6 +61,7 @@ class CacheSpec:
     longest: int | None = None
     segmented: bool = False
     position_dtype: str | None = None
+    shares_with: int | None = None
 
     @property
     def keeps_mask(self) -> bool:
@@ -81,7 +84,7 @@ class CacheSpec:
 
     def shapes(self, batch: int, max_length: int) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and dtype of each array it keeps."""
-        if self.cross:
+        if self.cross or self.shares_with is not None:
             return {}
         slots = self.slots(max_length)
         arrays = {

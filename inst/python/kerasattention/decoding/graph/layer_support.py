@@ -1,5 +1,10 @@
-"""Which layers can be decoded, as far as that is known without a trial."""
+"""Which layers can be decoded, as far as that is known without a trial.
 
+It has more than 300 lines because every reason to refuse a layer stands here.
+"""
+
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -127,8 +132,17 @@ def refuse_shape(instruction: Instruction, length: int | None) -> None:
             )
 
 
-def attention_spec(instruction: Instruction, moving: set[int], program: Program) -> CacheSpec:
-    """The caches of a call of an attention layer."""
+def attention_spec(
+    instruction: Instruction,
+    moving: set[int],
+    program: Program,
+    known: Mapping[int, tuple[int, CacheSpec]],
+) -> CacheSpec:
+    """The caches of a call of an attention layer.
+
+    Args:
+        known: The calls before it, by the slots of their outputs: index and caches.
+    """
     layer: AttentionLayer = instruction.operation
     arguments = bound_arguments(instruction)
     query, value = arguments["query"], arguments.get("value")
@@ -149,7 +163,7 @@ def attention_spec(instruction: Instruction, moving: set[int], program: Program)
     masks = [arguments.get("value_mask"), arguments.get("key_mask")]
     masks += [get_keras_mask(program.specs[x.index]) for x in (value, key)]
     sizes, positions = layer.cached_sizes, arguments.get("positions")
-    return CacheSpec(
+    spec = CacheSpec(
         layer=layer.name,
         kv_heads=sizes.heads,
         key_size=sizes.key,
@@ -169,6 +183,38 @@ def attention_spec(instruction: Instruction, moving: set[int], program: Program)
         key_axes=key_head_axes(layer),
         longest=longest_cached(layer),
     )
+    if layer.key_value_of is None:
+        return spec
+    return _with_shared(instruction, spec, known.get(arguments["key_value_from"].index))
+
+
+def _with_shared(
+    instruction: Instruction, spec: CacheSpec, source: tuple[int, CacheSpec] | None
+) -> CacheSpec:
+    """The caches of a layer that uses the keys and values of another call, `source`."""
+    if source is None:
+        raise refusal(instruction.name, "the layer whose keys it uses has no cache in this model")
+    index, other = source
+    if spec.window != other.window:
+        raise refusal(
+            instruction.name,
+            f"its window, {spec.window}, is not that of layer '{other.layer}', whose keys and "
+            f"values it uses, {other.window}: a cache has one length",
+        )
+    if (spec.position_dtype, spec.segmented) != (other.position_dtype, other.segmented):
+        raise refusal(
+            instruction.name,
+            f"its `positions` and `segment_ids` are not those of layer '{other.layer}', whose keys "
+            "and values it uses",
+        )
+    if spec.masked and not other.masked:
+        raise refusal(
+            instruction.name,
+            f"its keys have a padding mask, and those of layer '{other.layer}', which it uses, "
+            "have none",
+        )
+    root = index if other.shares_with is None else other.shares_with
+    return dataclasses.replace(spec, shares_with=root, masked=other.masked)
 
 
 def longest_cached(layer: AttentionLayer) -> int | None:
@@ -222,7 +268,7 @@ def bound_arguments(instruction: Instruction) -> dict[str, Any]:
     """The arguments of a call of an attention layer by name."""
     names = ("query", "value", "key", "query_mask", "value_mask", "key_mask", "attention_mask")
     names += ("return_attention_scores", "training", "use_causal_mask", "attention_bias")
-    names += ("segment_ids", "positions", "bidirectional")
+    names += ("segment_ids", "positions", "bidirectional", "key_value_from")
     return dict(zip(names, instruction.args, strict=False)) | instruction.kwargs
 
 

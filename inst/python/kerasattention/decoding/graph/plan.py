@@ -101,13 +101,15 @@ def make_plan(model: keras.Model, token_input: str | int | None = None) -> Plan:
         raise ValueError(f"The output of model '{model.name}' does not depend on its tokens.")
     length = program.specs[tokens].shape[1]
     executions, specs, tried = [], [], []
-    tail = 0
+    tail, owners = 0, {}
     for position, instruction in enumerate(per_token):
-        execution, cached = _classify(instruction, moving, program, length)
+        execution, cached = _classify(instruction, moving, program, length, owners)
         if execution is None:
             execution, cached = _try_out(instruction, moving, program, length)
             tried.append(instruction.name)
         executions.append(execution)
+        if layer_support.is_our_attention(instruction.operation):
+            owners[instruction.outputs[0]] = (len(specs), cached[0])
         specs += cached
         tail = position + 1 if cached else tail
     filled = set(program.inputs).union(*(x.outputs for x in per_prompt)) - moving
@@ -156,13 +158,22 @@ def _token_slot(program: Program, token_input: str | int | None) -> int:
 
 
 def _classify(
-    instruction: Instruction, moving: set[int], program: Program, length: int | None
+    instruction: Instruction,
+    moving: set[int],
+    program: Program,
+    length: int | None,
+    owners: dict[int, tuple[int, CacheSpec]],
 ) -> tuple[Execution | None, list[CacheSpec]]:
-    """How to run an instruction on some tokens, None if a trial must tell, and its caches."""
+    """How to run an instruction on some tokens, None if a trial must tell, and its caches.
+
+    Args:
+        owners: The calls of attention layers before it, by the slots of their outputs.
+    """
     layer_support.refuse_known(instruction)
     layer_support.refuse_shape(instruction, length)
     if layer_support.is_our_attention(instruction.operation):
-        return Execution.DIRECT, [layer_support.attention_spec(instruction, moving, program)]
+        spec = layer_support.attention_spec(instruction, moving, program, owners)
+        return Execution.DIRECT, [spec]
     known = layer_support.acts_per_position(instruction, moving, program)
     return (Execution.DIRECT if known else None), []
 
