@@ -21,6 +21,9 @@ class LearnedPositions(layers.Layer):
     def call(self, x):
         return x + self.table[: ops.shape(x)[1]]
 
+    def compute_output_shape(self, shape):  # on JAX a slice of unknown length has no shape
+        return shape
+
 
 class Scaled(layers.Layer):
     """A layer of one's own that acts per position."""

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import kerasattention
-from backends import BACKEND, sampled, to_numpy
+from backends import BACKEND, sampled, tensor, to_numpy
 from kerasattention.attend import registry
 from kerasattention.attend.tensors import is_static
 from problems import engine_options, kernel
@@ -97,3 +97,41 @@ def test_one_model_takes_batches_of_any_length(kernel_choice):
         known.set_weights(model.get_weights())
         expected = to_numpy(known(tokens))
         np.testing.assert_allclose(model.predict(tokens, verbose=0), expected, atol=1e-5)
+
+
+class Block(keras.layers.Layer):
+    """A block as users write it, with no method for the shape of its output."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.attention = kerasattention.GroupQueryAttention(4, 6, 2, **options)
+
+    def build(self, shape):
+        self.attention.build(shape)
+
+    def call(self, x):
+        return x + self.attention(x, use_causal_mask=True)
+
+
+BLOCKS = {
+    "plain": {},
+    "never holding scores": {"flash_attention": True},
+    "dropout and alibi": {"dropout": 0.3, "position": kerasattention.AlibiPosition()},
+    "a rule": {"mask": kerasattention.WindowMask(64) | kerasattention.PrefixMask(2)},
+}
+
+
+@pytest.mark.parametrize("length", [None, 521])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_layer_of_users_that_holds_attention_has_a_shape(name, length):
+    """Keras traces it with an unknown batch; 521 x 521 logits are too many for one product."""
+    inputs = keras.Input((length, 7))
+    block = Block(**BLOCKS[name])
+    outputs = block(inputs)
+    assert outputs.shape == (None, length, 7)
+    x = tensor(np.random.default_rng(1).normal(size=(2, length or 5, 7)))
+    found = to_numpy(keras.Model(inputs, outputs)(x))
+    plain = Block(**BLOCKS[name] | {"flash_attention": False})
+    plain.build((None, length, 7))
+    plain.set_weights(block.get_weights())
+    np.testing.assert_allclose(found, to_numpy(plain(x)), atol=2e-5)

@@ -57,6 +57,8 @@ set_keras_mask = _find("set_keras_mask", *_MASKING)
 _ATTRIBUTES = ("keras.src.backend.common.tensor_attributes",)
 get_tensor_attribute = _find("get_tensor_attr", *_ATTRIBUTES)
 set_tensor_attribute = _find("set_tensor_attr", *_ATTRIBUTES)
+# Whether Keras calls a layer only to learn the shape of its output.
+in_symbolic_scope = _find("in_symbolic_scope", "keras.src.backend.common.symbolic_scope")
 
 Functional: type[keras.Model] = _find("Functional", "keras.src.models.functional", "keras.models")
 

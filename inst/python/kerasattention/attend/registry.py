@@ -17,6 +17,7 @@ from typing import Any
 
 import keras
 
+from kerasattention._keras import in_symbolic_scope
 from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.tensors import Tensor, is_static
 
@@ -75,6 +76,14 @@ def _is_small(inputs: AttentionInputs, block_size: int | None) -> bool:
         # TensorFlow's loop decides when it runs; JAX traces unknown lengths only to export.
         return keras.backend.backend() != "tensorflow"
     return length * keys <= PLAIN_LOGITS
+
+
+def _wants_shapes_only(inputs: AttentionInputs) -> bool:
+    """Whether Keras traces a user's layer for the shape of its output, sizes of it unknown.
+
+    Nothing is computed then, and on JAX no kernel with blocks takes sizes that are not known.
+    """
+    return in_symbolic_scope() and not is_static(*inputs.query.shape, *inputs.key.shape)
 
 
 PLAIN = Kernel(
@@ -184,6 +193,8 @@ def select_kernel(
             f"`implementation` must be one of {list(IMPLEMENTATIONS)} or None. "
             f"Received: {implementation!r}"
         )
+    if _wants_shapes_only(inputs):
+        return PLAIN
     reason = None
     for kernel in _rows(inputs, implementation, never_hold_scores):
         if kernel.implementation == "blocked" and 0 in (

@@ -30,7 +30,7 @@ from kerasattention.attend.kernels.jax.tile_loops import (
     widest_range,
 )
 from kerasattention.attend.kernels.jax.tiled_backward import backward as backward_pass
-from kerasattention.attend.tensors import Columns, Span, slice_axis
+from kerasattention.attend.tensors import Columns, Span, is_static, slice_axis
 
 Tensor = jax.Array
 
@@ -84,7 +84,10 @@ def choose_tile_size(
     largest = width
     if takes_lists(inputs.mask):
         largest = max(width, sum(tile_lists(inputs, max(rows, 1), max(width, 1)).widths))
-    is_large = batch > 1 and batch * kv_heads * groups * rows * largest > tile_logits
+    # Batches of unknown size, as in an exported function, are not divided.
+    is_large = (
+        is_static(batch) and batch > 1 and batch * kv_heads * groups * rows * largest > tile_logits
+    )
     return TileSize(max(rows, 1), max(width, 1), is_large and not _has_trained_bias(inputs))
 
 
