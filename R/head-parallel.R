@@ -1,7 +1,7 @@
-#' Split attention heads over devices
+#' Split attention heads and sequences over devices
 #'
 #' A distribution of Keras that splits the heads of all attention layers, ours and Keras's, over
-#' `model` devices, and batches over the rest. It needs the JAX backend.
+#' `model` devices, sequences over `seq`, and batches over the rest. It needs the JAX backend.
 #'
 #' ```r
 #' d <- head_parallel(model = 8)
@@ -18,6 +18,24 @@
 #' Weights for which there is no rule are whole on each device: norms, embeddings and `Dense` layers,
 #' unless `mlp` or `rules` says how to split them. [sharding_report()] shows all weights.
 #'
+#' # Long sequences
+#'
+#' With `seq = 8` each device has an eighth of the tokens of each sequence, and of all activations.
+#' Our attention layers compute ring attention (Liu et al. 2023,
+#' <https://arxiv.org/abs/2310.01889>): keys and values of the K heads travel round the devices,
+#' `seq - 1` times, or less often with a `sliding_window`. The numbers are those of one device, with
+#' dropout too. Blocks that are masked out by position are not computed; with a causal mask the
+#' devices of the last tokens compute the most, and the others wait for them.
+#'
+#' The length T must be a multiple of `seq`: pad sequences and mask the padding. Axis 1 of all
+#' data whose size is a multiple of `seq` counts as tokens. Errors are: `attention_mask`,
+#' `attention_bias` and `return_attention_scores`, which have a number for each query and key;
+#' cross-attention of another length; [position_relative_keys()] and relative positions along
+#' several axes; `attention_axes` without axis 1; [generate_tokens()] and
+#' [incremental_decoder()], which work outside of [with_distribution()]. Keras's own attention
+#' layers gather keys and values. Other layers must act on each token, or tokens are gathered for
+#' them.
+#'
 #' # Other backends
 #'
 #' TensorFlow, and torch before Keras 3.16, ignore distributions of Keras: `head_parallel()` is an
@@ -26,7 +44,7 @@
 #'
 #' @param model The number of devices for the heads.
 #' @param batch The number of parts of each batch; `NULL` is the number of remaining devices.
-#' @param seq The number of parts of each sequence. Only 1 is supported.
+#' @param seq The number of parts of each sequence; the number of tokens must be a multiple of it.
 #' @param num_key_value_heads The number of key/value heads; `NULL` takes that of the layers when
 #'   they are built.
 #' @param rules How other weights are split: a list whose names are regular expressions that match

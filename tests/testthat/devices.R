@@ -10,9 +10,9 @@ part <- function(name, code) {
   tryCatch(code, error = say)
 }
 
-build <- function(query = 8, key_value = 2) {
+build <- function(query = 8, key_value = 2, length = 5L) {
   keras$utils$set_random_seed(3L)
-  tokens <- keras$Input(reticulate::tuple(5L), dtype = "int32")
+  tokens <- keras$Input(reticulate::tuple(length), dtype = "int32")
   hidden <- keras$layers$Embedding(40L, 24L, name = "tok")(tokens)
   hidden <- layer_group_query_attention(
     hidden,
@@ -76,7 +76,13 @@ part("outside", with_distribution(d, alone))
 part("heads", with_distribution(head_parallel(8), build(40, 10)))
 part("heads given", head_parallel(8, num_key_value_heads = 10))
 part("devices", head_parallel(16))
-part("seq", head_parallel(4, seq = 2))
+part("seq", {
+  long <- head_parallel(2, seq = 4)
+  x <- matrix(seq_len(24) %% 40, 2, 12)
+  predict <- function() build(length = 12L)$predict(x, verbose = 0L)
+  cat(max(abs(with_distribution(long, predict()) - predict())) < 1e-5, "\n")
+  with_distribution(long, build())
+})
 part("axis", head_parallel(8, rules = list(a = "heads")))
 part(
   "compiled",

@@ -14,10 +14,8 @@ test_that("what cannot be split is refused with the way out", {
     session$devices,
     "model = 16 needs 16 devices.*JAX has 8.*XLA_FLAGS.*restart"
   )
-  expect_match(
-    session$seq,
-    "sequences that are split over devices are not supported"
-  )
+  expect_equal(session$seq[[1]], "TRUE ")
+  expect_match(session$seq[[2]], "4 devices .*5 tokens; pad them to 8")
   expect_match(session$axis, "None or one of batch, seq, model")
 })
 

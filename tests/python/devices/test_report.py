@@ -69,6 +69,36 @@ def test_the_words_of_other_distributions():
     assert why["head/kernel"] == "a rule of the distribution"
 
 
+def test_a_plan_for_split_sequences_counts_what_travels():
+    def long(length=None):
+        tokens = keras.Input((length, WIDTH))
+        layer = ka.GroupQueryAttention(3, 8, 2, name="att", use_causal_mask=True)
+        return keras.Model(tokens, layer(tokens))
+
+    report = sharding_report(long, HeadParallel(2, seq=4))
+    assert (
+        "Forward: 1 all-reduce and 2 collective-permutes in each step of a loop per attention "
+        "block, compiled for 1024 tokens." in report.summary
+    )
+    assert "not counted (ValueError: Sequences must divide over the 4 devices" in str(
+        sharding_report(lambda: long(30), HeadParallel(2, seq=4))
+    )
+
+
+@pytest.mark.parametrize(("key_value", "count"), [(2, 3), (8, 2)])
+def test_norms_over_the_width_add_all_reduces(key_value, count):
+    """Sums of squares over all heads: of queries and keys in one if the same devices share both."""
+
+    def normed():
+        tokens = keras.Input((8, WIDTH))
+        norm = {"type": "rms", "over": "width"}
+        layer = ka.GroupQueryAttention(3, 8, key_value, qk_norm=norm, name="att")
+        return keras.Model(tokens, layer(tokens))
+
+    report = sharding_report(normed, HeadParallel(4))
+    assert f"Forward: {count} all-reduces per attention block" in report.summary
+
+
 def test_what_cannot_be_reported():
     with pytest.raises(ValueError, match=r"leave compile\(\) out.*only shapes are wanted"):
         sharding_report(decoder, HeadParallel(4))

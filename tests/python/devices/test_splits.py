@@ -46,8 +46,10 @@ def test_sizes_that_are_not_those_of_the_devices_are_refused():
     ):
         with pytest.raises(ValueError, match=f"{text}.*JAX has 8: cpu:0.*{flag}=.*restart"):
             HeadParallel(**sizes)
-    with pytest.raises(ValueError, match=r"`seq` must be 1: .* Received: seq=2"):
-        HeadParallel(4, seq=2)
+    with pytest.raises(ValueError, match="seq = 3, model = 4 needs 12 devices"):
+        HeadParallel(4, seq=3)
+    with pytest.raises(ValueError, match="`seq` must be a positive integer"):
+        HeadParallel(4, seq=0)
     with pytest.raises(ValueError, match="`model` must be a positive integer"):
         HeadParallel(0)
     with pytest.raises(ValueError, match="`mlp` must be True or False"):

@@ -9,7 +9,7 @@ from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.prepare import InputOptions, check_heads, expand_mask, make_inputs
 from kerasattention.attend.registry import Kernel
 from kerasattention.attend.run import Run, run_sharded
-from kerasattention.attend.sharing import HeadAxes, find_share
+from kerasattention.attend.sharing import HeadAxes, Ring, find_share
 from kerasattention.attend.tensors import Tensor
 
 
@@ -106,6 +106,7 @@ def attend(
     never_hold_scores: bool = False,
     block_size: int | None = None,
     head_axes: HeadAxes | None = None,
+    ring: Ring | None = None,
     **options: Unpack[InputOptions],
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`scaled_dot_product_attention()` with an `AttentionMask` and a list of biases.
@@ -116,6 +117,8 @@ def attend(
         never_hold_scores: Refuse a kernel that holds (T, S) logits.
         block_size: Queries of a block; None for the kernel's own choice.
         head_axes: The axes of a mesh of devices that split the heads.
+        ring: The devices that split the tokens, each of which then has a part of them; for lengths
+            that divide, and without masks and biases (B, N, T, S) and `return_scores`.
         **options: Of `make_inputs()`.
     """
     if return_scores and never_hold_scores:
@@ -125,7 +128,7 @@ def attend(
             "`flash_attention=None`, or leave out `return_attention_scores`."
         )
     run = Run(return_scores, implementation, never_hold_scores, block_size)
-    share = find_share(query, key, head_axes)
+    share = find_share(query, key, head_axes, ring)
     if share is None:
         results = run(make_inputs(query, key, value, mask, **options))
     else:

@@ -6,7 +6,7 @@ backward pass of a block in `kernels/tensorflow/block.py`, torch's in `kernels/t
 both keep the functions of sink and dropout.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from keras import ops
 
@@ -20,6 +20,7 @@ from kerasattention.attend.tensors import (
     group_heads,
     matmul,
     shape_of,
+    shifted,
     slice_axis,
     stack_groups,
     transpose_last,
@@ -78,8 +79,8 @@ def keep_factor(inputs: AttentionInputs, rows: Span, columns: Columns) -> Tensor
         inputs.seed,
         Span(inputs.first_sample, batch),
         Span(inputs.first_head, kv_heads * groups),
-        rows,
-        columns,
+        shifted(rows, inputs.first_query),
+        shifted(columns, inputs.first_key),
         inputs.rate,
     )  # (B, N, t, s)
     keep = group_heads(keep, inputs.kv_heads)  # (B, K, G, t, s)
@@ -92,12 +93,14 @@ def combine(weights: Tensor, value: Tensor, groups: int) -> Tensor:
     return unstack_groups(matmul(stack_groups(weights), value), groups)  # (B, K, G, t, Hv)
 
 
-def forward_block(inputs: AttentionInputs, rows: Span, columns: Columns) -> tuple[Tensor, Tensor]:
+def forward_block(
+    inputs: AttentionInputs, rows: Span, columns: Columns, lse_of_empty: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """The output (B, K, G, t, Hv) of some queries over all keys that they see.
 
     Returns:
         The output and the lse (B, K, G, t, 1), from which a backward pass restores the
-        weights; 0 for a row without keys.
+        weights; `lse_of_empty` for a row without keys.
     """
     logits, _ = block_logits(inputs, rows, columns)  # (B, K, G, t, s)
     numerator, denominator, row_max = softmax.exponentiate(
@@ -112,6 +115,8 @@ def forward_block(inputs: AttentionInputs, rows: Span, columns: Columns) -> tupl
     output = output * softmax.reciprocal(denominator, inputs.may_be_empty)  # (B, K, G, t, Hv)
     empty = denominator == 0.0  # (B, K, G, t, 1)
     lse = row_max + ops.log(ops.where(empty, 1.0, denominator))  # (B, K, G, t, 1)
+    if lse_of_empty:
+        lse = cast("Tensor", ops.where(empty, lse_of_empty, lse))  # (B, K, G, t, 1)
     return output, lse
 
 

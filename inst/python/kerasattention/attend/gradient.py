@@ -27,7 +27,9 @@ Plain = Callable[[Named], Tensor]
 def with_gradient(forward: Forward, backward: Backward, inputs: AttentionInputs) -> Tensor:
     """Runs `forward` on the tensors of the inputs so that differentiating it runs `backward`."""
     named = inputs.tensors()
-    run = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}.get(keras.backend.backend())
+    run = {"tensorflow": _tensorflow, "jax": with_gradient_jax, "torch": _torch}.get(
+        keras.backend.backend()
+    )
     if run is None:
         return forward(named)[0]
 
@@ -97,9 +99,10 @@ def _tensorflow(
     return function(*[tf.convert_to_tensor(named[name]) for name in names])
 
 
-def _jax(
+def with_gradient_jax(
     forward: Forward, backward: Backward, plain: Plain, named: Named, differentiable: list[str]
 ) -> Tensor:
+    """As `with_gradient()`, with the plain formula given; the output may be a tuple of tensors."""
     import jax
     import jax.numpy as jnp
 
@@ -127,7 +130,7 @@ def _jax(
         output, kept = run(moving, fixed)
         of_plain = jax.jvp(lambda x: plain(x | fixed), (moving,), (tangents[0],))[1]
         # Only `first_order` reads `kept`, and its rule does not use the tangent of it.
-        return (output, kept), (of_plain.astype(output.dtype), jnp.zeros_like(kept))
+        return (output, kept), (_cast_tree(of_plain, output), jnp.zeros_like(kept))
 
     @jax.custom_jvp
     def first_order(
@@ -141,7 +144,7 @@ def _jax(
 
         def of_plain(moving: Named, upstream: Tensor) -> Named:
             output, pull = jax.vjp(lambda x: plain(x | fixed), moving)
-            return pull(upstream.astype(output.dtype))[0]
+            return pull(_cast_tree(upstream, output))[0]
 
         along = jax.jvp(of_plain, (moving, upstream), (tangents[0], tangents[-1]))[1]
         return first_order(*primals), along
@@ -151,6 +154,10 @@ def _jax(
     moving = {name: arrays[name] for name in differentiable}
     fixed = {name: x for name, x in arrays.items() if name not in moving}
     return function(moving, fixed)
+
+
+def _cast_tree(tree: Any, like: Any) -> Any:
+    return keras.tree.map_structure(lambda x, y: x.astype(y.dtype), tree, like)
 
 
 def _torch(

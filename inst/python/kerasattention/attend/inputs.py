@@ -31,6 +31,8 @@ class AttentionInputs:
         soft_cap: None or the cap of the logits.
         first_sample: Batch offset: index of the first sample, where these are a part of a batch.
         first_head: Index of the first query head, where these are a part of the heads.
+        first_query: Index of the first query, where these are a part of a sequence.
+        first_key: Of the first key.
     """
 
     query: Tensor
@@ -45,6 +47,8 @@ class AttentionInputs:
     soft_cap: float | None = None
     first_sample: Tensor | int = 0
     first_head: Tensor | int = 0
+    first_query: Tensor | int = 0
+    first_key: Tensor | int = 0
 
     @property
     def kv_heads(self) -> int:

@@ -417,7 +417,7 @@ class AttentionMask:
         if name == "mask":
             return ("batch", "heads", None, None)
         # Positions may be for all samples.
-        return ("batch", None) if len(getattr(self, name).shape) == 2 else (None,)
+        return ("batch", "tokens") if len(getattr(self, name).shape) == 2 else ("tokens",)
 
 
 def _positions(given: Tensor | None, offset: Any, span: Columns, dtype: str) -> Tensor:

@@ -5,14 +5,14 @@ from typing import Any
 
 from keras import ops
 
-from kerasattention.attend.bias import BlockBias, join_biases
+from kerasattention.attend.bias import BlockBias, TensorBias, join_biases
 from kerasattention.attend.dropout import draw_seed
 from kerasattention.attend.finite import with_finite_inputs
 from kerasattention.attend.inputs import AttentionInputs, tensors_under
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.prepare import make_inputs
 from kerasattention.attend.registry import Kernel, select_kernel
-from kerasattention.attend.sharing import Share
+from kerasattention.attend.sharing import Ring, Share, check_ring
 from kerasattention.attend.tensors import Span, Tensor, accumulator_of, join_query_heads
 from kerasattention.attend.weights import attention_weights
 
@@ -25,12 +25,10 @@ class Run:
     implementation: str | Kernel | None
     never_hold_scores: bool
     block_size: int | None
+    ring: Ring | None = None
 
     def __call__(self, inputs: AttentionInputs) -> tuple[Tensor, ...]:
-        kernel = select_kernel(inputs, self.implementation, self.never_hold_scores, self.block_size)
-        output = with_finite_inputs(
-            inputs, lambda given: kernel.run(given, self.block_size)
-        )  # (B, K, G, T, Hv)
+        output = self._output(inputs)  # (B, K, G, T, Hv)
         dtype, real = inputs.query.dtype, inputs.mask.query_mask
         output = join_query_heads(ops.cast(output, dtype))  # (B, T, N, Hv)
         if real is not None:
@@ -40,6 +38,17 @@ class Run:
         if not self.return_scores:
             return (output,)
         return output, ops.cast(attention_weights(inputs), dtype)
+
+    def _output(self, inputs: AttentionInputs) -> Tensor:
+        """(B, K, G, T, Hv)."""
+        if self.ring is not None:
+            from kerasattention.attend.kernels.jax.ring import ring_attention
+
+            return ring_attention(
+                inputs, self.ring, self.implementation == "plain", self.block_size
+            )
+        kernel = select_kernel(inputs, self.implementation, self.never_hold_scores, self.block_size)
+        return with_finite_inputs(inputs, lambda given: kernel.run(given, self.block_size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +95,11 @@ def run_sharded(
     """As `run` of the inputs, on the samples and heads of each device."""
     from kerasattention.attend.kernels.jax.sharded import OUTPUT, WEIGHTS, call_sharded
 
+    if share.ring is not None:
+        _check_ring_options(run, mask, biases or [])
+        check_ring(share.ring, query.shape[1], key.shape[1])
+        run = dataclasses.replace(run, ring=share.ring)
+        mask = _with_both_positions(mask, query.shape[1], key.shape[1])
     mask = mask.with_explicit_positions(Span(0, query.shape[1]))
     precision = accumulator_of(query.dtype)
     bias = join_biases(
@@ -109,3 +123,29 @@ def run_sharded(
     outputs = (OUTPUT, WEIGHTS) if run.return_scores else (OUTPUT,)
     tensors: dict[str, Tensor] = {name: ops.convert_to_tensor(x) for name, x in named.items()}
     return call_sharded(call, tensors, axes, outputs, share)
+
+
+def _check_ring_options(run: Run, mask: AttentionMask, biases: list[Any]) -> None:
+    """Refuses what cannot be split into tokens of queries and of keys."""
+    found = ["return_attention_scores"] if run.return_scores else []
+    for name in mask.tensors():
+        if not name.startswith(("query_", "key_")):
+            found.append("attention_mask" if name == "mask" else name)
+    for bias in biases:
+        of_tokens = bias is not None and any("batch" in bias.axes(x) for x in bias.tensors())
+        if of_tokens:
+            found.append("attention_bias" if isinstance(bias, TensorBias) else "position")
+    if found:
+        raise ValueError(f"`{found[0]}` is not supported where sequences are split over devices.")
+
+
+def _with_both_positions(mask: AttentionMask, length: int, keys: int) -> AttentionMask:
+    """The same mask: positions are those of queries and of keys, or neither."""
+    if not mask.has_explicit_positions:
+        return mask
+    return dataclasses.replace(
+        mask,
+        offset=0,
+        query_positions=mask.positions_of_queries(Span(0, length)),  # (T) or (B, T)
+        key_positions=mask.positions_of_keys(Span(0, keys)),  # (S) or (B, S)
+    )

@@ -1,7 +1,8 @@
 """How the devices of a `keras.distribution` share an attention call, on JAX.
 
 Samples are split over the distribution's batch axis and heads over the mesh axes that the caller
-names, where they divide. `kernels/jax/sharded.py` runs a call that is shared.
+names, where they divide; tokens over the sequence axis, if there is one. `kernels/jax/sharded.py`
+runs a call that is shared, `kernels/jax/ring.py` one whose tokens are split.
 """
 
 import dataclasses
@@ -21,6 +22,13 @@ class HeadAxes(NamedTuple):
     key_value: tuple[str, ...] = ()
 
 
+class Ring(NamedTuple):
+    """The devices that have equal parts of each sequence: a mesh axis, and their number."""
+
+    axis: str
+    size: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Share:
     """The mesh axes over which a call is split, the outermost first; hashable.
@@ -33,16 +41,32 @@ class Share:
         batch: Axes that split B.
         query_heads: Axes that split N.
         key_heads: Axes that split K.
+        ring: The devices that split T and S; None where each has all tokens.
     """
 
     mesh: Any
     batch: tuple[str, ...]
     query_heads: tuple[str, ...]
     key_heads: tuple[str, ...]
+    ring: Ring | None = None
+
+    @property
+    def axes(self) -> set[str]:
+        """All axes that split something."""
+        return {*self.batch, *self.query_heads, *self._token_axes}
+
+    @property
+    def _token_axes(self) -> tuple[str, ...]:
+        return () if self.ring is None else (self.ring.axis,)
 
     def split(self, axes: Axes, shape: tuple[int, ...] | None = None) -> list[tuple[str, ...]]:
         """The mesh axes that split each axis of a tensor; one of size 1 broadcasts."""
-        split = {"batch": self.batch, "heads": self.query_heads, "key_heads": self.key_heads}
+        split = {
+            "batch": self.batch,
+            "heads": self.query_heads,
+            "key_heads": self.key_heads,
+            "tokens": self._token_axes,
+        }
         sizes = (None,) * len(axes) if shape is None else shape
         return [
             split[axis] if axis and size != 1 else ()
@@ -50,20 +74,25 @@ class Share:
         ]
 
 
-def find_share(query: Tensor, key: Tensor, head_axes: HeadAxes | None) -> Share | None:
+def find_share(
+    query: Tensor, key: Tensor, head_axes: HeadAxes | None, ring: Ring | None = None
+) -> Share | None:
     """How a call is shared; None where it is not, so that nothing changes.
 
     Args:
         query: (B, T, N, H).
         key: (B, S, K, H).
         head_axes: The axes that split the heads; None for none.
+        ring: The devices that split the tokens; None for none.
     """
     samples = query.shape[0] if query.shape[0] == key.shape[0] else 1
-    share = share_of(samples, query.shape[2], key.shape[2], head_axes or HeadAxes())
+    share = share_of(samples, query.shape[2], key.shape[2], head_axes or HeadAxes(), ring)
     return None if share is None or not _is_on(share.mesh, query) else share
 
 
-def share_of(samples: Any, heads: int, kv_heads: int, head_axes: HeadAxes) -> Share | None:
+def share_of(
+    samples: Any, heads: int, kv_heads: int, head_axes: HeadAxes, ring: Ring | None = None
+) -> Share | None:
     """How the distribution in force splits B samples, N and K heads; None if it does not."""
     distribution = keras.distribution.distribution() if keras.backend.backend() == "jax" else None
     if distribution is None or distribution.device_mesh is None:
@@ -72,11 +101,41 @@ def share_of(samples: Any, heads: int, kv_heads: int, head_axes: HeadAxes) -> Sh
     batch = _dividing(mesh, (distribution.batch_dim_name,), samples)
     of_query = _dividing(mesh, head_axes.query, heads)
     of_key = _dividing(mesh, head_axes.key_value, kv_heads)
-    if set(of_query) & set(batch):  # weights are split to save memory, and gathered for use
+    others = {*batch, ring.axis} if ring else set(batch)
+    if set(of_query) & others:  # weights are split to save memory, and gathered for use
         of_query = ()
     if of_key != of_query[: len(of_key)]:
         of_key = ()
-    return Share(mesh, batch, of_query, of_key) if batch or of_query else None
+    share = Share(mesh, batch, of_query, of_key, ring)
+    return share if share.axes else None
+
+
+def ring_in_force() -> Ring | None:
+    """The devices that share each sequence under the distribution in force, more than one of them.
+
+    They are the axis of the mesh that the distribution names in `seq_axis`.
+    """
+    distribution = keras.distribution.distribution() if keras.backend.backend() == "jax" else None
+    axis = getattr(distribution, "seq_axis", None)
+    if distribution is None or axis is None:
+        return None
+    size = distribution.device_mesh.backend_mesh.shape[axis]
+    return Ring(axis, size) if size > 1 else None
+
+
+def check_ring(ring: Ring, length: int, keys: int) -> None:
+    """Refuses lengths that the devices of a ring do not divide, and those that differ."""
+    if length != keys:
+        raise ValueError(
+            f"Queries and keys must have one length where sequences are split (`{ring.axis}`). "
+            f"Received: {length} queries and {keys} keys"
+        )
+    if length % ring.size:
+        longer = -(-length // ring.size) * ring.size
+        raise ValueError(
+            f"Sequences must divide over the {ring.size} devices of axis {ring.axis!r}. "
+            f"Received: {length} tokens; pad them to {longer}"
+        )
 
 
 def _dividing(mesh: Any, axes: tuple[str | None, ...], size: Any) -> tuple[str, ...]:

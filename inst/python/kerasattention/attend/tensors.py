@@ -20,7 +20,8 @@ from keras import ops
 # JAX and torch name their backend's type.
 Tensor: TypeAlias = Any
 
-# What each axis of a tensor counts: "batch", "heads" (N), "key_heads" (K) or, with None, others.
+# What each axis of a tensor counts: "batch", "heads" (N), "key_heads" (K), "tokens" (T or S) or,
+# with None, others.
 Axes: TypeAlias = tuple[str | None, ...]
 
 
@@ -207,6 +208,15 @@ def one_span(columns: Columns) -> Span:
 
 def spans_of(columns: Columns) -> tuple[Span, ...]:
     return columns.spans if isinstance(columns, KeySpans) else (columns,)
+
+
+def shifted(columns: Columns, by: Any) -> Any:
+    """The same tokens, whose indices are larger by a number."""
+    if is_static(by) and by == 0:
+        return columns
+    if isinstance(columns, KeySpans):
+        return KeySpans(tuple(Span(span.start + by, span.size) for span in columns.spans))
+    return Span(columns.start + by, columns.size)
 
 
 def indices_of(columns: Columns) -> Tensor:

@@ -65,11 +65,13 @@ def _devices_of_heads(model: keras.Model, variable: Any) -> int:
             "`with_distribution()`."
         )
     batch = sizes.get("batch", next(iter(sizes.values())))
-    devices = math.prod(sizes.values()) // batch
+    parts = sizes.get("seq", 1)
+    devices = math.prod(sizes.values()) // (batch * parts)
     if devices == 1:
+        split = "batches are" if parts == 1 else "batches and sequences are"
         raise ValueError(
-            f"The mesh {sizes} has no axis for weights: each device has all of them. Only batches "
-            "are split."
+            f"The mesh {sizes} has no axis for weights: each device has all of them. Only "
+            f"{split} split."
         )
     return devices
 

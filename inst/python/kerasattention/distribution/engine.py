@@ -47,7 +47,7 @@ def mesh_sizes(model: int, batch: int | None, seq: int) -> tuple[int, int, int]:
     """
     checks.positive_integer("model", model)
     checks.optional_positive_integer("batch", batch)
-    _check_seq(seq)
+    checks.positive_integer("seq", seq)
     devices = keras.distribution.list_devices()
     count, part = len(devices), model * seq
     if batch is None and count >= part and count % part == 0:
@@ -74,15 +74,6 @@ def _wrong_count(asked: str, needed: int, devices: list[str]) -> str:
             "restart the session."
         )
     return message
-
-
-def _check_seq(seq: int) -> None:
-    checks.positive_integer("seq", seq)
-    if seq > 1:
-        raise ValueError(
-            "`seq` must be 1: sequences that are split over devices are not supported. Split heads "
-            f"with `model`, and batches with `batch`. Received: seq={seq}"
-        )
 
 
 def batch_shards(distribution: Any) -> int:

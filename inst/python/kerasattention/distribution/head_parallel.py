@@ -24,17 +24,24 @@ from kerasattention.layers.heads import head_axis_by_name
 
 
 class HeadParallel(keras.distribution.ModelParallel):
-    """Splits the heads of all attention layers over `model` devices, and batches over the rest.
+    """Splits heads over `model` devices, sequences over `seq` and batches over the rest.
 
     The axis of `model` devices has two parts, of gcd(K, model) and model / gcd(K, model) devices,
     so that K/V heads are split even if there are fewer of them than devices. Weights that no rule
     concerns are whole on each device. Build, compile and fit the model in
     `with_distribution(distribution)`.
 
+    With `seq` of more than 1 each device has a part of each sequence, of T / `seq` tokens. Our
+    attention layers send keys and values round the devices (ring attention, Liu et al. 2023,
+    https://arxiv.org/abs/2310.01889); memory for activations falls with the number of devices. All
+    other layers must act on each token by itself, or XLA gathers what they need. T must be a
+    multiple of `seq`. Masks and biases (B, N, T, S), `return_attention_scores`, cross-attention of
+    other lengths and decoding are errors.
+
     Args:
         model: The number of devices for the heads.
         batch: The number of parts of each batch; all remaining devices by default.
-        seq: The number of parts of each sequence; only 1.
+        seq: The number of parts of each sequence.
         num_key_value_heads: K. Taken from the attention layers when they are built, by default.
         rules: How other weights are split: patterns that the whole path of a weight matches, with
             a name for each of its axes: "model", "batch" or None. With None instead of names a
@@ -82,9 +89,21 @@ class HeadParallel(keras.distribution.ModelParallel):
         """As `with_distribution()`."""
         return with_distribution(self)
 
+    @property
+    def seq_axis(self) -> str | None:
+        """The axis of the mesh that splits sequences; None if none does."""
+        return "seq" if self._of_data[1] > 1 else None
+
     def get_data_layout(self, data_shape: Sequence[int]) -> Any:
+        """The layout of a batch: tokens are axis 1, and split where they divide."""
         check_batch(data_shape, self)
-        return super().get_data_layout(data_shape)
+        batch, seq = self._of_data
+        # With more processes than parts of a batch each process has whole sequences to give.
+        is_whole = seq == 1 or self.num_processes > batch
+        if is_whole or len(data_shape) < 2 or data_shape[1] % seq:
+            return super().get_data_layout(data_shape)
+        axes = ["batch", "seq", *(None for _ in data_shape[2:])]
+        return keras.distribution.TensorLayout(axes, self.device_mesh)
 
     def get_variable_layout(self, variable: Any) -> Any:
         """The sharding of a weight.

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import keras
 
 from kerasattention._keras import abstract_variables, set_variable_layout
+from kerasattention.attend.sharing import check_ring, ring_in_force
 from kerasattention.distribution.collectives import Collective, count_collectives
 from kerasattention.distribution.scope import with_distribution
 
@@ -31,8 +32,8 @@ def probe_layer(layer: Any, shardings: list[Any], distribution: Any, length: int
     """
     import jax
 
-    length = min(length or LONGEST, LONGEST)
     with with_distribution(distribution):
+        length = _length(length)
         with abstract_variables():
             model, blocks = _model_of(layer, length)
         # Those of the layer that was copied, whose name rules may concern.
@@ -47,6 +48,16 @@ def probe_layer(layer: Any, shardings: list[Any], distribution: Any, length: int
 
         program = jax.jit(forward).lower(*arguments, inputs).compile()
     return Probe(count_collectives(program.as_text() or ""), blocks, length)
+
+
+def _length(length: int | None) -> int:
+    """The number of tokens to compile for, of which each device of a ring has an equal part."""
+    ring = ring_in_force()
+    longest = LONGEST if ring is None else -(-LONGEST // ring.size) * ring.size
+    length = longest if length is None else min(length, longest)
+    if ring is not None:
+        check_ring(ring, length, length)
+    return length
 
 
 def _model_of(layer: Any, length: int) -> tuple[keras.Model, int]:

@@ -15,6 +15,7 @@ from keras import ops
 from kerasattention.attend.api import attend
 from kerasattention.attend.bias import BlockBias
 from kerasattention.attend.mask import AttentionMask
+from kerasattention.attend.sharing import ring_in_force
 from kerasattention.attend.tensors import Span, Tensor
 from kerasattention.layers.inputs import as_boolean
 from kerasattention.layers.nonfinite import Projector
@@ -166,6 +167,7 @@ class AttendingLayer(ProjectingLayer):
             implementation="plain" if flash is False else None,
             never_hold_scores=flash is True,
             head_axes=head_axes(self),
+            ring=ring_in_force(),
         )
         return result if return_scores else (result, None)
 

@@ -30,6 +30,7 @@ from kerasattention.layers.real_positions import hide_real, shown
 from kerasattention.layers.recompute import rematerialize, sublayers_scope
 from kerasattention.layers.scaling import LEARNED
 from kerasattention.layers.shapes import Shape
+from kerasattention.layers.sharding import check_split_tokens
 from kerasattention.layers.torch_parameters import check_parameters
 
 
@@ -265,6 +266,7 @@ class AttentionLayer(AttendingLayer):
         axes = 1 if self.position is None else self.position.axes
         call.check(self._fold, self._heads.query, self.use_causal_mask, axes)
         check_coordinates(call, self._fold, self.position)
+        check_split_tokens(call, self._fold, self.position)
         if self.mask is not None and not current_context().pads_tokens():
             call.check_lengths(self._fold, self.mask)
         return self._fold

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from kerasattention._keras import kernel_variable, tensor_layouts
-from kerasattention.attend.sharing import HeadAxes, share_of
+from kerasattention.attend.sharing import HeadAxes, check_ring, ring_in_force, share_of
+from kerasattention.attend.tensors import is_static
 from kerasattention.layers.heads import head_axis
+from kerasattention.positions.base import Position
 
 if TYPE_CHECKING:
+    from kerasattention.layers.axes import AxisFold
+    from kerasattention.layers.inputs import LayerCall
     from kerasattention.layers.projections import ProjectingLayer
 
 # Keras asks for the layout of a layer's output under this name.
@@ -36,6 +40,49 @@ def head_axes(layer: "ProjectingLayer") -> HeadAxes:
         axes = HeadAxes(of_query, _of_other_keys(distribution, layer, of_query))
     _check_lengths(distribution, layer, axes)
     return axes
+
+
+def check_split_tokens(call: "LayerCall", fold: "AxisFold", position: Position | None) -> None:
+    """Refuses a call that a ring of devices cannot compute, where sequences are split.
+
+    Raises:
+        ValueError: With the argument, or the length to pad to.
+    """
+    ring = ring_in_force()
+    if ring is None:
+        return
+    given = {
+        "attention_mask": call.attention_mask is not None,
+        "attention_bias": call.attention_bias is not None,
+        "return_attention_scores": call.return_attention_scores,
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise ValueError(
+                f"`{name}` is not supported where {ring.size} devices split each sequence: it has "
+                "a number for each query and key, and no device has all keys. Rules (`mask`, "
+                "`use_causal_mask`, `sliding_window`), padding and `segment_ids` are."
+            )
+    if position is not None and _has_tensors_of_tokens(position):
+        raise ValueError(
+            "`position` must be rotary, ALiBi or relative along one axis where "
+            f"{ring.size} devices split each sequence. Received: {position!r}"
+        )
+    if fold.axes[0] != 1:
+        raise ValueError(
+            f"`attention_axes` must begin with axis 1 where {ring.size} devices split each "
+            f"sequence, which is that axis. Received: attention_axes={fold.axes}"
+        )
+    lengths = fold.length(call.query), fold.length(call.key)
+    if is_static(*lengths):
+        check_ring(ring, *lengths)
+
+
+def _has_tensors_of_tokens(position: Position) -> bool:
+    """Whether its bias holds queries, keys or coordinates of tokens."""
+    kind = type(position)
+    has_grid = kind.block_bias is not Position.block_bias and position.axes > 1
+    return has_grid or kind.key_bias is not Position.key_bias
 
 
 def key_head_axes(layer: "ProjectingLayer") -> tuple[str, ...]:
@@ -85,19 +132,22 @@ def _as_axes(entries: tuple[Any, ...], axis: int) -> tuple[str, ...]:
 
 
 def _check_lengths(distribution: Any, layer: "ProjectingLayer", axes: HeadAxes) -> None:
-    """Refuses layouts of activations whose tokens are split over other axes than the heads.
+    """Refuses layouts of activations whose tokens are split over axes but a ring or the heads.
 
     Each product would gather its tokens: of tiles, in a loop. Where the same axis splits the
     heads, tokens are exchanged for heads once.
     """
     sizes = distribution.device_mesh.backend_mesh.shape
+    ring = ring_in_force()
+    allowed = {*axes.query} if ring is None else {*axes.query, ring.axis}
     for name, entries in _activations(distribution, layer):
         for axis in layer.fold.axes:
             found = [name for name in _as_axes(entries, axis) if sizes[name] > 1]
-            if not set(found) <= set(axes.query):
+            if not set(found) <= allowed:
                 raise ValueError(
                     f"{layer.name!r} needs all tokens that it attends to on one device, and the "
-                    f"layout of {name} splits them. Split the batch or the heads instead. "
+                    f"layout of {name} splits them. Split the batch or the heads instead, or the "
+                    "sequence with `HeadParallel(seq=)`. "
                     f"Received: axes {entries}, of which axis {axis} is one of tokens, on the "
                     f"mesh {dict(sizes)}"
                 )

@@ -39,11 +39,7 @@ def blocked_attention(inputs: AttentionInputs, block_size: int | None = None) ->
 
     def forward(named: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         given = inputs.with_tensors(named)
-        parts = [_forward_block(given, block) for block in blocks]
-        outputs, lses = zip(*parts, strict=True)
-        return ops.concatenate(outputs, axis=3), ops.concatenate(
-            lses, axis=3
-        )  # (B, K, G, T, Hv), (B, K, G, T, 1)
+        return forward_with_lse(given, blocks)
 
     def backward(
         named: dict[str, Tensor], output: Tensor, lse: Tensor, upstream: Tensor
@@ -54,14 +50,27 @@ def blocked_attention(inputs: AttentionInputs, block_size: int | None = None) ->
     return with_gradient(forward, backward, inputs)
 
 
-def _forward_block(inputs: AttentionInputs, block: Block) -> tuple[Tensor, Tensor]:
+def forward_with_lse(
+    inputs: AttentionInputs, blocks: list[Block], lse_of_empty: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Output (B, K, G, T, Hv) and lse (B, K, G, T, 1), `lse_of_empty` for a row without keys."""
+    parts = [_forward_block(inputs, block, lse_of_empty) for block in blocks]
+    outputs, lses = zip(*parts, strict=True)
+    return ops.concatenate(outputs, axis=3), ops.concatenate(
+        lses, axis=3
+    )  # (B, K, G, T, Hv), (B, K, G, T, 1)
+
+
+def _forward_block(
+    inputs: AttentionInputs, block: Block, lse_of_empty: float
+) -> tuple[Tensor, Tensor]:
     if block.columns.size > 0:
-        return forward_block(inputs, block.rows, block.columns)
+        return forward_block(inputs, block.rows, block.columns, lse_of_empty)
     batch, kv_heads, groups = shape_of(inputs.query)[:3]
     shape = (batch, kv_heads, groups, block.rows.size)
     return (
         ops.zeros((*shape, inputs.value.shape[-1]), dtype=inputs.accumulator),  # (B, K, G, t, Hv)
-        ops.zeros((*shape, 1), dtype=inputs.accumulator),  # (B, K, G, t, 1)
+        ops.full((*shape, 1), lse_of_empty, dtype=inputs.accumulator),  # (B, K, G, t, 1)
     )
 
 
@@ -75,6 +84,14 @@ def _backward_blocks(
     upstream = ops.cast(upstream, inputs.accumulator)  # (B, K, G, T, Hv)
     # The softmax's own gradient: delta, the row sums of dO * O.
     delta = ops.sum(upstream * output, axis=-1, keepdims=True)  # (B, K, G, T, 1)
+    found = backward_from_lse(inputs, blocks, lse, delta, upstream)
+    return found | sink_gradient(inputs, lse, delta)
+
+
+def backward_from_lse(
+    inputs: AttentionInputs, blocks: list[Block], lse: Tensor, delta: Tensor, upstream: Tensor
+) -> dict[str, Tensor]:
+    """The gradients of all but a sink, of the lse and delta of all keys, which may be more."""
     queries = []
     totals: dict[str, Tensor] = {}
     keys = ops.zeros(shape_of(inputs.key), dtype=inputs.accumulator)  # (B, K, S, H)
@@ -98,7 +115,6 @@ def _backward_blocks(
         "query": ops.concatenate(queries, axis=3),  # (B, K, G, T, H)
         "key": keys,
         "value": values,
-        **sink_gradient(inputs, lse, delta),
         **totals,
     }
 

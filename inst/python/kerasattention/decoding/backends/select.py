@@ -2,6 +2,7 @@
 
 import keras
 
+from kerasattention.attend.sharing import ring_in_force
 from kerasattention.decoding.backends.runner import Runner
 from kerasattention.decoding.graph.plan import Plan
 from kerasattention.decoding.recheck import ComparedRunner
@@ -26,3 +27,13 @@ def make_runner(plan: Plan, model: keras.Model, batch: int, max_length: int) -> 
     else:
         raise ValueError(f"Backend '{backend}' cannot decode; use tensorflow, jax or torch.")
     return ComparedRunner(runner) if plan.tried else runner
+
+
+def check_sequences_are_whole() -> None:
+    """Refuses to decode under a distribution that splits sequences: one token cannot be split."""
+    ring = ring_in_force()
+    if ring is not None:
+        raise ValueError(
+            "Models are not decoded where devices split sequences. Leave `with_distribution()`, or "
+            f"use one with `seq = 1`. Received: seq = {ring.size}"
+        )

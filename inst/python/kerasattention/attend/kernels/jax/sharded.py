@@ -24,13 +24,13 @@ Named = dict[str, Tensor]
 
 # Every tensor goes in by name, since a custom gradient must not close over one.
 LAYOUTS: dict[str, Axes] = {
-    "query": ("batch", None, "heads", None),
-    "key": ("batch", None, "key_heads", None),
-    "value": ("batch", None, "key_heads", None),
+    "query": ("batch", "tokens", "heads", None),
+    "key": ("batch", "tokens", "key_heads", None),
+    "value": ("batch", "tokens", "key_heads", None),
     "sink": ("heads",),
     "seed": (None,),
 }
-OUTPUT: Axes = ("batch", None, "heads", None)
+OUTPUT: Axes = ("batch", "tokens", "heads", None)
 WEIGHTS: Axes = ("batch", "heads", None, None)
 
 
@@ -75,7 +75,7 @@ def _call(
         in_specs=(dict(specs),),
         out_specs=out_specs,
         # Over other axes a gradient would be added up without need.
-        axis_names={*share.batch, *share.query_heads},
+        axis_names=share.axes,
         check_vma=False,
     )(named)
 

@@ -101,7 +101,7 @@ def _tiled(named: Named, frame: AttentionInputs, tile: TileSize) -> Tensor:
     inputs = frame.with_tensors(named)
 
     def forward(named: Named) -> tuple[Tensor, Tensor]:
-        return _forward(frame.with_tensors(named), tile)
+        return forward_with_lse(frame.with_tensors(named), tile)
 
     def backward(named: Named, output: Tensor, lse: Tensor, upstream: Tensor) -> Named:
         return backward_pass(frame.with_tensors(named), tile, output, lse, upstream)
@@ -112,16 +112,18 @@ def _tiled(named: Named, frame: AttentionInputs, tile: TileSize) -> Tensor:
 # Forward -------------------------------------------------------------------------------
 
 
-def _forward(inputs: AttentionInputs, tile: TileSize) -> tuple[Tensor, Tensor]:
-    """Output (B, K, G, T, Hv) and lse (B, K, G, T, 1)."""
+def forward_with_lse(
+    inputs: AttentionInputs, tile: TileSize, lse_of_empty: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Output (B, K, G, T, Hv) and lse (B, K, G, T, 1), `lse_of_empty` for a row without keys."""
     if tile.by_sample:
         whole = tile._replace(by_sample=False)
-        return by_sample(inputs, lambda one, _: _forward(one, whole), ())
+        return by_sample(inputs, lambda one, _: forward_with_lse(one, whole, lse_of_empty), ())
     batch, kv_heads, groups, length, _ = inputs.query.shape
     shape = (batch, kv_heads, groups, length)
 
     def visit(rows: Span, wanted: Any, carry: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        parts = _forward_block(inputs, rows, tile.columns)
+        parts = _forward_block(inputs, rows, tile.columns, lse_of_empty)
         if length == rows.size:
             return parts
         return put(carry[0], parts[0], 3, rows.start), put(
@@ -135,7 +137,9 @@ def _forward(inputs: AttentionInputs, tile: TileSize) -> tuple[Tensor, Tensor]:
     return over_blocks(length, tile.rows, visit, empty)
 
 
-def _forward_block(inputs: AttentionInputs, rows: Span, columns: int) -> tuple[Tensor, Tensor]:
+def _forward_block(
+    inputs: AttentionInputs, rows: Span, columns: int, lse_of_empty: float
+) -> tuple[Tensor, Tensor]:
     batch, kv_heads, groups = inputs.query.shape[:3]
     shape = (batch, kv_heads, groups, rows.size)
     carry = SoftmaxCarry(
@@ -160,6 +164,8 @@ def _forward_block(inputs: AttentionInputs, rows: Span, columns: int) -> tuple[T
     lse = _finite(carry.row_max) + jnp.log(
         jnp.where(empty, 1.0, carry.denominator)
     )  # (B, K, G, t, 1)
+    if lse_of_empty:
+        lse = jnp.where(empty, lse_of_empty, lse)  # (B, K, G, t, 1)
     return output, lse
 
 

@@ -34,18 +34,19 @@ def backward(
     upstream = upstream.astype(inputs.accumulator)  # (B, K, G, T, Hv)
     # The softmax's own gradient: delta, the row sums of dO * O.
     delta = jnp.sum(upstream * output, axis=-1, keepdims=True)  # (B, K, G, T, 1)
-    found = _backward_tiles(inputs, tile, lse, delta, upstream)
+    found = backward_from_lse(inputs, tile, lse, delta, upstream)
     return found | sink_gradient(inputs, lse, delta)
 
 
-def _backward_tiles(
+def backward_from_lse(
     inputs: AttentionInputs, tile: TileSize, lse: Tensor, delta: Tensor, upstream: Tensor
 ) -> Named:
+    """The gradients of all but a sink, of the lse and delta of all keys, which may be more."""
     if tile.by_sample:
         whole = tile._replace(by_sample=False)
 
         def one(inputs: AttentionInputs, given: tuple[Tensor, ...]) -> Named:
-            return _backward_tiles(inputs, whole, *given)
+            return backward_from_lse(inputs, whole, *given)
 
         return by_sample(inputs, one, (lse, delta, upstream))
     length = inputs.query.shape[3]
