@@ -253,6 +253,31 @@ def test_steps_give_what_full_passes_give(case):
         np.testing.assert_allclose(to_numpy(logits), full[[0, 1], list(at)], atol=2e-4)
 
 
+def test_a_padding_mask_of_one_of_the_layers_is_not_of_the_other():
+    """A sum of tensors, unlike `layers.Add`, loses the mask that Keras attached to them."""
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    segments = keras.Input((None,), dtype="int32", name="segments")
+    x = keras.layers.Embedding(VOCABULARY, D, mask_zero=True)(tokens)
+    for inputs, given in ((tokens, {}), ([segments, tokens], {"segment_ids": segments})):
+        first, second = pair()
+        y = x + first(x, **given)
+        y = y + second(y, **given)
+        model = keras.Model(inputs, keras.layers.Dense(VOCABULARY)(y))
+        randomized(model)
+        if given:
+            with pytest.raises(ValueError, match=r"its keys have no padding mask.*'first'.*one"):
+                ka.IncrementalDecoder(model, B, T, token_input="tokens")
+            continue
+        rows = drawn_tokens()
+        rows[0, [3, 6]] = rows[1, 5] = 0
+        full = predicted(model, rows)
+        decoder = ka.IncrementalDecoder(model, B, T)
+        found = [(4, decoder.prefill(rows[:, :5])), (5, decoder.step(rows[:, 5]))]
+        found += [(8, decoder.step(rows[:, 6:9])), (9, decoder.step(rows[:, 9]))]
+        for at, logits in found:
+            np.testing.assert_allclose(to_numpy(logits), full[:, at], atol=2e-4, err_msg=str(at))
+
+
 def test_one_cache_holds_the_keys_of_both():
     decoder = ka.IncrementalDecoder(token_model(), B, T)
     assert decoder.cache_bytes == 2 * B * T * K * H * 4 + B * T  # and the mask's bytes

@@ -175,6 +175,18 @@ def test_float64_and_axes(kind, doubles):
     np.testing.assert_allclose(to_numpy(found), wanted, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("keys", [17, 31])
+def test_a_growth_that_float32_rounds_is_float64(keys, doubles):
+    made = RotaryPosition(scaling={**DYNAMIC, "factor": 2.7})
+    query, key = numbers(1, 17, 2, 8), numbers(1, keys, 1, 8, seed=1)
+    at = [tensor(np.arange(length)) for length in (17, keys)]
+    found = made.rotate(double(query), double(key), *at)
+    pairs = formulas.frequencies(1e4 * (2.7 * keys / 16 - 1.7) ** (8 / 6), 8)
+    for x, rotated in zip((query, key), found, strict=True):
+        wanted = formulas.rotate(x, np.arange(x.shape[1]), pairs, "half")
+        np.testing.assert_allclose(to_numpy(rotated), wanted, rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("kind", BY_LENGTH)
 def test_compiled_layers_and_empty_sequences(kind):
     layer = ka.MultiHeadAttention(2, 8, position=RotaryPosition(scaling=BY_LENGTH[kind]))

@@ -38,7 +38,7 @@ class Frequencies(NamedTuple):
             return values
         length = _length_of(query_positions, dtype)  # (B|1, 1, 1)
         if key_positions is not query_positions:
-            length = ops.maximum(length, _length_of(key_positions, dtype))  # (B|1, 1, 1)
+            length = _longer(length, _length_of(key_positions, dtype))  # (B|1, 1, 1)
         return self.by_length.of_length(values, length)  # (B|1, 1, R / 2)
 
 
@@ -47,6 +47,11 @@ def _length_of(positions: Tensor, dtype: str) -> Tensor:
     axes = (0,) if len(positions.shape) == 1 else tuple(range(1, len(positions.shape)))
     last = ops.max(positions, axis=axes, initial=0)  # () or (B)
     return ops.reshape(ops.cast(last, dtype) + 1.0, (-1, 1, 1))  # (B|1, 1, 1)
+
+
+def _longer(length: Tensor, other: Tensor) -> Tensor:
+    """Not `ops.maximum()`, which gives float32 for float64 on torch."""
+    return ops.where(length > other, length, other)  # (B|1, 1, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +74,7 @@ class DynamicFrequencies:
     factor: float
 
     def of_length(self, values: np.ndarray, length: Tensor) -> Tensor:
-        longer = ops.maximum(length, float(self.original))  # (B|1, 1, 1)
+        longer = _longer(length, ops.full_like(length, self.original))  # (B|1, 1, 1)
         growth = dynamic_growth(longer, self.factor, self.original)  # (B|1, 1, 1)
         exponents = dynamic_exponents(2 * len(values)).astype(values.dtype)  # (R / 2)
         return ops.multiply(ops.power(growth, exponents), values)  # (B|1, 1, R / 2)

@@ -155,7 +155,7 @@ class CacheContext(AttentionContext):
             offset=self.info.position,
             query_positions=None,
             key_positions=positions,
-            key_mask=held.get("mask"),
+            key_mask=held.get("mask") if spec.keeps_mask else None,
             mask=self._mask(spec, positions, mask.further_rules),
             # One token attends all real ones of its segment that no rule masks out; of several, the
             # first may not attend the last.
@@ -170,7 +170,7 @@ class CacheContext(AttentionContext):
         return dataclasses.replace(
             mask,
             key_positions=held["positions"],
-            key_mask=held.get("mask"),
+            key_mask=held.get("mask") if spec.keeps_mask else None,
             mask=self._mask(spec, None, ()),
         )
 

@@ -207,14 +207,16 @@ def _with_shared(
             f"its `positions` and `segment_ids` are not those of layer '{other.layer}', whose keys "
             "and values it uses",
         )
-    if spec.masked and not other.masked:
+    # The kept mask of the other layer says both what is padding and what is of the last segment.
+    if spec.masked != other.masked and (spec.masked or spec.segmented):
+        ours, theirs = ("a", "none") if spec.masked else ("no", "one")
         raise refusal(
             instruction.name,
-            f"its keys have a padding mask, and those of layer '{other.layer}', which it uses, "
-            "have none",
+            f"its keys have {ours} padding mask, and those of layer '{other.layer}', which it "
+            f"uses, have {theirs}",
         )
     root = index if other.shares_with is None else other.shares_with
-    return dataclasses.replace(spec, shares_with=root, masked=other.masked)
+    return dataclasses.replace(spec, shares_with=root)
 
 
 def longest_cached(layer: AttentionLayer) -> int | None:
