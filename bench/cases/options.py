@@ -19,10 +19,29 @@ def attend(length, options, call):
         "rotary": ka.RotaryPosition,
         "alibi": ka.AlibiPosition,
         "relative": ka.RelativePosition,
+        "relative, two axes": lambda: ka.RelativePosition(max_distance=127, axes=2),
+        "sections": lambda: ka.RotaryPosition(sections=(H // 4, H // 8, H // 8)),
+        "shaw": lambda: ka.RelativeKeysPosition(64, "shaw"),
+        "transformer_xl": lambda: ka.RelativeKeysPosition(512, "transformer_xl"),
+        "deberta": lambda: ka.RelativeKeysPosition(256, "deberta"),
         None: lambda: None,
     }
-    options = {**options, "position": positions[options.get("position")]()}
-    if "value_dim" in options:
+    masks = {
+        "window or sinks": lambda: ka.WindowMask(256) | ka.PrefixMask(4),
+        "chunks": lambda: ka.ChunkMask(1024),
+        None: lambda: None,
+    }
+    latent = options.get("kind") == "latent"
+    equal = options.get("position") == "deberta" or "value_dim" in options
+    options = {
+        **options,
+        "position": positions[options.get("position")](),
+        "mask": masks[options.get("mask")](),
+    }
+    options.pop("kind", None)
+    if latent:
+        layer = ka.LatentAttention(N, H, 4 * H, rotary_dim=H // 2, **options)
+    elif equal:  # as many key/value heads as query heads
         layer = ka.MultiHeadAttention(N, H, **options)
     else:
         layer = ka.GroupQueryAttention(H, N, K, **options)
@@ -32,9 +51,13 @@ def attend(length, options, call):
     given = {
         "segment_ids": 1 + (steps >= length // 2),
         "positions": steps % (length // 2),
+        "coordinates": np.stack([steps // 128, steps % 128], axis=-1),
+        "three axes": np.stack([steps, steps // 128, steps % 128], axis=-1),
+        "bidirectional": np.where(steps % 512 < 256, 1 + steps // 512, 0).astype("int32"),
         "attention_bias": np.sin(steps[:, None, None]).astype("float32"),
     }
-    call = {name: ops.convert_to_tensor(given[name]) for name in call}
+    names = {"coordinates": "positions", "three axes": "positions"}
+    call = {names.get(name, name): ops.convert_to_tensor(given[name]) for name in call}
     return lambda x: forward(layer, x, use_causal_mask=True, **call)
 
 
@@ -88,6 +111,15 @@ OPTIONS = {
     "value_dim": ({"value_dim": 48}, ()),
     "attention_bias": ({}, ("attention_bias",)),
     "segment_ids": ({}, ("segment_ids",)),
+    "bidirectional": ({}, ("bidirectional",)),
+    "sections, three axes": ({"position": "sections"}, ("three axes",)),
+    "relative, two axes": ({"position": "relative, two axes"}, ("coordinates",)),
+    "relative keys, shaw": ({"position": "shaw"}, ()),
+    "relative keys, transformer_xl": ({"position": "transformer_xl"}, ()),
+    "relative keys, deberta": ({"position": "deberta"}, ()),
+    "mask, window or sinks": ({"mask": "window or sinks"}, ()),
+    "mask, chunks": ({"mask": "chunks"}, ()),
+    "latent attention": ({"kind": "latent"}, ()),
     "all, window 256": (
         {
             "position": "rotary",

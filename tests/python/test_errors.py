@@ -34,6 +34,11 @@ ARGUMENTS = {
     "heads that do not divide": (gqa, {"num_key_value_heads": 4}, "one of [1, 2, 3, 6]"),
     "dropout of all": (mha, {"dropout": 1.0}, "less than 1. Received: dropout=1.0"),
     "dropout NaN": (mha, {"dropout": float("nan")}, "dropout=nan"),
+    "values of no size": (
+        mha,
+        {"value_dim": 0},
+        "`value_dim` must be",
+    ),
     "window of nothing": (gqa, {"sliding_window": 0}, "sliding_window=0"),
     "flash attention": (gqa, {"flash_attention": "yes"}, "flash_attention='yes'"),
     "cap": (gqa, {"logit_soft_cap": -1}, "logit_soft_cap=-1"),
