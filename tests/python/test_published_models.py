@@ -8,7 +8,7 @@ import pytest
 
 import kerasattention
 from backends import sampled, tensor, to_numpy, value_and_gradients
-from kerasattention import RotaryPosition
+from kerasattention import GroupQueryAttention, RotaryPosition
 from kerasattention.positions.buckets import distance_buckets
 from layer_twins import pure
 from published_models import (
@@ -137,6 +137,80 @@ def test_images_of_gemma_3_are_spans(name):
         )
         size = np.abs(expected).max()
         np.testing.assert_allclose(to_numpy(found), expected, rtol=1e-5, atol=1e-5 * size)
+
+
+@pytest.mark.parametrize("kind", ["sliding_attention", "full_attention"])
+def test_shared_keys_of_gemma_3n(kind):
+    """The last layers use the keys and values of the last layer of their kind before them."""
+    from transformers.models.gemma3n import modeling_gemma3n as theirs
+
+    N, K, window, theta = 6, 2, 4, 500.0
+    config = transformers.Gemma3nTextConfig(
+        hidden_size=D,
+        head_dim=H,
+        num_attention_heads=N,
+        num_key_value_heads=K,
+        num_hidden_layers=4,
+        num_kv_shared_layers=2,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        sliding_window=window,
+    )
+    config._attn_implementation = "eager"
+    first = config.layer_types.index(kind)
+    torch.manual_seed(3)
+    modules = [theirs.Gemma3nTextAttention(config, index).eval() for index in (first, first + 2)]
+    assert [x.is_kv_shared_layer for x in modules] == [False, True]
+    t, s = np.indices((T, T))
+    seen = (s <= t) & ((t - s < window) | (kind == "full_attention"))
+    options = {
+        "position": RotaryPosition(theta),
+        "qk_norm": True,
+        "use_bias": False,
+        "scale": 1.0,
+        "use_causal_mask": True,
+        "sliding_window": window if kind == "sliding_attention" else None,
+    }
+    source = GroupQueryAttention(H, N, K, value_norm=True, **options)
+    user = GroupQueryAttention(H, N, K, key_value_of=source, **options)
+    x, y = (np.random.default_rng(i).normal(size=(B, T, D)).astype("float32") for i in (1, 2))
+    found = [source(tensor(x))]
+    found.append(user(tensor(y), key_value_from=found[0]))
+    for layer, module in zip((source, user), modules, strict=True):
+        for norm in (module.q_norm, getattr(module, "k_norm", None)):
+            if norm is not None:
+                norm.weight.data.uniform_(0.5, 1.5)
+        copy_weights(layer, gemma_3n_weights(module, N, K))
+    found = [source(tensor(x))]
+    found.append(user(tensor(y), key_value_from=found[0]))
+    angles = np.arange(T)[:, None] * theta ** (-np.arange(0, H, 2) / H)
+    angles = torch.as_tensor(np.concatenate([angles, angles], axis=-1)[None].astype("float32"))
+    mask = torch.as_tensor(np.where(seen, 0.0, -np.inf)[None, None].astype("float32"))
+    shared = {}
+    for module, given, ours in zip(modules, (x, y), found, strict=True):
+        expected = module(
+            torch.as_tensor(given), (angles.cos(), angles.sin()), mask, shared_kv_states=shared
+        )[0]
+        expected = expected.detach().numpy()
+        size = np.abs(expected).max()
+        np.testing.assert_allclose(to_numpy(ours), expected, rtol=1e-5, atol=1e-5 * size)
+
+
+def gemma_3n_weights(module, N, K):
+    def kernel(linear, heads):
+        return linear.weight.detach().numpy().T.reshape(D, heads, H)
+
+    weights = {
+        "query/kernel": kernel(module.q_proj, N),
+        "query_norm/scale": module.q_norm.weight.detach().numpy(),
+        "attention_output/kernel": module.o_proj.weight.detach().numpy().T.reshape(N, H, D),
+    }
+    if module.is_kv_shared_layer:
+        return weights
+    return weights | {
+        "key/kernel": kernel(module.k_proj, K),
+        "key_norm/scale": module.k_norm.weight.detach().numpy(),
+        "value/kernel": kernel(module.v_proj, K),
+    }
 
 
 ROTARY = {
