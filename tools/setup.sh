@@ -20,11 +20,11 @@ system_packages=(
   r-cran-testthat r-cran-withr
   r-cran-here r-cran-jsonlite r-cran-matrix r-cran-png r-cran-rappdirs r-cran-rcpp r-cran-rcpptoml
   # documentation and lint
-  r-cran-lintr r-cran-pkgdown r-cran-roxygen2
+  r-cran-lintr r-cran-nlme r-cran-pkgdown r-cran-roxygen2
 )
 
 # The same for systems without apt, from CRAN.
-r_packages=(cli generics ggplot2 knitr lintr pkgdown rlang rmarkdown roxygen2 testthat withr)
+r_packages=(cli generics ggplot2 knitr lintr nlme pkgdown rlang rmarkdown roxygen2 testthat withr)
 
 if [ "${1:-}" = "--quality" ]; then
   system_packages+=(r-cran-covr)
