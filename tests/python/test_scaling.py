@@ -261,7 +261,7 @@ WRONG = {
         "needs `max_position_embeddings`, `factor` or `attention_factor`",
     ),
     "one": ({**LONGROPE, "original_max_position_embeddings": 1}, "greater than 1.*=1"),
-    "length": ({**DYNAMIC, "length": 2.5}, "`length` of `scaling` must be a positive integer"),
+    "length": ({**DYNAMIC, "length": 2.5}, "`length` of `scaling` must be a whole number above 0"),
     "no original": ({"type": "dynamic", "factor": 2}, "needs `original_max_position_embeddings`"),
     "share": (
         {"type": "proportional", "partial_rotary_factor": 1.5},

@@ -182,8 +182,8 @@ def test_a_model_of_positions_is_not_decoded():
 # Errors -----------------------------------------------------------------------------------------
 
 WRONG = {
-    "one": ((7,), "`sections` must be 2 to 16 positive integers.*Received: sections=\\(7,\\)"),
-    "zero": ((3, 0), "`sections` must be.*positive integers"),
+    "one": ((7,), "`sections` must be 2 to 16 whole numbers above 0.*Received: sections=\\(7,\\)"),
+    "zero": ((3, 0), "`sections` must be.*whole numbers above 0"),
     "real": ((3.5, 1), "`sections` must be.*3.5"),
     "number": (3, "`sections` must be.*sections=3"),
     "type": ({"type": "both", "sizes": (1, 1)}, "a `type` of .*interleaved.*'both'"),

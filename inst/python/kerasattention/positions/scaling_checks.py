@@ -68,7 +68,7 @@ def _check_value(kind: str, name: str, value: Any) -> None:
     if not checks.is_number(value) or not 0 < value < 1e30:
         raise ValueError(f"`{name}` of `scaling` must be a positive number. {received}")
     if name in _LENGTHS and not checks.is_integer(value):
-        raise ValueError(f"`{name}` of `scaling` must be a positive integer. {received}")
+        raise ValueError(f"`{name}` of `scaling` must be a whole number above 0. {received}")
     if name == "partial_rotary_factor" and value > 1:
         raise ValueError(f"`{name}` of `scaling` must be at most 1. {received}")
     if name == "factor" and value < 1:

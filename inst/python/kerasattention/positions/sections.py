@@ -75,8 +75,8 @@ def as_sections(sections: Any) -> Sections | None:
             )
     if not _are_sizes(sizes):
         raise ValueError(
-            f"`sections` must be 2 to {MOST_AXES} positive integers, the number of pairs of "
-            "features that each axis of a position rotates, or a dictionary of `sizes` and `type`. "
+            f"`sections` must be 2 to {MOST_AXES} whole numbers above 0, how many pairs of "
+            "features each axis of a position rotates, or a dictionary of `sizes` and `type`. "
             f"Received: sections={sections!r}"
         )
     made = Sections(tuple(sizes), kind)
