@@ -408,3 +408,11 @@ def test_recomputed_layers_are_refused():
     with pytest.raises(ValueError, match=r"`key_value_of` and `keras.RematScope` do not go"):
         first(x)
     assert second.key_value_of == "first"
+
+
+def test_layers_in_time_distributed_ones_are_refused():
+    first, second = pair()
+    x = keras.Input((3, 4, D))
+    wrap = keras.layers.TimeDistributed
+    with pytest.raises(ValueError, match="'second' uses the keys and values of layer 'first'"):
+        keras.Model(x, wrap(second)(wrap(first)(x)))(np.ones((2, 3, 4, D), "float32"))

@@ -101,6 +101,7 @@ class AttentionLayer(AttendingLayer):
         query, value, key = (checks.one_tensor(name, given.get(name)) for name in INPUTS)
         if query is None:
             raise ValueError("`query` is required: a tensor (batch, length, features).")
+        checks.numbers_of_tokens(given)
         if given.get("positions") is not None:
             given["positions"] = hide_real(given["positions"], self, query)
             if "positions" in kwargs:  # by place Keras takes tensors only

@@ -159,11 +159,7 @@ def source_of_call(layer: "AttentionLayer", given: dict[str, Any]) -> Any:
 def _check_carried(layer: "AttentionLayer", found: KeyValue | None) -> None:
     source = layer.key_value_of
     if found is None:
-        raise ValueError(
-            f"Layer {layer.name!r} uses the keys and values of layer {source!r}: outside of a "
-            f"Functional or Sequential model give `{SOURCE}=`, the output of that layer in the "
-            "same call. Only self-attention has keys and values to share."
-        )
+        raise _not_carried(layer)
     if found.layer != source:
         raise ValueError(
             f"`{SOURCE}` of layer {layer.name!r} must be the output of layer {source!r}. "
@@ -171,8 +167,18 @@ def _check_carried(layer: "AttentionLayer", found: KeyValue | None) -> None:
         )
 
 
-def shared_heads(layer: "AttentionLayer", source: KeyValue, query: Tensor) -> KeyValue:
+def _not_carried(layer: "AttentionLayer") -> ValueError:
+    return ValueError(
+        f"Layer {layer.name!r} uses the keys and values of layer {layer.key_value_of!r}: outside "
+        f"of a Functional or Sequential model give `{SOURCE}=`, the output of that layer in the "
+        "same call. Only self-attention has keys and values to share."
+    )
+
+
+def shared_heads(layer: "AttentionLayer", source: KeyValue | None, query: Tensor) -> KeyValue:
     """The keys and values of another layer, whose tokens must be those of the query."""
+    if source is None:  # `TimeDistributed` calls `call()` itself
+        raise _not_carried(layer)
     rows, length = math.prod(layer.fold.batches(query)), layer.fold.length(query)
     sizes = tuple(source.key.shape[:2])
     same = not is_static(rows, length, *sizes) or sizes == (rows, length)

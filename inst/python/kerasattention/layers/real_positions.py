@@ -61,9 +61,9 @@ def shown(positions: Any) -> Any:
     """The positions that `hide_real()` was given, as a tensor; real ones have no gradient."""
     if isinstance(positions, RealPositions):
         positions = positions.tensor  # (B, T)
-    if positions is None or keras.backend.is_int_dtype(
-        keras.backend.standardize_dtype(positions.dtype)
-    ):
+    if not hasattr(positions, "dtype"):
+        return positions  # None, or what the checks of a call refuse
+    if keras.backend.is_int_dtype(keras.backend.standardize_dtype(positions.dtype)):
         return positions  # (B, T)
     return ops.stop_gradient(positions)  # (B, T)
 
