@@ -305,9 +305,8 @@ def test_a_third_layer_uses_the_same_cache():
 def test_generated_tokens_are_those_of_full_passes():
     model, tokens = token_model(), drawn_tokens(4)
     made = ka.generate(model, tokens, 5)
-    for at in range(4, 9):
-        full = predicted(model, made[:, :at].astype("int32"))
-        np.testing.assert_array_equal(made[:, at], full[:, -1].argmax(-1))
+    full = predicted(model, made.astype("int32"))  # of a causal model: that of each prefix
+    np.testing.assert_array_equal(made[:, 4:], full[:, 3:-1].argmax(-1))
 
 
 def test_windows_that_differ_cannot_be_decoded():
