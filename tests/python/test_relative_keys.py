@@ -15,6 +15,7 @@ from backends import (
     sampled,
     tensor,
     to_numpy,
+    value_and_gradients,
     value_and_gradients_of_layer,
 )
 from kerasattention import RelativeKeysPosition
@@ -348,3 +349,25 @@ def test_wrong_arguments_are_refused(name):
     make, message = WRONG[name]
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", ["shaw", "transformer_xl", "deberta"])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_rows_of_a_batch_do_not_touch_each_other(kind, heads):
+    """oneDNN multiplies (B, 1, t, H) and (1, 1, H, L) wrongly, which TensorFlow does not say."""
+    layer = ka.MultiHeadAttention(heads, 4, position=RelativeKeysPosition(6, kind))
+    x = np.random.default_rng(5).normal(size=(3, 16, D)).astype("float32")
+    layer.build(x.shape, x.shape)
+    together, gradients = value_and_input_gradient(layer, x)
+    for row in range(3):
+        alone, gradient = value_and_input_gradient(layer, x[row : row + 1])
+        np.testing.assert_allclose(together[row : row + 1], alone, atol=1e-5)
+        np.testing.assert_allclose(gradients[row : row + 1], gradient, atol=1e-5)
+
+
+def value_and_input_gradient(layer, x):
+    upstream = tensor(np.ones(x.shape))
+    outputs, gradients = value_and_gradients(
+        lambda query: (layer(query, query),), {"query": x}, upstream
+    )
+    return outputs[0], gradients["query"]

@@ -84,12 +84,12 @@ class KeyBias:
         """(B, N, t, s)."""
         offsets = offsets_of(self.entries, mask, rows, columns)
         query, table = self._of_block(self.query, rows), self._rows(self.table, offsets)
-        bias = offsets.spread(matmul(query, transpose_last(table)))  # (B, N, t, s)
+        bias = offsets.spread(_products(query, table))  # (B, N, t, s)
         if not self.sees_keys:
             return bias
         offsets = offsets.of_keys()
         key, table = self._of_block(self.key, columns), self._rows(self.key_table, offsets)
-        of_keys = offsets.spread(matmul(key, transpose_last(table)))  # (B, N, s, t)
+        of_keys = offsets.spread(_products(key, table))  # (B, N, s, t)
         return bias + transpose_last(of_keys)  # (B, N, t, s)
 
     def block_gradient(
@@ -111,9 +111,9 @@ class KeyBias:
         return ops.transpose(part, (0, 2, 1, 3))  # (B, N, t, H)
 
     def _rows(self, table: Tensor, offsets: Offsets) -> Tensor:
-        """The rows of a block, (1, N|1, L, H)."""
+        """The rows of a block, (N|1, L, H)."""
         rows = ops.cast(offsets.rows(table), self.dtype)  # (L, N|1, H)
-        return ops.transpose(rows, (1, 0, 2))[None]  # (1, N|1, L, H)
+        return ops.transpose(rows, (1, 0, 2))  # (N|1, L, H)
 
     def _gradients(
         self, gradient: Tensor, x: Tensor, table: Tensor, offsets: Offsets, span: Columns
@@ -121,7 +121,7 @@ class KeyBias:
         """Of x, (B, T, N, H), and of a table, for the gradient (B, N, t, s) of the products."""
         products = offsets.collect(ops.cast(gradient, self.dtype))  # (B, N, t, L)
         part, rows = self._of_block(x, span), self._rows(table, offsets)
-        of_part = matmul(products, rows) * self.scale  # (B, N, t, H)
+        of_part = _products(products, transpose_last(rows)) * self.scale  # (B, N, t, H)
         of_part = ops.transpose(of_part, (0, 2, 1, 3))  # (B, t, N, H)
         of_rows = ops.sum(matmul(transpose_last(products), part), axis=0)  # (N, L, H)
         heads, size = table.shape[1], table.shape[2]
@@ -132,6 +132,17 @@ class KeyBias:
         of_table = offsets.rows_gradient(flat, table.shape[0])  # (E, (N|1) * H)
         of_table = ops.reshape(of_table, (table.shape[0], heads, size))  # (E, N|1, H)
         return _placed(of_part, span, shape_of(x)[1]), of_table
+
+
+def _products(x: Tensor, rows: Tensor) -> Tensor:
+    """(B, N, t, X) times the rows (N|1, L, X) of each head: (B, N, t, L).
+
+    Not as a product that broadcasts over the batch: oneDNN, which TensorFlow calls on CPUs, gives
+    other numbers for one of (B, 1, t, X) and (1, 1, X, L), without an error (TensorFlow 2.21).
+    """
+    if rows.shape[0] == 1:
+        return ops.einsum("bntx,lx->bntl", x, rows[0])
+    return ops.einsum("bntx,nlx->bntl", x, rows)
 
 
 def _placed(part: Tensor, span: Columns, length: int) -> Tensor:
