@@ -9,6 +9,23 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
+status = pytest.StashKey[int]()
+
+
+def pytest_sessionfinish(session, exitstatus):
+    session.config.stash[status] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config):
+    """Ends the process at once, after all reports: R's event loop is not told that Python ends,
+    calls rpy2's functions that are gone by then, and in some runs the process died of it."""
+    if status in config.stash:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash[status])
+
+
 @pytest.fixture(scope="session")
 def ro():
     """`rpy2.robjects`, with the R package attached."""
