@@ -1,7 +1,7 @@
 #' Relative keys (Shaw, Transformer-XL, DeBERTa)
 #'
 #' @description
-#' Each distance between a query and a key has a key of its own, a relative key. Its product with
+#' Each distance between a query and a key has its own key, a relative key. Its product with
 #' the query is added to their logit, so that what a token looks for and how far away it looks
 #' depend on each other.
 #'
@@ -26,7 +26,7 @@
 #'
 #' The tables are weights of the layer. Layers that are given the same object share them.
 #'
-#' @param max_distance The largest distance with a relative key of its own.
+#' @param max_distance The largest distance that has its own relative key.
 #' @param kind `"shaw"`, `"transformer_xl"` or `"deberta"`.
 #' @param num_buckets For `"deberta"`: `NULL` for a row for each distance, or the number of rows, a
 #'   multiple of 4. Distances up to a quarter of it have a row each, greater ones grow with the

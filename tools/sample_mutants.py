@@ -138,7 +138,7 @@ class Mutants:
         for name in names:
             function = name.rpartition("__mutmut_")[0]
             tests = [t for t in items if function in calls.get(t, {"functions": ()})["functions"]]
-            # Those of its own module first: a limit of time leaves out others.
+            # Those of the same module first: a limit of time leaves out others.
             own = own_tests(function)
             tests.sort(
                 key=lambda test: (

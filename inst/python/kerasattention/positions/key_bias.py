@@ -152,7 +152,7 @@ def _placed(part: Tensor, span: Columns, length: int) -> Tensor:
         return pad_columns(part, 1, span, length)  # (B, T, N, H)
     batch, _, heads, size = shape_of(part)
     whole = ops.zeros((batch, length, heads, size), dtype=part.dtype)  # (B, T, N, H)
-    for each, piece in split_columns(part, 1, span):
+    for each, of_span in split_columns(part, 1, span):
         here = slice_axis(whole, 1, each)  # (B, t, N, H)
-        whole = ops.slice_update(whole, (0, each.start, 0, 0), here + piece)
+        whole = ops.slice_update(whole, (0, each.start, 0, 0), here + of_span)
     return whole  # (B, T, N, H)

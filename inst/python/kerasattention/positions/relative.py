@@ -35,7 +35,7 @@ class RelativePosition(keras.layers.Layer, Position):
 
     With several `axes` the offset along each axis counts, without buckets: a table
     of the product of 2 M + 1 over the axes, for positions (B, T, axes), M the
-    `max_distance` of an axis, the farthest offset with an entry of its own. Offsets
+    `max_distance` of an axis, the farthest offset that has its own entry. Offsets
     are query less key, the last axis the fastest, as in Swin (Liu et al. 2021,
     https://arxiv.org/abs/2103.14030), whose windows of h x w have M = (h - 1, w - 1). Without
     positions, a layer that attends over so many axes takes the indices along each.

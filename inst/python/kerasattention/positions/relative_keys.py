@@ -29,13 +29,13 @@ MOST_DISTANCE = 2**18
 # A Keras layer, so that whatever holds it tracks, saves and trains the tables.
 @keras.saving.register_keras_serializable(package="kerasattention")
 class RelativeKeysPosition(keras.layers.Layer, Position):
-    """Relative keys: each distance has a key of its own, which is multiplied with the query.
+    """Relative keys: each distance has its own key, which is multiplied with the query.
 
     The product is added to the logit of a query and a key at that distance, multiplied by
     the same factor, 1 / sqrt(H) by default. Distances beyond `max_distance` share its key.
 
     Args:
-        max_distance: The largest distance with a key of its own, at most 262144.
+        max_distance: The largest distance that has its own key, at most 262144.
         kind: "shaw" (Shaw et al. 2018, https://arxiv.org/abs/1803.02155): one learned table
             of the distances from -max_distance to max_distance, key less query, for all
             heads.
