@@ -41,10 +41,8 @@ def made_layer(config):
         "sliding_window": config["window"],
         "use_gate": config["gate"],
         "position": made_position(config["position"], config["dtype"]),
-        "qk_norm": config["qk_norm"] or False,
         "logit_soft_cap": config["cap"],
         "attention_sink": config["sink"],
-        "value_norm": config["value_norm"],
         "scale": config["scale"],
         "query_scale": config["query_scale"],
         "use_causal_mask": config["causal_layer"],
@@ -52,6 +50,11 @@ def made_layer(config):
         "dtype": config["dtype"],
         "seed": 7,
     }
+    if config["kind"] == "mla":
+        names = ("query_rank", "rotary_dim")
+        sizes = {name: config[name] for name in names} | {"value_dim": config["Hv"]}
+        return ka.LatentAttention(config["N"], config["H"], config["rank"], **sizes, **options)
+    options |= {"qk_norm": config["qk_norm"] or False, "value_norm": config["value_norm"]}
     if config["kind"] == "gqa":
         return ka.GroupQueryAttention(config["H"], config["N"], config["K"], **options)
     return ka.MultiHeadAttention(
@@ -94,20 +97,28 @@ def made_position(described, dtype):
     if described is None:
         return None
     options = {name: x for name, x in described.items() if name != "kind"}
-    kind = {
-        "rotary": ka.RotaryPosition,
-        "alibi": ka.AlibiPosition,
-        "relative": ka.RelativePosition,
-    }[described["kind"]]
-    if described["kind"] == "relative":
-        options["dtype"] = dtype
-    return kind(**options)
+    kind = described["kind"]
+    if kind == "rotary":
+        return ka.RotaryPosition(**options)
+    if kind == "alibi":
+        return ka.AlibiPosition()
+    if kind == "relative keys":
+        options["kind"] = options.pop("type")
+        return ka.RelativeKeysPosition(**options, dtype=dtype)
+    if kind == "grid":
+        options["axes"] = len(options["max_distance"])
+    return ka.RelativePosition(**options, dtype=dtype)
+
+
+# Of layers and of their positions, whose names have numbers.
+SINGLE_NAMES = ("sink", "per_dim_scale", "table", "key_table", "query_table")
+SINGLE_NAMES += ("position_kernel", "content_bias", "position_bias")
 
 
 def weight_name(variable):
     """ "query/kernel", "sink", "per_dim_scale" or "table"."""
     parts = variable.path.split("/")
-    return parts[-1] if parts[-1] in ("sink", "per_dim_scale", "table") else "/".join(parts[-2:])
+    return parts[-1] if parts[-1] in SINGLE_NAMES else "/".join(parts[-2:])
 
 
 class Subject:
@@ -351,6 +362,8 @@ def unknown_spec(name, x, config):
     import tensorflow as tf
 
     shape = [None] * len(x.shape)
+    if name == "positions" and len(x.shape) == 3:
+        shape[-1] = x.shape[-1]
     if name in ("query", "key", "value", "output", "sink", "seed"):
         kept = 2 if config["kind"] == "function" else 1
         if name == "output" and isinstance(config.get("output_shape"), tuple):

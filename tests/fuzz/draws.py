@@ -52,7 +52,7 @@ def configuration(rng, modes, without=()):
     dtype = str(rng.choice(names, p=np.array(weights) / sum(weights)))
     if dtype == "float64" and "float64" in without:
         dtype = "float32"
-    kind = pick(rng, "mha", "mha", "gqa", "gqa", "function")
+    kind = pick(rng, *["mha"] * 4, *["gqa"] * 4, "mla", *["function"] * 2)
     mode_names, mode_weights = zip(*modes.items(), strict=True)
     common = {
         "kind": kind,
@@ -126,13 +126,8 @@ def function_call(rng):
 
 
 def layer_call(rng, kind):
-    K = pick(rng, 1, 2, 3, 5) if kind == "mha" else pick(rng, 1, 2, 3)
-    G = 1 if kind == "mha" else pick(rng, 1, 2, 3, 5)
-    position = drawn_position(rng)
-    H = pick(rng, 2, 4, 6, 8, 10) if position and position["kind"] == "rotary" else None
-    if H and position["fraction"] < 1:
-        H = 8
-    H = H or pick(rng, 1, 2, 3, 5, 8, 11)
+    K = pick(rng, 1, 2, 3) if kind == "gqa" else pick(rng, 1, 2, 3, 5)
+    G = pick(rng, 1, 2, 3, 5) if kind == "gqa" else 1
     rank = 4 if kind == "mha" and chance(rng, 0.2) else 3
     axes = (
         pick(rng, None, (1,), (-2,)) if rank == 3 else pick(rng, None, (1,), (2,), (1, 2), (2, 1))
@@ -140,15 +135,24 @@ def layer_call(rng, kind):
     axes = None if kind == "gqa" else axes
     lengths, others = drawn_lengths(rng, axes, rank)
     form = pick(rng, "query", "query", "query", "same", "same3", "value", "key")
+    form = "query" if kind == "mla" else form
     own = form in ("query", "same", "same3")
     T = math.prod(lengths[axis - 1] for axis in resolved_axes(axes, rank))
     attended = len(resolved_axes(axes, rank))
     paddings = drawn_paddings(rng, form)
-    return {
+    latent = drawn_latent(rng) if kind == "mla" else {}
+    position = drawn_position(rng, own, latent.get("rotary_dim"))
+    if position and position["kind"] == "relative keys" and G > 1:
+        position["type"] = pick(rng, "shaw", "transformer_xl")
+        position.pop("num_buckets", None)
+    H = position.pop("size") if position and "size" in position else None
+    H = latent.get("H") or H or pick(rng, 1, 2, 3, 5, 8, 11)
+    coordinates = drawn_coordinates(rng, position, own, attended)
+    return latent | {
         "K": K,
         "N": K * G,
         "H": H,
-        "Hv": pick(rng, None, None, 1, 4, 7) if kind == "mha" else None,
+        "Hv": pick(rng, None, None, 1, 4, 7) if kind != "gqa" else None,
         "D": pick(rng, 1, 2, 5, 8, 13),
         "Dv": pick(rng, 3, 5, 8),
         "Dk": pick(rng, 2, 7, 8),
@@ -159,11 +163,11 @@ def layer_call(rng, kind):
         "form": form,
         "use_bias": chance(rng, 0.6),
         "gate": pick(rng, False, False, False, False, True, "head"),
-        "qk_norm": maybe(rng, 0.35, lambda: drawn_norm(rng)),
+        "qk_norm": maybe(rng, 0.35, lambda: drawn_norm(rng)) if kind != "mla" else None,
         "cap": maybe(rng, 0.2, lambda: pick(rng, 0.5, 2.0, 30.0)),
         "sink": chance(rng, 0.25),
         "scale": pick(rng, None, None, None, 0.05, 1.0, "learned"),
-        "value_norm": chance(rng, 0.15),
+        "value_norm": chance(rng, 0.15) and kind != "mla",
         "query_scale": maybe(rng, 0.2, lambda: drawn_query_scale(rng)),
         "window": maybe(rng, 0.3, lambda: int(rng.integers(1, T + 4))),
         "position": position,
@@ -178,7 +182,8 @@ def layer_call(rng, kind):
         "bias_infinite": chance(rng, 0.3),
         "bias_dtype": pick(rng, "float32", "compute"),
         "segments": maybe(rng, 0.25, lambda: pick(rng, "rows", "one")) if own else None,
-        "positions": maybe(rng, 0.3, lambda: pick(rng, "rows", "one", "far", "real")),
+        "positions": drawn_places(rng, coordinates),
+        "coordinates": coordinates,
         "paddings": {name: how for name, how in paddings.items() if how},
         "rule": maybe(rng, 0.3, lambda: mask_rule(rng)),
         "spans": maybe(rng, 0.2, lambda: pick(rng, "rows", "one")) if own else None,
@@ -276,38 +281,135 @@ def scores_form(rng, attended, rank=3):
     return [chance(rng, 0.7) for _ in range(leading)]
 
 
-def drawn_position(rng):
-    kind = pick(rng, None, None, "rotary", "alibi", "relative")
-    if kind is None:
+def drawn_latent(rng):
+    """Sizes of a latent attention. H counts no rotated features."""
+    return {
+        "H": pick(rng, 1, 2, 3, 5),
+        "rank": pick(rng, 1, 2, 5, 8),
+        "query_rank": pick(rng, None, 1, 3, 6),
+        "rotary_dim": pick(rng, 2, 4, 8),
+    }
+
+
+def drawn_position(rng, own, rotated=None):
+    """None or a dictionary with a kind, its options and, for rotary ones, the head's `size`.
+
+    `rotated` is how many features a latent attention rotates, if it is one; `own` says that the
+    layer attends to its queries.
+    """
+    if rotated is not None:
+        made = drawn_rotary(rng, rotated, own)
+        return made if made["size"] == rotated else None
+    kind = pick(rng, None, None, None, "rotary", "rotary", "alibi", "relative", "keys", "grid")
+    if kind is None or (kind == "grid" and not own):
         return None
     if kind == "rotary":
-        return {
-            "kind": kind,
-            "fraction": pick(rng, 1.0, 1.0, 0.5),
-            "layout": pick(rng, "half", "interleaved"),
-            "theta": pick(rng, 10000.0, 500.0, 5e5),
-            "scaling": drawn_scaling(rng),
-        }
+        return drawn_rotary(rng, pick(rng, 2, 4, 6, 8, 10), own)
     if kind == "relative":
         return {
             "kind": kind,
             "num_buckets": pick(rng, 4, 8, 32),
             "max_distance": pick(rng, 20, 37, 128),
         }
+    if kind == "keys":
+        return drawn_relative_keys(rng)
+    if kind == "grid":
+        return {"kind": kind, "max_distance": pick(rng, (1, 2), (4, 3), (2, 1, 2))}
     return {"kind": kind}
 
 
-def drawn_scaling(rng):
-    kind = pick(rng, None, None, "linear", "ntk", "yarn", "llama3")
+def drawn_relative_keys(rng):
+    made = {
+        "kind": "relative keys",
+        "type": pick(rng, "shaw", "transformer_xl", "deberta"),
+        "max_distance": pick(rng, 1, 4, 13, 60),
+    }
+    if made["type"] == "deberta" and chance(rng, 0.5):
+        made |= {"max_distance": pick(rng, 13, 60), "num_buckets": pick(rng, 8, 16)}
+    return made
+
+
+def drawn_rotary(rng, size, own):
+    """A rotary position of heads of `size` features, or of 8 where it needs them."""
+    made = {
+        "kind": "rotary",
+        "fraction": pick(rng, 1.0, 1.0, 0.5),
+        "layout": pick(rng, "half", "interleaved"),
+        "theta": pick(rng, 10000.0, 500.0, 5e5),
+        "sections": None,
+        "size": size,
+    }
+    if made["fraction"] < 1:
+        made["fraction"], made["size"] = (0.5, 8) if size != 4 else (0.5, 4)
+    if own and size == 8 and made["fraction"] == 1 and chance(rng, 0.5):
+        kind = pick(rng, "bands", "interleaved", "axial")
+        sizes = pick(rng, [3, 1], [2, 2], [2, 1, 1])
+        made["sections"] = {"type": kind, "sizes": sizes}
+    axial = (made["sections"] or {}).get("type") == "axial"
+    pairs = int(made["size"] * made["fraction"] / 2)
+    made["scaling"] = None if axial else drawn_scaling(rng, pairs, made["fraction"])
+    return made
+
+
+def drawn_scaling(rng, pairs, fraction):
+    kinds = ("linear", "ntk", "yarn", "llama3", "dynamic", "longrope", "proportional")
+    kind = pick(rng, *[None] * 5, *kinds)
     if kind is None:
         return None
+    if kind == "proportional":
+        if fraction < 1:
+            return None
+        return {
+            "type": kind,
+            "factor": pick(rng, 1.0, 8.0),
+            "partial_rotary_factor": pick(rng, 0.25, 0.5, 1.0),
+        }
     scaling = {"type": kind, "factor": pick(rng, 1.0, 2.0, 8.0)}
     if kind == "yarn":
         scaling["original_max_position_embeddings"] = pick(rng, 16, 64, 2048)
     if kind == "llama3":
         scaling["original_max_position_embeddings"] = pick(rng, 16, 64, 8192)
         scaling["low_freq_factor"], scaling["high_freq_factor"] = 1.0, 4.0
+    if kind in ("dynamic", "longrope"):
+        scaling["original_max_position_embeddings"] = pick(rng, 4, 16, 64)
+        if chance(rng, 0.3):
+            scaling["length"] = pick(rng, 7, 100)
+    if kind == "longrope":
+        for name in ("short_factor", "long_factor"):
+            scaling[name] = [round(float(x), 3) for x in rng.uniform(1.0, 4.0, pairs)]
     return scaling
+
+
+def axes_of(position):
+    """How many axes a position may have."""
+    if position is None:
+        return 1
+    if position["kind"] == "grid":
+        return len(position["max_distance"])
+    sections = position.get("sections")
+    return len(sections["sizes"]) if sections else 1
+
+
+def drawn_coordinates(rng, position, own, attended):
+    """How positions of several axes are given; "grid" where the layer takes the indices."""
+    axes = axes_of(position)
+    if axes == 1:
+        return None
+    if attended == axes and chance(rng, 0.5):
+        return "grid"
+    needed = position["kind"] == "grid" or position["sections"]["type"] == "axial"
+    if needed or chance(rng, 0.7):
+        return pick(rng, "rows", "one", "real")
+    return "grid" if attended == axes else None
+
+
+def drawn_places(rng, coordinates):
+    """How positions of one axis are given."""
+    return (
+        maybe(rng, 0.3, lambda: pick(rng, "rows", "one", "far", "real"))
+        if not coordinates
+        else None
+    )
 
 
 # Inputs ---------------------------------------------------------------------------
@@ -416,6 +518,12 @@ def layer_data(rng, config):
             data["positions"] = (rng.integers(0, 16 * T + 8, (rows, T)) - 4 * T) / 8.0
         if chance(rng, 0.5):
             data["positions"].sort(axis=1)
+    if config["coordinates"] in ("rows", "one", "real"):
+        rows = 1 if config["coordinates"] == "one" else B
+        axes = axes_of(config["position"])
+        data["positions"] = rng.integers(0, 9, (rows, T, axes))
+        if config["coordinates"] == "real":
+            data["positions"] = rng.integers(-8, 80, (rows, T, axes)) / 8.0
     for name, how in config["paddings"].items():
         shape = (B, *(lengths if name == "query" else others))
         if how in ("explicit", "both"):
@@ -431,6 +539,8 @@ def drawn_weight(rng, name, shape, dtype):
     if name.endswith("kernel"):
         fan_in = shape[0] if name != "attention_output/kernel" else shape[0] * shape[1]
         x = x / math.sqrt(fan_in)
+    elif name.endswith("_table"):
+        x = x / math.sqrt(shape[-1])
     elif name.endswith("/scale"):
         x = 1.0 + 0.3 * x
     elif name.endswith("bias"):

@@ -55,9 +55,10 @@ class Block(layers.Layer):
         return super().get_config() | {"options": self.options}
 
 
-def position(rng):
-    return pick(
-        rng,
+def position(rng, size, groups):
+    """A function that makes a position, or None."""
+    made = [
+        None,
         None,
         None,
         lambda: ka.RotaryPosition(),
@@ -66,14 +67,26 @@ def position(rng):
         lambda: ka.RelativePosition(8, 20),
         lambda: ka.RelativeKeysPosition(6),
         lambda: ka.RelativeKeysPosition(40, "transformer_xl"),
-    )
+    ]
+    if "positions" not in ARGUMENTS:  # whose largest one sets the frequencies
+        made.append(lambda: ka.RotaryPosition(scaling=DYNAMIC))
+    if size == 4:
+        made.append(lambda: ka.RotaryPosition(50.0, sections=(1, 1)))
+        made.append(lambda: ka.RotaryPosition(50.0, scaling=PROPORTIONAL))
+    if groups == 1:
+        made.append(lambda: ka.RelativeKeysPosition(13, "deberta", num_buckets=8))
+    return pick(rng, *made)
+
+
+DYNAMIC = {"type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 128}
+PROPORTIONAL = {"type": "proportional", "partial_rotary_factor": 0.5}
 
 
 LATE_NORM = {"over": "width", "after_position": True, "offset": 1.0}
 
 
-def options_of_ours(rng):
-    made = position(rng)
+def options_of_ours(rng, size, groups):
+    made = position(rng, size, groups)
     return {
         "sliding_window": maybe(rng, 0.35, lambda: int(rng.integers(1, 14))),
         "use_gate": pick(rng, False, False, False, False, True, "head"),
@@ -109,20 +122,65 @@ def heads(rng):
     }
 
 
+def gqa_options(rng):
+    sizes = heads(rng)
+    groups = sizes["num_query_heads"] // sizes["num_key_value_heads"]
+    return sizes | options_of_ours(rng, sizes["head_dim"], groups)
+
+
+# The model's other inputs by the argument of our layers that they are, while one is drawn.
+ARGUMENTS = {}
+
+
 def our_gqa(rng, x):
-    layer = ka.GroupQueryAttention(**heads(rng), **options_of_ours(rng))
-    return x + layer(x, use_causal_mask=True)
+    layer = ka.GroupQueryAttention(**gqa_options(rng))
+    return x + layer(x, use_causal_mask=True, **ARGUMENTS)
 
 
 def our_mha(rng, x):
+    size = pick(rng, 2, 4)
     layer = ka.MultiHeadAttention(
         pick(rng, 1, 2, 3),
-        pick(rng, 2, 4),
+        size,
         pick(rng, None, 3),
         use_causal_mask=True,
-        **options_of_ours(rng),
+        **options_of_ours(rng, size, 1),
     )
-    return x + (layer(x) if chance(rng, 0.5) else layer(x, x))
+    inputs = (x,) if chance(rng, 0.5) else (x, x)
+    return x + layer(*inputs, **ARGUMENTS)
+
+
+def our_latent(rng, x):
+    options = options_of_ours(rng, 4, 1)
+    for name in ("qk_norm", "value_norm"):
+        options.pop(name)
+    options["position"] = maybe(rng, 0.3, lambda: ka.RotaryPosition(50.0))
+    layer = ka.LatentAttention(
+        pick(rng, 1, 2, 3),
+        pick(rng, 2, 5),
+        pick(rng, 3, 8),
+        query_rank=pick(rng, None, 4),
+        rotary_dim=pick(rng, 2, 4),
+        value_dim=pick(rng, None, 3),
+        use_causal_mask=True,
+        **options,
+    )
+    return x + layer(x, **ARGUMENTS)
+
+
+def shared_keys(rng, x):
+    """A layer, and one later that uses its keys and values, in some models called twice."""
+    options = gqa_options(rng)
+    first = ka.GroupQueryAttention(**options, use_causal_mask=True)
+    x = x + first(x, **ARGUMENTS)
+    x = pick(rng, dense, normed, per_position)(rng, x)
+    again = dict(options, use_gate=chance(rng, 0.3), attention_sink=chance(rng, 0.3))
+    again["value_norm"] = False  # the values are the first layer's
+    if isinstance(options["position"], keras.layers.Layer):
+        again["position"] = options["position"].from_config(options["position"].get_config())
+    second = ka.GroupQueryAttention(**again, use_causal_mask=True, key_value_of=first)
+    x = x + second(x, **ARGUMENTS)
+    return x + second(x, **ARGUMENTS) if chance(rng, 0.2) else x
 
 
 def keras_mha(rng, x):
@@ -186,16 +244,19 @@ def own_layer(rng, x):
 
 
 def own_block(rng, x):
-    return Block(heads(rng) | options_of_ours(rng))(x)
+    return Block(gqa_options(rng))(x)
 
 
 def nested(rng, x):
     """A model within the model, called once or twice."""
+    outer = dict(ARGUMENTS)
+    ARGUMENTS.clear()
     inner = keras.Input(x.shape[1:])
     y = inner
     for _ in range(int(rng.integers(1, 3))):
         y = pick(rng, *PARTS[:-1])(rng, y)
     model = keras.Model(inner, y)
+    ARGUMENTS.update(outer)
     x = model(x)
     return model(x) if chance(rng, 0.3) else x
 
@@ -206,6 +267,7 @@ def learned_positions(rng, x):
 
 PARTS = (
     *(our_gqa, our_gqa, our_gqa, our_mha, our_mha, keras_mha, keras_gqa, own_block),
+    *(our_latent, shared_keys),
     *(normed, normed, dense, gated, einsum, distributed, joined, operations, per_position),
     *(own_layer, learned_positions, nested),
 )
@@ -302,6 +364,14 @@ class Drawn:
         # A pass of each prefix of a hostile model is needed.
         self.length = None if hostile else maybe(rng, 0.1, lambda: 48)
         tokens = keras.Input((self.length,), dtype="int32", name="tokens")
+        self.given = [] if hostile or self.length else given_arguments(rng)
+        dtypes = {"positions": pick(rng, "int32", "float32")}
+        inputs = {
+            name: keras.Input((self.length,), dtype=dtypes.get(name, "int32"), name=name)
+            for name in self.given
+        }
+        ARGUMENTS.clear()
+        ARGUMENTS.update(inputs)
         tied = chance(rng, 0.2) and hasattr(layers, "ReversibleEmbedding")
         kind = layers.ReversibleEmbedding if tied else layers.Embedding
         embedding = kind(vocabulary, features, mask_zero=chance(rng, 0.1))
@@ -312,6 +382,8 @@ class Drawn:
             parts.insert(int(rng.integers(0, len(parts) + 1)), pick(rng, *HOSTILE))
         if "copied" in without and any(part in KERAS for part in parts):
             parts = [part for part in parts if part not in (*COPIED, *HOSTILE)]
+        if self.given:  # an input that nothing reads is no input
+            parts.append(pick(rng, our_gqa, our_mha, our_latent, shared_keys))
         for part in parts:
             self.parts.append(part.__name__)
             x = part(rng, x, tokens) if part in HOSTILE else part(rng, x)
@@ -319,7 +391,8 @@ class Drawn:
         if chance(rng, 0.1):
             self.parts.append("softmax")
             x = layers.Softmax()(x)
-        self.model = keras.Model(tokens, x)
+        ARGUMENTS.clear()
+        self.model = keras.Model([tokens, *inputs.values()], x)
         for variable in self.model.trainable_weights:
             variable.assign(variable + 0.4 * rng.normal(size=variable.shape))
 
@@ -329,8 +402,31 @@ class Drawn:
             "vocabulary": self.vocabulary,
             "length": self.length,
             "mask_zero": self.masked,
+            "given": self.given,
             "hostile": self.hostile,
         }
+
+
+def given_arguments(rng):
+    """Names of arguments that inputs of the model are."""
+    names = [name for name in ("segment_ids", "bidirectional") if chance(rng, 0.1)]
+    return names + (["positions"] if chance(rng, 0.1) else [])
+
+
+def drawn_numbers(rng, name, prompt, length):
+    """Of each token of a row of `length` tokens, what one of these arguments is given.
+
+    After the prompt tokens are in no span, and in its last segment; positions go on.
+    """
+    if name == "positions":
+        return np.cumsum(rng.integers(1, 4, length)) + rng.integers(0, 5)
+    numbers = np.zeros(length, int)
+    if name == "bidirectional":
+        numbers[:prompt] = rng.integers(0, 3, prompt)
+        return numbers
+    numbers[:prompt] = np.sort(rng.integers(1, 4, prompt)) if chance(rng, 0.7) else 1
+    numbers[prompt:] = numbers[prompt - 1]
+    return numbers
 
 
 def prompts(rng, drawn, rows, ragged):

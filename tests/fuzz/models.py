@@ -62,14 +62,17 @@ class Cases:
 
 
 def check_generate(rng, drawn):
+    if "positions" in drawn.given:  # which `generate()` does not know
+        return check_steps(rng, drawn)
     rows = pick(rng, 1, 1, 2, 3)
     given = model_draws.prompts(rng, drawn, rows, ragged=chance(rng, 0.5))
     count = int(rng.integers(1, 25))
-    found = ka.generate(drawn.model, given, count)
+    numbers = drawn_numbers(rng, drawn, given, count)
+    found = ka.generate(drawn.model, given, count, inputs=of_prompts(numbers, given))
     for prompt, row in zip(given, found, strict=True):
         if not np.array_equal(row[: len(prompt)], prompt) or len(row) != len(prompt) + count:
             raise session.Finding(f"not a continuation: {prompt} to {row}", drawn.describe())
-    expected = full_passes(drawn, found, [len(prompt) for prompt in given])
+    expected = full_passes(drawn, found, [len(prompt) for prompt in given], numbers)
     for row, prompt, logits in zip(found, given, expected, strict=True):
         at_padding = False
         for token, these in zip(row[len(prompt) :], logits[:-1], strict=True):
@@ -96,18 +99,21 @@ def check_steps(rng, drawn):
     given = model_draws.prompts(rng, drawn, rows, ragged=chance(rng, 0.4))
     longest = max(len(row) for row in given)
     decoder = ka.IncrementalDecoder(drawn.model, rows, 40)
-    found, ends = [numpy(decoder.prefill(given))], [longest]
+    numbers = drawn_numbers(rng, drawn, given, 64)
+    prefilled = decoder.prefill(given, of_prompts(numbers, given))
+    found, ends = [numpy(prefilled)], [longest]
     wanted = 60 if decoder.unlimited and drawn.length is None else 38
     while ends[-1] < wanted and len(found) < (30 if BACKEND == "torch" else 12):
         size = min(pick(rng, 1, 1, 1, 2, 3, 5, 9), wanted - ends[-1])
         first = 1 if drawn.masked else 0
         more = rng.integers(first, drawn.vocabulary, (rows, size)).astype("int32")
         given = [np.concatenate(pair) for pair in zip(given, more, strict=True)]
-        found.append(numpy(decoder.step(more[:, 0] if size == 1 else more)))
+        places = of_step(numbers, given, size)
+        found.append(numpy(decoder.step(more[:, 0] if size == 1 else more, **places)))
         ends.append(ends[-1] + size)
     # A row that was padded by some tokens ends so many earlier.
     shorter = [longest_now - len(row) for row in given for longest_now in [ends[-1]]]
-    passes = full_passes(drawn, given, [1] * rows)
+    passes = full_passes(drawn, given, [1] * rows, numbers)
     for row, logits in enumerate(passes):
         for end, these in zip(ends, found, strict=True):
             expected = logits[end - shorter[row] - 1]
@@ -120,7 +126,41 @@ def check_steps(rng, drawn):
                 )
 
 
-def full_passes(drawn, rows, starts):
+def drawn_numbers(rng, drawn, given, count):
+    """For each further input, a number for each token of each row and of `count` more."""
+    return {
+        name: [
+            model_draws.drawn_numbers(rng, name, len(prompt), len(prompt) + count)
+            for prompt in given
+        ]
+        for name in drawn.given
+    }
+
+
+def of_prompts(numbers, given):
+    """The inputs of the prompts, padded on the left as these are; None without any."""
+    longest = max(len(prompt) for prompt in given)
+    return {
+        name: np.stack(
+            [
+                np.pad(row[: len(prompt)], (longest - len(prompt), 0))
+                for row, prompt in zip(rows, given, strict=True)
+            ]
+        )
+        for name, rows in numbers.items()
+    } or None
+
+
+def of_step(numbers, given, size):
+    """Argument of a step of so many tokens, which `given` ends with: their positions."""
+    if "positions" not in numbers:
+        return {}
+    rows = zip(numbers["positions"], given, strict=True)
+    places = np.stack([row[len(tokens) - size : len(tokens)] for row, tokens in rows])
+    return {"inputs": {"positions": places}}
+
+
+def full_passes(drawn, rows, starts, numbers):
     """Logits after each token of each row from the `starts`-th on, the last token left out or not.
 
     One pass of each row; where a part is hostile one pass of each prefix.
@@ -134,14 +174,22 @@ def full_passes(drawn, rows, starts):
     if drawn.length:
         length = drawn.length
     filled = np.stack([np.pad(row, (0, length - len(row)), constant_values=1) for row in rows])
-    output = full_pass(drawn.model, filled)
+    others = [
+        np.stack([np.pad(row[:length], (0, max(length - len(row), 0)), mode="edge") for row in x])
+        for x in numbers.values()
+    ]
+    output = full_pass(drawn.model, filled, *others)
     return [x[start - 1 : len(row)] for x, row, start in zip(output, rows, starts, strict=True)]
 
 
-def full_pass(model, tokens):
+def full_pass(model, tokens, *others):
     tokens = np.asarray(tokens)
     alone = tokens.ndim == 1
-    given = ops.convert_to_tensor(tokens[None] if alone else tokens)
+    given = [ops.convert_to_tensor(tokens[None] if alone else tokens)]
+    given += [
+        ops.convert_to_tensor(x.astype(spec.dtype))
+        for x, spec in zip(others, model.inputs[1:], strict=True)
+    ]
     if BACKEND == "jax":
         state = [v.value for v in model.trainable_variables]
         rest = [v.value for v in model.non_trainable_variables]

@@ -16,6 +16,8 @@ import tape_attention
 from tape import Tape
 
 SAMPLES = (2, 16, 64)
+# What a latent attention without a `position` has.
+LATENT_POSITION = {"kind": "rotary", "fraction": 1.0, "layout": "interleaved"}
 
 
 # Of the imaginary parts that give second derivatives: its square is lost in any precision, and
@@ -116,18 +118,23 @@ def evaluate(tape, config, data, weights):
         return evaluate_function(tape, config, data)
     rank = data["query"].ndim
     inputs = {name: data[name] for name in ("query", "value", "key") if name in data}
-    layer = tape_attention.Layer(
+    kind, further, position = tape_attention.Layer, {}, config["position"]
+    if config["kind"] == "mla":
+        kind, further = tape_attention.LatentLayer, {"rotary_dim": config["rotary_dim"]}
+        position = position or LATENT_POSITION
+    layer = kind(
         weights,
         resolved_axes(config["axes"], rank),
         window=config["window"],
         cap=config["cap"],
-        position=config["position"],
+        position=position,
         single=config["dtype"] != "float64",
         norm=norm_of(config["qk_norm"]),
         scale=None if config["scale"] == "learned" else config["scale"],
         value_norm=config["value_norm"],
         query_scale=config["query_scale"],
         rule=None if config["rule"] is None else lambda q, k: visible_by_rule(config["rule"], q, k),
+        **further,
     )
     causal = config["causal_layer"] if config["causal"] is None else config["causal"]
     causal = causal or (config["rule"] is not None and is_causal_rule(config["rule"]))
@@ -144,7 +151,7 @@ def evaluate(tape, config, data, weights):
         key_mask=key_mask,
         segments=tokens_of_batches(data.get("segment_ids"), batches),
         bidirectional=tokens_of_batches(data.get("bidirectional"), batches),
-        positions=tokens_of_batches(data.get("positions"), batches),
+        **places_of_batches(config, data, batches),
         causal=causal,
         keep_seed=data.get("seed words"),
         rate=rate,
@@ -192,11 +199,22 @@ def is_causal_rule(described):
 
 
 def tokens_of_batches(tokens, batches):
-    """(B|1, T) for each of the folded batch axes, the first one slowest."""
+    """(B|1, T, ...) for each of the folded batch axes, the first one slowest."""
     if tokens is None:
         return None
-    rows = np.broadcast_to(tokens, (batches[0], tokens.shape[1]))
+    rows = np.broadcast_to(tokens, (batches[0], *tokens.shape[1:]))
     return np.repeat(rows, int(np.prod(batches[1:])), axis=0)
+
+
+def places_of_batches(config, data, batches):
+    """Positions of one axis, or of several as `coordinates`."""
+    if config["coordinates"] is None:
+        return {"positions": tokens_of_batches(data.get("positions"), batches)}
+    if config["coordinates"] != "grid":
+        return {"coordinates": tokens_of_batches(data["positions"], batches)}
+    sizes = [config["lengths"][axis - 1] for axis in resolved_axes(config["axes"], 4)]
+    grid = np.indices(sizes).reshape(len(sizes), -1)
+    return {"coordinates": grid.T[None]}
 
 
 def padding_masks(config, data):

@@ -200,6 +200,44 @@ class Tape:
 
         return self.done(np.moveaxis(table.value[buckets], -1, 1), (table, share))
 
+    def pick(self, products, entries):
+        """(B, N, T, E) at integers (B|1, T, S) below E: (B, N, T, S)."""
+        B, N, T, _ = products.value.shape
+        where = np.broadcast_to(entries[:, None], (B, N, T, entries.shape[-1]))
+
+        def share(g):
+            found = np.zeros_like(products.value)
+            b, n, t, _ = np.indices(where.shape, sparse=True)
+            np.add.at(found, (b, n, t, where), g)
+            return found
+
+        return self.done(np.take_along_axis(products.value, where, axis=-1), (products, share))
+
+    def part(self, a, start, stop):
+        """The features from `start` to `stop`."""
+
+        def share(g):
+            found = np.zeros_like(a.value)
+            found[..., start:stop] = g
+            return found
+
+        node = Node(a.value[..., start:stop])
+        self.steps.append((node, [(a, share)]))
+        return node
+
+    def join(self, a, b):
+        """The features of both, one after the other."""
+        size = a.value.shape[-1]
+        node = Node(np.concatenate([a.value, b.value], axis=-1))
+        self.steps.append((node, [(a, lambda g: g[..., :size]), (b, lambda g: g[..., size:])]))
+        return node
+
+    def spread(self, a, shape):
+        """Broadcast to a shape."""
+        node = Node(np.broadcast_to(a.value, shape))
+        self.steps.append((node, [(a, lambda g: g)]))
+        return node
+
     def softmax(self, logits, seen, sink=None):
         """Weights (B, N, T, S), zero where not `seen`; `sink` (N) joins the denominator."""
         x = np.where(seen, logits.value, -np.inf)

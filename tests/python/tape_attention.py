@@ -100,25 +100,55 @@ def murmur(x):
     return x ^ (x >> np.uint32(16))
 
 
-def rotary_angles(tape, positions, size, theta=10000.0, scaling=None, single=True):
+def rotary_angles(
+    tape, positions, size, theta=10000.0, scaling=None, sections=None, single=True, longest=None
+):
     """Cosines and sines (B, T, 1, P) of the scaling's published formula.
 
-    `single` says that the angles are numbers of float32, as in all published models.
+    `positions` are (B|1, T), or (B|1, T, axes) of `sections`; `longest` (B|1) is the length of each
+    sequence. `single` says that the angles are numbers of float32, as in all published models.
     """
-    frequencies, factor = rotary_frequencies(size, theta, scaling)
-    angles = np.asarray(positions, float)[..., None] * frequencies
+    frequencies, factor = rotary_frequencies(size, theta, scaling, longest)
+    if sections is not None and sections["type"] == "axial":
+        parts = [theta ** (-np.arange(pairs) / pairs) for pairs in sections["sizes"]]
+        frequencies = np.concatenate(parts)
+    places = np.asarray(positions, float)
+    several = places.ndim == 3
+    places = places[..., axes_of_pairs(**sections)] if several else places[..., None]
+    angles = places * frequencies
     if tape.rounding and single:
         # Twice: the frequency is rounded, and the product.
         angles = tape.rounded(tape.rounded(angles, 2.0**-23), 2.0**-23).real.astype(float)
     return [factor * f(angles)[:, :, None] for f in (np.cos, np.sin)]
 
 
-def rotary_frequencies(size, theta, scaling):
-    """(P) frequencies, and the factor of cosine and sine."""
+def axes_of_pairs(type, sizes):
+    """(P): the axis of the positions by which each pair is rotated.
+
+    "interleaved": pair i goes to axis i mod axes while that axis has pairs left, else to the first.
+    """
+    if type != "interleaved":
+        return [axis for axis, size in enumerate(sizes) for _ in range(size)]
+    left, found = list(sizes), []
+    for i in range(sum(sizes)):
+        axis = i % len(sizes)
+        axis = axis if axis == 0 or left[axis] else 0
+        left[axis] -= 1
+        found.append(axis)
+    return found
+
+
+def rotary_frequencies(size, theta, scaling, longest=None):
+    """(P) frequencies or (B|1, 1, P) by length, and the factor of cosine and sine."""
     i = np.arange(size // 2)
     plain = theta ** (-2.0 * i / size)
     if scaling is None:
         return plain, 1.0
+    if scaling["type"] == "proportional":
+        turning = i < int(scaling["partial_rotary_factor"] * size // 2)
+        return np.where(turning, plain / scaling.get("factor", 1.0), 0.0), 1.0
+    if scaling["type"] in ("dynamic", "longrope"):
+        return frequencies_by_length(size, theta, scaling, longest)
     factor = scaling["factor"]
     if scaling["type"] == "linear":
         return plain / factor, 1.0
@@ -141,6 +171,55 @@ def rotary_frequencies(size, theta, scaling):
     low, high = max(math.floor(bounds[0]), 0), min(math.ceil(bounds[1]), size - 1)
     ramp = np.clip((i - low) / (high - low if high > low else 0.001), 0.0, 1.0)
     return plain * (1 - ramp) + plain / factor * ramp, 0.1 * math.log(factor) + 1.0
+
+
+def frequencies_by_length(size, theta, scaling, longest):
+    """(B|1, 1, P) of sequences of lengths (B|1): dynamic NTK and LongRoPE."""
+    i = np.arange(size // 2)
+    trained = scaling["original_max_position_embeddings"]
+    length = scaling.get("length")
+    lengths = np.asarray(longest if length is None else [length], float)[:, None, None]
+    if scaling["type"] == "dynamic":
+        factor = scaling["factor"]
+        growth = factor * np.maximum(lengths, trained) / trained - (factor - 1)
+        bases = theta * growth ** (size / max(size - 2, 1))
+        return bases ** (-2.0 * i / size), 1.0
+    divisors = np.where(
+        lengths > trained, scaling["long_factor"], np.array(scaling["short_factor"])
+    )
+    attention = math.sqrt(1 + math.log(scaling["factor"]) / math.log(trained))
+    return theta ** (-2.0 * i / size) / divisors, attention
+
+
+def offsets(coordinates, farthest):
+    """(B|1, T, T): the entry of each pair's offsets along the axes, query less key."""
+    entries = 0
+    for axis, most in enumerate(farthest):
+        of_axis = np.asarray(coordinates, float)[..., axis]
+        away = np.trunc(of_axis[:, :, None] - of_axis[:, None, :])
+        entries = entries * (2 * most + 1) + np.clip(away, -most, most).astype(int) + most
+    return entries
+
+
+def sinusoids(farthest, width):
+    """(2 M + 1, width) of the distances M to -M: sine and cosine in turn."""
+    angles = np.arange(farthest, -farthest - 1.0, -1)[:, None] / 1e4 ** (
+        2 * (np.arange(width) // 2) / width
+    )
+    return np.where(np.arange(width) % 2 == 0, np.sin(angles), np.cos(angles))
+
+
+def deberta_rows(away, farthest, buckets=None):
+    """Rows of the tables for distances, query less key, by the published formula."""
+    if buckets is None:
+        return np.clip(away + farthest, 0, 2 * farthest - 1)
+    exact = buckets // 4
+    far = np.maximum(abs(away), exact)
+    # Less a hair: in exact arithmetic powers lie on the edge, where float32 is below it.
+    growth = np.log(far / exact) / np.log((farthest - 1) / exact) * (exact - 1)
+    log = np.sign(away) * (np.ceil(growth - 1e-6).astype(int) + exact)
+    rows = np.where(abs(away) <= exact, away, log)
+    return np.clip(rows + buckets // 2, 0, 2 * (buckets // 2) - 1)
 
 
 def distances(query_positions, key_positions):
@@ -215,6 +294,7 @@ class Layer:
         segments=None,
         bidirectional=None,
         positions=None,
+        coordinates=None,
         causal=False,
         keep_seed=None,
         rate=0.0,
@@ -223,7 +303,7 @@ class Layer:
 
         `inputs` holds "query" and, for attention over others, "value" and "key"; masks of padding
         have the inputs' axes but the last, `mask` and `bias` those of the scores, all of them,
-        `segments`, `bidirectional` and `positions` are (B', T).
+        `segments`, `bidirectional` and `positions` are (B', T), `coordinates` (B'|1, T, axes).
         """
         leaves = {name: tape.leaf(x) for name, x in inputs.items()}
         leaves |= {name: tape.leaf(x) for name, x in self.weights.items()}
@@ -235,10 +315,7 @@ class Layer:
         batch = [axis for axis in range(rank - 1) if axis not in self.axes]
         self.order = batch + list(self.axes)
         folded = {id(x): self.fold(tape, x) for x in (query, value, key)}
-        q, k, v = (
-            self.project(tape, leaves, name, folded[id(x)])
-            for name, x in (("query", query), ("key", key), ("value", value))
-        )
+        q, k, v = self.heads(tape, leaves, *(folded[id(x)] for x in (query, key, value)))
         norm = dict(self.norm or {})
         after = norm.pop("after_position", False)
         if self.norm is not None and not after:
@@ -251,9 +328,15 @@ class Layer:
         if bias is not None:
             leaves["attention_bias"] = tape.leaf(bias)
             biases.append(self.fold_bias(tape, leaves["attention_bias"], len(batch), (B, T, S)))
-        if self.position is not None and self.position["kind"] == "rotary":
-            q, k = (self.rotated(tape, x, p) for x, p in ((q, places), (k, key_places)))
-        elif self.position is not None:
+        kind = None if self.position is None else self.position["kind"]
+        if kind == "rotary":
+            at = (places, key_places) if coordinates is None else (coordinates, coordinates)
+            longest = longest_of(*at)
+            q, k = (self.rotated(tape, x, p, longest) for x, p in ((q, at[0]), (k, at[1])))
+        elif kind == "grid":
+            entries = offsets(coordinates, self.position["max_distance"])
+            biases.append(tape.look_up(leaves["table"], entries))
+        elif kind in ("alibi", "relative"):
             biases.append(
                 self.position_bias(tape, leaves, N, distances(places, key_places), causal)
             )
@@ -264,6 +347,11 @@ class Layer:
             q = tape.multiply(q, factor)
         if self.query_scale is not None:
             q = tape.scale(q, query_factors(places, **self.query_scale)[:, :, None, None])
+        if kind == "relative keys":
+            away = np.trunc(distances(places, key_places)).astype(int)
+            biases.append(self.key_bias(tape, leaves, q, k, away))
+            if "content_bias" in leaves:
+                q = tape.add(q, leaves["content_bias"])
         if self.value_norm:
             v = tape.norm(v)
         seen = visible(
@@ -323,11 +411,43 @@ class Layer:
             heads.append(x)
         return heads
 
-    def rotated(self, tape, x, places):
-        options = {n: y for n, y in self.position.items() if n in ("theta", "scaling")}
+    def heads(self, tape, leaves, query, key, value):
+        """Projected queries, keys and values of folded inputs."""
+        inputs = (("query", query), ("key", key), ("value", value))
+        return [self.project(tape, leaves, name, x) for name, x in inputs]
+
+    def rotated(self, tape, x, places, longest):
+        names = ("theta", "scaling", "sections")
+        options = {n: y for n, y in self.position.items() if n in names}
         size = int(x.value.shape[3] * self.position["fraction"] + 1e-6)
-        angles = rotary_angles(tape, places, size, single=self.single, **options)
+        angles = rotary_angles(tape, places, size, single=self.single, longest=longest, **options)
         return tape.rotate(x, *angles, self.position["layout"])
+
+    def key_bias(self, tape, leaves, query, key, away):
+        """(B, N, T, S) of queries and keys at distances `away`, key less query."""
+        scale = 1.0 / math.sqrt(query.value.shape[3]) if self.scale is None else self.scale
+        farthest, kind = self.position["max_distance"], self.position["type"]
+        away = np.clip(away, -farthest, farthest)
+        if kind == "shaw":
+            table = leaves["key_table"]
+            table = tape.reshape(table, (table.value.shape[0], table.value.shape[2]))
+            products = tape.einsum("btnh,eh->bnte", tape.scale(query, scale), table)
+            return tape.pick(products, away + farthest)
+        if kind == "transformer_xl":
+            kernel = leaves["position_kernel"]
+            waves = tape.leaf(tape.rounded(sinusoids(farthest, kernel.value.shape[0])))
+            table = tape.einsum("ew,wnh->enh", waves, kernel)
+            query = tape.scale(tape.add(query, leaves["position_bias"]), scale)
+            return tape.pick(tape.einsum("btnh,enh->bnte", query, table), away + farthest)
+        rows = deberta_rows(-away, farthest, self.position.get("num_buckets"))
+        found = []
+        for x, table, entries in (
+            (query, leaves["key_table"], rows),
+            (key, leaves["query_table"], np.swapaxes(rows, 1, 2)),
+        ):
+            products = tape.einsum("btnh,enh->bnte", tape.scale(x, scale), table)
+            found.append(tape.pick(products, entries))
+        return tape.add(found[0], tape.transpose(found[1], (0, 1, 3, 2)))
 
     def position_bias(self, tape, leaves, heads, distance, causal):
         if self.position["kind"] == "alibi":
@@ -402,9 +522,50 @@ class Layer:
         return self
 
 
+class LatentLayer(Layer):
+    """Multi-head latent attention; its position rotates the last `rotary_dim` features."""
+
+    def __init__(self, *args, rotary_dim, **options):
+        super().__init__(*args, **options)
+        self.rotary_dim = rotary_dim
+
+    def heads(self, tape, leaves, query, key, value):
+        of_queries = query
+        if "query_latent/kernel" in leaves:
+            of_queries = self.latent(tape, leaves, "query_latent", query)
+            of_queries = tape.multiply(tape.norm(of_queries), leaves["query_latent_norm/scale"])
+        q = self.project(tape, leaves, "query", of_queries)
+        made = self.latent(tape, leaves, "latent", query)
+        rank = made.value.shape[-1] - self.rotary_dim
+        latent = tape.norm(tape.part(made, 0, rank))
+        latent = tape.multiply(latent, leaves["latent_norm/scale"])
+        shared = tape.part(made, rank, rank + self.rotary_dim)
+        k, v = (self.project(tape, leaves, name, latent) for name in ("key", "value"))
+        B, S, N, _ = k.value.shape
+        shared = tape.reshape(shared, (B, S, 1, self.rotary_dim))
+        return q, tape.join(k, tape.spread(shared, (B, S, N, self.rotary_dim))), v
+
+    def latent(self, tape, leaves, name, x):
+        made = tape.einsum("btd,dc->btc", x, leaves[f"{name}/kernel"])
+        bias = leaves.get(f"{name}/bias")
+        return made if bias is None else tape.add_bias(made, bias)
+
+    def rotated(self, tape, x, places, longest):
+        size = x.value.shape[-1]
+        plain = tape.part(x, 0, size - self.rotary_dim)
+        turned = tape.part(x, size - self.rotary_dim, size)
+        return tape.join(plain, super().rotated(tape, turned, places, longest))
+
+
+def longest_of(*positions):
+    """(B|1): the largest position of each sequence plus one, at least 1."""
+    found = [np.asarray(x).max(axis=tuple(range(1, np.ndim(x))), initial=0) + 1 for x in positions]
+    return np.maximum(*np.broadcast_arrays(*found))
+
+
 def sum_like(x, shape):
     axes = tuple(i for i, size in enumerate(shape) if size == 1 and x.shape[i] != 1)
     return x.sum(axis=axes, keepdims=True)
 
 
-__all__ = ["Layer", "Tape", "attention", "kept_weights", "visible"]
+__all__ = ["LatentLayer", "Layer", "Tape", "attention", "kept_weights", "visible"]

@@ -48,6 +48,16 @@ def model_of(*arguments, options=None, between=lambda x: x, length=None):
     return with_weights(keras.Model([*given.values(), tokens], output))
 
 
+def test_the_tokens_are_the_input_that_is_no_argument_of_attention():
+    given = {name: keras.Input((None,), dtype="int32", name=name) for name in IDS}
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    x = made({})(layers.Embedding(VOCABULARY, FEATURES)(tokens), **given)
+    output = layers.Dense(VOCABULARY)(x)
+    for order in ([tokens, *given.values()], [*given.values(), tokens]):
+        plan = make_plan(keras.Model(order, output))
+        assert plan.program.specs[plan.tokens].name == "tokens"
+
+
 def whole(argument, ids, length):
     """What a full pass is given: later tokens are in the last segment, and in no span."""
     later = ids[:, -1:] if argument == "segment_ids" else np.zeros((len(ids), 1), int)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import latent_reference
 import layer_reference
 import reference
 import tape_attention
@@ -138,14 +139,37 @@ ROTARY = {"kind": "rotary", "fraction": 0.5, "layout": "interleaved", "theta": 1
 RELATIVE = {"kind": "relative", "num_buckets": 8, "max_distance": 11}
 
 
-@pytest.mark.parametrize("position", [ROTARY, RELATIVE, {"kind": "alibi"}])
+SHAW = {"kind": "relative keys", "type": "shaw", "max_distance": 3}
+TRANSFORMER_XL = SHAW | {"type": "transformer_xl"}
+DEBERTA = SHAW | {"type": "deberta", "num_buckets": 8, "max_distance": 13}
+GRID = {"kind": "grid", "max_distance": (1, 2)}
+RELATIVE_KEYS = {
+    "key_table": {"shaw": (7, 1, 4), "deberta": (8, 3, 4)},
+    "query_table": {"deberta": (8, 3, 4)},
+    "position_kernel": {"transformer_xl": (5, 3, 4)},
+    "position_bias": {"transformer_xl": (3, 4)},
+    "content_bias": {"transformer_xl": (3, 4)},
+}
+
+
+def weights_of_position(rng, position):
+    kind = position.get("type")
+    found = {name: shapes[kind] for name, shapes in RELATIVE_KEYS.items() if kind in shapes}
+    found |= {"table": (15, 3)} if position is GRID else {}
+    return {name: rng.normal(size=shape) for name, shape in found.items()}
+
+
+@pytest.mark.parametrize(
+    "position", [ROTARY, RELATIVE, {"kind": "alibi"}, SHAW, TRANSFORMER_XL, DEBERTA, GRID], ids=str
+)
 def test_gradients_of_a_layer_are_differences_of_its_output(position):
     """Of every input and weight, along a random direction each."""
     rng = np.random.default_rng(2)
     arrays = {"query": rng.normal(size=(2, 5, 7))}
-    weights = layer_weights(rng, 7, 3, 4, 5, (7,))
+    weights = layer_weights(rng, 7, 3, 4, 5, (7,)) | weights_of_position(rng, position)
     upstream = rng.normal(size=(2, 5, 7))
     given = {
+        "coordinates": rng.integers(0, 4, (1, 5, 2)),
         "bias": rng.normal(size=(3, 5, 5)),
         "key_mask": np.arange(5) < np.array([[5], [3]]),
         "causal": True,
@@ -154,6 +178,9 @@ def test_gradients_of_a_layer_are_differences_of_its_output(position):
         "positions": np.array([[0, 2, 3, 7, 8], [1, 2, 3, 4, 9]]),
     }
     given["bias"] = given["bias"][None]
+
+    if position is not GRID:
+        given.pop("coordinates")
 
     def run(**moved):
         known = weights | {name: x for name, x in moved.items() if name in weights}
@@ -199,3 +226,31 @@ def test_norms_of_whole_arrays_are_those_of_the_loops(norm):
     layer = tape_attention.Layer(weights, (1,), position=position, norm=norm).with_sizes(x, x)
     output, *_ = layer(Tape(), {"query": x})
     np.testing.assert_allclose(output.value, expected, rtol=1e-10, atol=1e-11)
+
+
+def test_latent_attention_of_whole_arrays_is_that_of_the_loops():
+    rng = np.random.default_rng(5)
+    x, places = rng.normal(size=(2, 5, 7)), rng.integers(0, 9, (2, 5))
+    shapes = {
+        "query_latent/kernel": (7, 6),
+        "query_latent/bias": (6,),
+        "query_latent_norm/scale": (6,),
+        "query/kernel": (6, 3, 5),
+        "latent/kernel": (7, 6),
+        "latent/bias": (6,),
+        "latent_norm/scale": (4,),
+        "key/kernel": (4, 3, 3),
+        "value/kernel": (4, 3, 8),
+        "attention_output/kernel": (3, 8, 7),
+    }
+    weights = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    position = {"kind": "rotary", "fraction": 1.0, "layout": "interleaved"}
+    layer = tape_attention.LatentLayer(weights, (1,), position=position, rotary_dim=2)
+    output, scores, _, _ = layer.with_sizes(x, x)(
+        Tape(), {"query": x}, causal=True, positions=places
+    )
+    expected = latent_reference.latent_attention(
+        weights, x, rotated=2, causal=True, positions=places
+    )
+    np.testing.assert_allclose(output.value, expected[0], rtol=1e-10, atol=1e-11)
+    np.testing.assert_allclose(scores.value, expected[1], rtol=1e-10, atol=1e-11)

@@ -48,7 +48,8 @@ class IncrementalDecoder:
         batch_size: B.
         max_length: The most tokens of a row. Where every attention layer has a
             `sliding_window` that is no longer than this, rows may be longer.
-        token_input: Name or index of the input that grows; the last by default.
+        token_input: Name or index of the input that grows; by default the last one, leaving out
+            those that are only the segments, spans or positions of attention layers.
 
     Raises:
         ValueError: A layer cannot be decoded per position; the message has the

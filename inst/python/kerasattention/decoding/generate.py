@@ -56,7 +56,8 @@ def generate(
             as their logits agree.
         num_return_sequences: How many continuations of each prompt.
         inputs: Other inputs of the model (an encoder's), by name or in order.
-        token_input: Which input the tokens are; the last by default.
+        token_input: Which input the tokens are; by default the last one, leaving out those that
+            are only the segments or spans of attention layers.
         callback: Called with the new tokens (B) each time one has come; the
             generation ends when it gives False.
         progress: Whether to show a progress bar, or a function called with the

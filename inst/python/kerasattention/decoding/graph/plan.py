@@ -13,6 +13,7 @@ from kerasattention.decoding.cache.spec import CacheSpec
 from kerasattention.decoding.graph import layer_support, probe
 from kerasattention.decoding.graph.program import Instruction, Program, flatten_graph
 from kerasattention.decoding.graph.prompt_arguments import (
+    is_argument_only,
     prompt_inputs,
     step_inputs,
     step_instruction,
@@ -86,8 +87,8 @@ def make_plan(model: keras.Model, token_input: str | int | None = None) -> Plan:
 
     Args:
         model: The model.
-        token_input: Name or index of the input that grows token by token; the last
-            one by default.
+        token_input: Name or index of the input that grows token by token; by default the last
+            one, leaving out those that are only the segments, spans or positions of attention.
 
     Raises:
         ValueError: A layer cannot be decoded; the message has its name and the reason.
@@ -140,7 +141,9 @@ def _token_slot(program: Program, token_input: str | int | None) -> int:
     slots = program.inputs
     names = [program.specs[slot].name for slot in slots]
     if token_input is None:
-        token_input = len(slots) - 1
+        # Whatever their order: nobody continues segments.
+        possible = [i for i, slot in enumerate(slots) if not is_argument_only(program, slot)]
+        token_input = possible[-1] if possible else len(slots) - 1
     known = token_input in names if isinstance(token_input, str) else token_input < len(slots)
     if not known:
         raise ValueError(

@@ -56,6 +56,19 @@ def prompt_inputs(program: Program, moving: set[int]) -> dict[int, str]:
     return found
 
 
+def is_argument_only(program: Program, source: int) -> bool:
+    """Whether attention layers read an input of the model as such an argument, and nothing else."""
+    found = False
+    for instruction in program.instructions:
+        if isinstance(instruction.operation, CastTo):
+            continue
+        read = {slot for slot in instruction.inputs if program.input_behind(slot) == source}
+        if not read.issubset(_slots_of(instruction).values()):
+            return False
+        found = found or bool(read)
+    return found
+
+
 def step_inputs(program: Program, inputs: dict[int, str], read: set[int]) -> dict[int, int]:
     """The slots that steps read positions from, each with that of the model's input.
 
