@@ -10,7 +10,8 @@
 #' @param rank The rank of the factors, for instance 4 or 8.
 #' @param alpha The product of the factors is multiplied by `alpha / rank`; `NULL` is `rank`.
 #' @param projections The kernels that get factors: some of `"query"`, `"key"`, `"value"`,
-#'   `"output"`, `"gate"`.
+#'   `"output"`, `"gate"`. `"value"` is the projection of keys in a layer with
+#'   `use_key_as_value`.
 #'
 #' @returns The model, invisibly.
 #' @export

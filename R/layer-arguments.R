@@ -67,6 +67,7 @@ constructor_checks <- function() {
     logit_soft_cap = list(check_number, above = 0, null = TRUE),
     attention_sink = list(check_flag),
     value_norm = list(check_flag),
+    use_key_as_value = list(check_flag),
     scale = list(check_scale),
     query_scale = list(check_query_scale),
     key_value_of = list(check_key_value_of),

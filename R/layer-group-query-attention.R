@@ -62,6 +62,9 @@
 #'   denominator, so that it can attend to nothing (Xiao et al. 2023).
 #' @param value_norm Whether each projected value head is divided by its root mean square,
 #'   without a learned scale, as in Gemma 4.
+#' @param use_key_as_value Whether the projected keys are the values too, before their norm and
+#'   position are applied, as in Gemma 4. The layer then has no projection of values,
+#'   `value_norm` is of the keys, and a call has no `key` other than its `value`.
 #' @param scale The factor of the logits: `NULL` for 1 / sqrt(H), a number, or `"learned"`:
 #'   each of the H features of a head has a learned factor, which is at first 1 / sqrt(H) (Das
 #'   et al. 2024).
@@ -241,6 +244,7 @@ layer_group_query_attention <- function(
   logit_soft_cap = NULL,
   attention_sink = FALSE,
   value_norm = FALSE,
+  use_key_as_value = FALSE,
   scale = NULL,
   query_scale = NULL,
   key_value_of = NULL,

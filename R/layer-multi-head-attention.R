@@ -97,6 +97,7 @@ layer_multi_head_attention <- function(
   logit_soft_cap = NULL,
   attention_sink = FALSE,
   value_norm = FALSE,
+  use_key_as_value = FALSE,
   scale = NULL,
   query_scale = NULL,
   key_value_of = NULL,

@@ -191,6 +191,7 @@ describe_options <- function(layer) {
       paste("soft cap", layer$logit_soft_cap)
     },
     if (layer$value_norm) "value norm",
+    if (layer$use_key_as_value) "keys as values",
     if (!is.null(layer$key_value_of)) {
       paste0("keys and values of \"", layer$key_value_of, "\"")
     },

@@ -10,7 +10,7 @@
 #' @param query A matrix (N * H, D), a row for each output and a column for each input, as
 #'   torch stores a `Linear`; or `list(matrix, bias)` with a bias of length N * H.
 #' @param key,value Matrices (K * H, D), or lists with a bias of length K * H; `NULL` for a layer
-#'   with `key_value_of`.
+#'   with `key_value_of`, `value` for one with `use_key_as_value`.
 #' @param output A matrix (D, N * H), or a list with a bias of length D.
 #' @param ... Not used.
 #' @param gate A matrix (N * H, D), for a layer with `use_gate = TRUE`; (N, D) for one with
@@ -78,7 +78,8 @@ load_projections <- function(
   )
   for (name in names(matrices)) {
     optional <- name == "gate" ||
-      name %in% c("key", "value") && !is.null(layer$key_value_of)
+      name %in% c("key", "value") && !is.null(layer$key_value_of) ||
+      name == "value" && layer$use_key_as_value
     check_matrix(matrices[[name]], name, null = optional)
   }
   vectors <- list(

@@ -44,9 +44,10 @@ def attention_layer(
     key = value if key is None else key
     axes = tuple(range(1, query.ndim - 1)) if axes is None else axes
     batch = [axis for axis in range(query.ndim - 1) if axis not in axes]
+    values = "value" if "value/kernel" in weights else "key"
     q, k, v = (
         fold(project(weights, name, x), axes)
-        for name, x in (("query", query), ("key", key), ("value", value))
+        for name, x in (("query", query), ("key", key), (values, value))
     )
     B, T, N, S = *q.shape[:3], k.shape[1]
     places = np.broadcast_to(np.arange(T) if positions is None else positions, (B, T))

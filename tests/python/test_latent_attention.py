@@ -457,7 +457,7 @@ def test_the_signature_has_every_option_that_it_takes():
     import inspect
 
     names = set(inspect.signature(ka.LatentAttention.__init__).parameters)
-    assert set(OPTIONS) - names == {"qk_norm", "value_norm", "key_value_of"}
+    assert set(OPTIONS) - names == {"qk_norm", "value_norm", "use_key_as_value", "key_value_of"}
     assert "qk_norm" not in ka.LatentAttention.__doc__
     assert "logit_soft_cap" in ka.LatentAttention.__doc__
 

@@ -179,7 +179,7 @@ def test_shared_keys_of_gemma_3n(kind):
         for norm in (module.q_norm, getattr(module, "k_norm", None)):
             if norm is not None:
                 norm.weight.data.uniform_(0.5, 1.5)
-        copy_weights(layer, gemma_3n_weights(module, N, K))
+        copy_weights(layer, gemma_weights(module, N, K))
     found = [source(tensor(x))]
     found.append(user(tensor(y), key_value_from=found[0]))
     angles = np.arange(T)[:, None] * theta ** (-np.arange(0, H, 2) / H)
@@ -195,7 +195,49 @@ def test_shared_keys_of_gemma_3n(kind):
         np.testing.assert_allclose(to_numpy(ours), expected, rtol=1e-5, atol=1e-5 * size)
 
 
-def gemma_3n_weights(module, N, K):
+def test_keys_as_values_of_gemma_4():
+    from transformers.models.gemma4 import modeling_gemma4 as theirs
+
+    N, K, position = 6, 2, RotaryPosition(500.0)
+    config = transformers.Gemma4TextConfig(
+        hidden_size=D,
+        global_head_dim=H,
+        num_attention_heads=N,
+        num_global_key_value_heads=K,
+        num_hidden_layers=1,
+        layer_types=["full_attention"],
+        attention_k_eq_v=True,
+        rope_parameters={"full_attention": rope(position)},
+    )
+    config._attn_implementation = "eager"
+    torch.manual_seed(3)
+    module = theirs.Gemma4TextAttention(config, 0).eval()
+    for norm in (module.q_norm, module.k_norm):
+        norm.weight.data.uniform_(0.5, 1.5)
+    layer = GroupQueryAttention(
+        *(H, N, K),
+        position=position,
+        qk_norm=True,
+        value_norm=True,
+        use_key_as_value=True,
+        scale=1.0,
+        use_bias=False,
+        use_causal_mask=True,
+    )
+    x = np.random.default_rng(1).normal(size=(B, T, D)).astype("float32")
+    layer.build((B, T, D))
+    copy_weights(layer, gemma_weights(module, N, K))
+    found = to_numpy(layer(tensor(x)))
+    angles = theirs.Gemma4TextRotaryEmbedding(config)(
+        torch.as_tensor(x), torch.arange(T)[None], "full_attention"
+    )
+    mask = torch.full((T, T), -np.inf).triu(1)[None, None]
+    expected = module(torch.as_tensor(x), angles, mask, shared_kv_states={})[0].detach().numpy()
+    size = np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * size)
+
+
+def gemma_weights(module, N, K):
     def kernel(linear, heads):
         return linear.weight.detach().numpy().T.reshape(D, heads, H)
 
@@ -206,11 +248,11 @@ def gemma_3n_weights(module, N, K):
     }
     if module.is_kv_shared_layer:
         return weights
-    return weights | {
-        "key/kernel": kernel(module.k_proj, K),
-        "key_norm/scale": module.k_norm.weight.detach().numpy(),
-        "value/kernel": kernel(module.v_proj, K),
-    }
+    weights["key/kernel"] = kernel(module.k_proj, K)
+    weights["key_norm/scale"] = module.k_norm.weight.detach().numpy()
+    if module.v_proj is not None:
+        weights["value/kernel"] = kernel(module.v_proj, K)
+    return weights
 
 
 ROTARY = {

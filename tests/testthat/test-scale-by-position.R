@@ -60,3 +60,21 @@ test_that("values are divided by their root mean square", {
   expect_close(made(x), expected)
   expect_snapshot(layer(value_norm = NA), error = TRUE)
 })
+
+test_that("keys are used as values", {
+  skip_without_keras()
+  x <- numbers(2, 3, 11)
+  one <- layer(use_key_as_value = TRUE)
+  two <- layer()
+  for (made in list(one, two)) {
+    made(x)
+  }
+  expect_match(format(one), "keys as values")
+  weights <- one$get_weights() # kernel and bias of query, key and output
+  two$set_weights(weights[c(1:4, 3:4, 5:6)])
+  expect_close(two(x), as.array(one(x)))
+  expect_snapshot(error = TRUE, {
+    layer(use_key_as_value = 1)
+    layer_multi_head_attention(NULL, 2, 4, 3, use_key_as_value = TRUE)
+  })
+})

@@ -13,7 +13,10 @@ def decoder(key_value=2):
     given = keras.Input((None,), dtype="int32")
     x = keras.layers.Embedding(WORDS, WIDTH, name="tok")(given)
     options = {"use_causal_mask": True, "position": ka.RotaryPosition()}
-    first = ka.GroupQueryAttention(4, 8, key_value, name="first", **options)
+    keys_only = key_value == 2
+    first = ka.GroupQueryAttention(
+        *(4, 8, key_value), name="first", use_key_as_value=keys_only, **options
+    )
     x = keras.layers.Add()([x, first(x)])
     second = ka.GroupQueryAttention(4, 8, key_value, name="second", key_value_of=first, **options)
     x = keras.layers.Add()([x, second(x)])

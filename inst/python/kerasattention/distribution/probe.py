@@ -63,6 +63,8 @@ def _length(length: int | None) -> int:
 def _model_of(layer: Any, length: int) -> tuple[keras.Model, int]:
     """Two layers after another; one where its output cannot be its input."""
     kernels = {v.path.split("/")[-2]: v.shape for v in layer.weights if v.path.endswith("/kernel")}
+    # Keys that are used as values are of the same tokens.
+    kernels = {"value": kernels["key"], **kernels}
     sizes = [kernels[name][0] for name in ("query", "value", "key")]
     inputs = [keras.Input((length, size), dtype=layer.compute_dtype) for size in sizes]
     if len(set(sizes)) > 1:

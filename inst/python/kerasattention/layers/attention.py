@@ -58,6 +58,23 @@ class AttentionLayer(AttendingLayer):
         self.shares_key_value = False
         for name, option in OPTIONS.items():
             option.keep(self, options[name])
+        self._check_key_as_value()
+
+    def _check_key_as_value(self) -> None:
+        """Refuses `use_key_as_value` with options that the keys cannot honour."""
+        if not self.use_key_as_value:
+            return
+        if self.key_value_of is not None:
+            raise ValueError(
+                "`use_key_as_value` is an option of the layer that computes the keys, "
+                f"`key_value_of`. Received: key_value_of={self.key_value_of!r}"
+            )
+        if self._heads.value_size != self._heads.size:
+            raise ValueError(
+                "`value_dim` must be None or `key_dim` where keys are used as values, "
+                "`use_key_as_value=True`. "
+                f"Received: value_dim={self._heads.value_size}, key_dim={self._heads.size}"
+            )
 
     def build(
         self,
@@ -101,6 +118,11 @@ class AttentionLayer(AttendingLayer):
         query, value, key = (checks.one_tensor(name, given.get(name)) for name in INPUTS)
         if query is None:
             raise ValueError("`query` is required: a tensor (batch, length, features).")
+        if self.use_key_as_value and key is not None and key is not value:
+            raise ValueError(
+                f"`key` must be left out: layer {self.name!r} uses the keys of `value` as values "
+                "(`use_key_as_value`)."
+            )
         checks.numbers_of_tokens(given)
         if given.get("positions") is not None:
             given["positions"] = hide_real(given["positions"], self, query)

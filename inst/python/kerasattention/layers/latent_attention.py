@@ -34,7 +34,7 @@ from kerasattention.positions.rotary import RotaryPosition
 from kerasattention.positions.scaling import factor_of_all_logits
 
 # Norms of the heads' keys and values: a cache holds the latents, to which they cannot be applied.
-_REFUSED = ("qk_norm", "value_norm", "key_value_of")
+_REFUSED = ("qk_norm", "value_norm", "use_key_as_value", "key_value_of")
 
 
 @keras.saving.register_keras_serializable(package="kerasattention")

@@ -223,6 +223,14 @@ class SharedOptions:
         "(Gemma 4).",
         always_in_config=False,
     )
+    use_key_as_value = Option(
+        False,
+        checks.flag,
+        "Whether the projected keys are the values too, before their norm and position are applied "
+        "(Gemma 4): the layer has no projection of values, and `value_norm` is of the keys. A call "
+        "takes no `key` other than `value`.",
+        always_in_config=False,
+    )
     scale = Option(
         None,
         check_scale,
@@ -278,6 +286,7 @@ class NamedOptions(TypedDict, total=False):
     logit_soft_cap: float | None
     attention_sink: bool
     value_norm: bool
+    use_key_as_value: bool
     scale: float | str | None
     query_scale: ScaleByPosition | dict[str, Any] | None
     key_value_of: Any

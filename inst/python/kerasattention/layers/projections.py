@@ -5,6 +5,7 @@ It has more than 300 lines because one class has all that concerns the sublayers
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -103,7 +104,7 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
             self._gate_dense = self._projection(
                 "gate", query_shape, heads.query, self.gate_size, activation="sigmoid"
             )
-        if computes:
+        if computes and not self.use_key_as_value:
             self._value_dense = self._projection(
                 "value", value_shape, heads.key_value, heads.value_size
             )
@@ -124,7 +125,8 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
         """Refuses sizes that no memory holds, before the first kernel is made."""
         heads = self._heads
         checks.kernel("query", (query[-1], heads.query, heads.size))
-        checks.kernel("value", (value[-1], heads.key_value, heads.value_size))
+        if not self.use_key_as_value:
+            checks.kernel("value", (value[-1], heads.key_value, heads.value_size))
         checks.kernel("key", (key[-1], heads.key_value, heads.size))
         output = self._output_shape or (query[-1],)
         checks.kernel("attention_output", (heads.query, heads.value_size, *output))
@@ -228,18 +230,37 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
             return source.key, source.value  # (B, S, K, H), (B, S, K, Hv)
 
         def heads(key: Tensor) -> Tensor:
-            heads = apply(self._key_dense, key)  # (B, ..., K, H)
-            return normalize(self._key_norm, heads) if self._norms_first else heads
-
-        real = functools.partial(self._unfolded, call.key_padding, call.key)
-        key = projector.project(heads, call.key, real)  # (B, ..., K, H)
+            return self._normed_keys(apply(self._key_dense, key))  # (B, ..., K, H)
 
         def values(value: Tensor) -> Tensor:
-            heads = apply(self._value_dense, value)  # (B, ..., K, Hv)
-            return unlearned_rms(heads) if self.value_norm else heads
+            return self._normed_values(apply(self._value_dense, value))  # (B, ..., K, Hv)
 
-        value = projector.project(values, call.value, real)  # (B, ..., K, Hv)
+        real = functools.partial(self._unfolded, call.key_padding, call.key)
+        if self.use_key_as_value:
+            key, value = self._keys_twice(call, projector, real)  # (B, ..., K, H)
+        else:
+            key = projector.project(heads, call.key, real)  # (B, ..., K, H)
+            value = projector.project(values, call.value, real)  # (B, ..., K, Hv)
         return self._fold.fold(key), self._fold.fold(value)  # (B, S, K, H), (B, S, K, Hv)
+
+    def _keys_twice(
+        self, call: LayerCall, projector: Projector, real: Callable[[], Tensor | None]
+    ) -> tuple[Tensor, Tensor]:
+        """Keys, and the same as values: projected once, each with its norm."""
+        heads = projector.project(
+            functools.partial(apply, self._key_dense), call.key, real
+        )  # (B, ..., K, H)
+        options = self.norm_options
+        # As in `_norm_positioned()`.
+        features = 2 if options is not None and options.over == "width" else 1
+        key = projector.project(self._normed_keys, heads, features=features)  # (B, ..., K, H)
+        return key, projector.project(self._normed_values, heads)  # (B, ..., K, H)
+
+    def _normed_keys(self, heads: Tensor) -> Tensor:
+        return normalize(self._key_norm, heads) if self._norms_first else heads  # (B, ..., K, H)
+
+    def _normed_values(self, heads: Tensor) -> Tensor:
+        return unlearned_rms(heads) if self.value_norm else heads  # (B, ..., K, Hv)
 
     @property
     def _norms_first(self) -> bool:

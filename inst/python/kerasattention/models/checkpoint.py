@@ -33,7 +33,7 @@ def load_projections(
         query: (N * H, D), as torch's `Linear` stores (out, in); or a pair of it and
             its bias (N * H). `key` (K * H, D), `value` (K * Hv, D) and `output`
             (D, N * Hv), with bias (D), likewise. `key` and `value` are None for a layer with
-            `key_value_of`.
+            `key_value_of`, `value` for one with `use_key_as_value`.
         gate: (N * Hv, D), for a layer with `use_gate`; (N, D) for one gate of each head.
         query_norm: The scale, for a layer with `qk_norm`: (H), or (N * H) or (N, H) where each
             head has one; or a pair of it and the bias. `key_norm` likewise.
@@ -67,10 +67,12 @@ def load_projections(
     }
     for name in ("key", "value"):
         if given[name] is not None and layer.projection(name) is None:
-            raise ValueError(
-                f"`{name}` must be `None`: layer {layer.name!r} uses the keys and values of layer "
-                f"{layer.key_value_of!r}."
+            used = (
+                "its keys as values (`use_key_as_value`)"
+                if layer.use_key_as_value
+                else f"the keys and values of layer {layer.key_value_of!r}"
             )
+            raise ValueError(f"`{name}` must be `None`: layer {layer.name!r} uses {used}.")
     # Everything is checked before anything is assigned.
     assignments: list[tuple[Any, np.ndarray]] = []
     for name, dense in _projections(layer).items():

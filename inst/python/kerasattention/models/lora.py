@@ -8,6 +8,7 @@ import keras
 from kerasattention import checks
 from kerasattention._keras import flatten_layers, has_sublayers
 from kerasattention.attend.tensors import sizes_of
+from kerasattention.layers.attention import AttentionLayer
 from kerasattention.models.scores import choose_layers
 
 PROJECTIONS = ("query", "key", "value", "output", "gate")
@@ -30,7 +31,8 @@ def enable_lora(
         model: A built model with our attention layers; it is changed.
         rank: Rank of the factors.
         alpha: Scale of their product, alpha / rank; by default `rank`.
-        projections: Which kernels: "query", "key", "value", "output", "gate".
+        projections: Which kernels: "query", "key", "value", "output", "gate". "value" is the
+            projection of keys in a layer with `use_key_as_value`.
         layers: Names or indices of attention layers; all by default.
 
     Returns:
@@ -46,12 +48,7 @@ def enable_lora(
             f"`projections` must be some of {PROJECTIONS}. Received: {list(projections)}"
         )
     chosen = choose_layers(model, layers)
-    kernels = [
-        dense
-        for layer in chosen
-        for name in projections
-        if (dense := layer.projection(name)) is not None
-    ]
+    kernels = [dense for layer in chosen for dense in _kernels_of(layer, projections)]
     largest = min(
         max(sizes[0], math.prod(sizes[1:])) for sizes in (sizes_of(x.kernel) for x in kernels)
     )
@@ -76,6 +73,14 @@ def enable_lora(
         if dense.bias is not None:
             dense.bias.trainable = False
     return model
+
+
+def _kernels_of(layer: AttentionLayer, names: Sequence[str]) -> list[keras.layers.EinsumDense]:
+    """The projections of a layer by name, each once."""
+    if layer.use_key_as_value:
+        names = ["key" if name == "value" else name for name in names]
+    found = [layer.projection(name) for name in dict.fromkeys(names)]
+    return [dense for dense in found if dense is not None]
 
 
 def _unfreeze_containers(model: keras.Model) -> None:
