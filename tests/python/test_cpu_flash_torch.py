@@ -5,14 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 
+import kerasattention as ka
 from backends import tensor, to_numpy, value_and_gradients
 from kerasattention import scaled_dot_product_attention
 from kerasattention.attend import tiling
-from kerasattention.attend.api import make_inputs
+from kerasattention.attend.api import attend, make_inputs
 from kerasattention.attend.kernels.torch import sdpa
 from kerasattention.attend.mask import AttentionMask
+from kerasattention.attend.tensors import KeySpans
 from problems import PROBLEMS, kernel, problem
 
+SINKS = ka.WindowMask(9) | ka.PrefixMask(4)
 CLOSE = {"rtol": 1e-5, "atol": 5e-6}
 
 # What no kernel does, by the argument that the error must name.
@@ -102,6 +105,37 @@ def test_strided_blocks_cover_most_of_a_window():
         for row in range(strided.rows.start, strided.rows.start + strided.count * strided.rows.size)
     ]
     assert covered == list(range(61))
+
+
+@pytest.mark.parametrize("masks", [SINKS, SINKS | (ka.WindowMask(60) & ~ka.WindowMask(55))])
+def test_keys_beside_a_window_are_merged(masks, monkeypatch):
+    """Also where padding leaves a query the window only, the keys beside it only, or none."""
+    monkeypatch.setattr(tiling, "MERGED_ROWS", 17)
+    rng = np.random.default_rng(7)
+    drawn = [rng.normal(size=(3, 131, heads, 5)) for heads in (6, 2, 2)]
+    named = dict(zip(("query", "key", "value"), drawn, strict=True))
+    real = np.arange(131) >= np.array([[0], [3], [60]])
+    real[0, 5:30] = False
+    real[1] = np.arange(131) < 4
+    fields = {"causal": True, "further_rules": (masks,)}
+    frame = AttentionMask(**fields, key_mask=tensor(real))
+    inputs = make_inputs(*map(tensor, drawn), frame)
+    planned = tiling.plan_kernel_calls(inputs, True, 4, merges=True)
+    is_one = masks is SINKS
+    assert any(x.merged for x in planned) == is_one
+    assert any(x.count > 1 and isinstance(x.columns, KeySpans) for x in planned) != is_one
+    found = []
+    for given in ({"implementation": "plain"}, {"implementation": "fused", "block_size": 4}):
+
+        def run(given=given, **values):
+            return (attend(*values.values(), frame, **given),)
+
+        found.append(value_and_gradients(run, named, tensor(drawn[0])))
+    (expected,), wanted = found[0]
+    (output,), gradients = found[1]
+    np.testing.assert_allclose(output, expected, **CLOSE)
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(gradient, wanted[name], **CLOSE, err_msg=f"d {name}")
 
 
 def engine_problem(given):

@@ -25,13 +25,16 @@ WINDOW_SHARE = 4
 
 # Numbers of keys and values that strided blocks with several spans may copy: 16 MB.
 MOST_COPIED = 2**22
+# Queries of a call whose results are merged with others: they stay in cache.
+MERGED_ROWS = 2048
 
 
 class StridedBlocks(NamedTuple):
     """A block of queries with its keys, `count` times, each `rows.size` further on.
 
     `causal` asks for the kernel's causal rule, aligned at the start of both. `fixed` holds the
-    numbers of those of several spans of keys that are the same for all blocks.
+    numbers of those of several spans of keys that are the same for all blocks. `merged` says that
+    the queries stood in the plan before, with other keys: the results are to be merged.
     """
 
     rows: Span
@@ -39,6 +42,7 @@ class StridedBlocks(NamedTuple):
     causal: bool = False
     count: int = 1
     fixed: tuple[int, ...] = ()
+    merged: bool = False
 
     @property
     def spans(self) -> list["StridedBlocks"]:
@@ -62,7 +66,10 @@ class StridedBlocks(NamedTuple):
 
 
 def plan_kernel_calls(
-    inputs: AttentionInputs, broadcasts: bool, block_size: int | None = None
+    inputs: AttentionInputs,
+    broadcasts: bool,
+    block_size: int | None = None,
+    merges: bool = False,
 ) -> list[StridedBlocks]:
     """Strided blocks that cover every query once; some may have no keys.
 
@@ -70,6 +77,9 @@ def plan_kernel_calls(
         inputs: T and S must be known.
         broadcasts: Whether the kernel takes a mask of one row for all queries of any
             number of heads, and beside its causal rule.
+        merges: Whether the caller merges results of the same queries with different keys. Then
+            keys that are the same for all of the strided blocks are calls of their own: no key
+            beside a window is copied.
     """
     mask = inputs.mask
     rows, columns = inputs.rows(), inputs.columns()
@@ -87,7 +97,12 @@ def plan_kernel_calls(
     if mask.is_band or not mask.positions_are_indices:
         return _plan_blocks(mask, rows.size, columns.size, size, strided, 0)
     frame, numbers = mask.only_positions().without_tensors(), copied_numbers(inputs)
-    return list(_plan_listed_blocks(frame, rows.size, columns.size, size, strided, numbers))
+    plan = _plan_listed_blocks(
+        frame, rows.size, columns.size, size, strided, 0 if merges else numbers
+    )
+    if not merges:
+        return list(plan)
+    return [part for blocks in plan for part in _without_copies(blocks, numbers)]
 
 
 def additive_mask(inputs: AttentionInputs, blocks: StridedBlocks) -> Tensor | None:
@@ -179,6 +194,40 @@ def _plan_listed_blocks(
     mask: AttentionMask, length: int, keys: int, size: int, strided: bool, numbers: int
 ) -> tuple[StridedBlocks, ...]:
     return tuple(_plan_blocks(mask, length, keys, size, strided, numbers))
+
+
+def _without_copies(blocks: StridedBlocks, numbers: int) -> list[StridedBlocks]:
+    """Strided blocks with one span of keys that moves with the queries, then those that do not."""
+    if blocks.count == 1 or not isinstance(blocks.columns, KeySpans):
+        return [blocks]
+    moving = [part for part in blocks.spans if not part.fixed]
+    if len(moving) != 1:
+        return _in_parts(blocks, max(MOST_COPIED // max(blocks.columns.size * numbers, 1), 1))
+    fixed = [part.columns for part in blocks.spans if part.fixed]
+    rows = blocks.all_rows
+    starts = range(rows.start, rows.stop, MERGED_ROWS)
+    parts = [Span(start, min(MERGED_ROWS, rows.stop - start)) for start in starts]
+    return moving + [
+        StridedBlocks(part, columns, merged=True) for columns in fixed for part in parts
+    ]
+
+
+def _in_parts(blocks: StridedBlocks, most: int) -> list[StridedBlocks]:
+    """The same blocks, at most so many at a time."""
+    step = blocks.rows.size
+    return [
+        _shifted(blocks, first * step)._replace(count=min(most, blocks.count - first))
+        for first in range(0, blocks.count, most)
+    ]
+
+
+def _shifted(blocks: StridedBlocks, by: int) -> StridedBlocks:
+    spans = [
+        span if part.fixed else Span(span.start + by, span.size)
+        for part, span in zip(blocks.spans, spans_of(blocks.columns), strict=True)
+    ]
+    rows = Span(blocks.rows.start + by, blocks.rows.size)
+    return blocks._replace(rows=rows, columns=KeySpans(tuple(spans)))
 
 
 def _join_strided(

@@ -26,6 +26,9 @@ from kerasattention.attend.tiling import StridedBlocks, plan_kernel_calls
 Tensor = torch.Tensor
 Named = dict[str, Tensor]
 
+# The lse of a query without keys.
+_EMPTY = float("-inf")
+
 _cpu_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _cpu_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -34,7 +37,7 @@ def cpu_flash_attention(inputs: AttentionInputs, block_size: int | None = None) 
     """(B, K, G, T, Hv), with a backward pass over the same calls."""
     value_size = inputs.value.shape[-1]
     inputs = prepared(inputs).widened()
-    calls = plan_kernel_calls(inputs, True, block_size)
+    calls = plan_kernel_calls(inputs, True, block_size, merges=True)
 
     def forward(named: Named) -> tuple[Tensor, Tensor]:
         return _forward_calls(inputs.with_tensors(named), calls)
@@ -57,31 +60,50 @@ def _forward_calls(inputs: AttentionInputs, calls: list[StridedBlocks]) -> tuple
         output, lse = (
             x.permute(0, 2, 3, 1, 4) for x in (output, lse)
         )  # (B, K, G, T, H), (B, K, G, T, 1)
+        merges = any(blocks.merged for blocks in calls)
         for blocks, sample in _parts(inputs, calls):
             part, part_lse = _forward_part(
-                inputs, blocks, sample
+                inputs, blocks, sample, merges
             )  # (B, K, G, t, H), (B, K, G, t, 1)
-            rows_of(output, blocks, sample).copy_(part)
-            rows_of(lse, blocks, sample).copy_(part_lse)
+            of_rows, of_lse = (rows_of(x, blocks, sample) for x in (output, lse))
+            if blocks.merged:
+                _merge(of_rows, of_lse, part, part_lse)
+            else:
+                of_rows.copy_(part)
+                of_lse.copy_(part_lse)
+        if merges:
+            lse.masked_fill_(lse == _EMPTY, 0.0)
     if inputs.sink is None:
         return output, lse
     lse_with_sink = torch.logaddexp(lse, sink_logits(inputs).to(lse.dtype))  # (B, K, G, T, 1)
     return output.mul_(torch.exp(lse - lse_with_sink)), lse_with_sink
 
 
+def _merge(output: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
+    """Merges the result for other keys into an output (B, K, G, t, H) and lse (B, K, G, t, 1)."""
+    both = torch.logaddexp(lse, part_lse)  # (B, K, G, t, 1)
+    finite = torch.where(both == _EMPTY, 0.0, both)  # (B, K, G, t, 1)
+    output.mul_(torch.exp(lse - finite)).add_(part.mul_(torch.exp(part_lse - finite)))
+    lse.copy_(both)
+
+
 def _forward_part(
-    inputs: AttentionInputs, blocks: StridedBlocks, sample: int | None
+    inputs: AttentionInputs, blocks: StridedBlocks, sample: int | None, marks_empty: bool = False
 ) -> tuple[Tensor, Tensor]:
+    """With `marks_empty` the lse of a query without keys is minus infinity, else undefined."""
     query = rows_of(inputs.query, blocks, sample)  # (B, K, G, t, H)
+    mask = _flat_mask(inputs, blocks, sample)  # (B|1, N|1, t|1, s)
     output, lse = _cpu_forward(
         _flat(query),
         columns_of(inputs.key, blocks, sample),
         columns_of(inputs.value, blocks, sample),
         0.0,
         blocks.causal,
-        attn_mask=_flat_mask(inputs, blocks, sample),
+        attn_mask=mask,
         scale=inputs.scale,
     )  # (B, N, t, H) or (B, K, G, H), and the lse without H
+    if marks_empty and mask is not None and inputs.mask.masks_tokens:
+        lse = torch.where(mask.amax(-1) == _EMPTY, _EMPTY, lse)  # as it was
     return output.view_as(query), lse.view(query.shape[:-1])[
         ..., None
     ]  # (B, K, G, t, H), (B, K, G, t, 1)
@@ -109,7 +131,8 @@ def _backward_calls(
             d_query, d_key, d_value = _backward_part(
                 inputs, blocks, sample, *given
             )  # (B, K, G, t, H), (B, K, s, H), (B, K, s, H)
-            rows_of(query, blocks, sample).copy_(d_query)
+            of_rows = rows_of(query, blocks, sample)  # (B, K, G, t, H)
+            of_rows.add_(d_query) if blocks.merged else of_rows.copy_(d_query)
             _add_columns(key, blocks, sample, d_key)
             _add_columns(value, blocks, sample, d_value)
     gradients = {"query": query, "key": key, "value": value}
