@@ -10,7 +10,7 @@ from backends import tensor, to_numpy
 from kerasattention import GroupQueryAttention, MultiHeadAttention
 from kerasattention._keras import set_keras_mask
 from kerasattention.layers.axes import AxisFold
-from kerasattention.layers.inputs import LayerCall, arguments_by_name
+from kerasattention.layers.inputs import NUMBERS_OF_TOKENS, LayerCall, arguments_by_name
 
 B, T, S, D = 2, 5, 7, 11
 PLAIN = AxisFold((1,), 3)
@@ -89,17 +89,7 @@ def test_symbolic_calls_refuse_what_real_calls_refuse(options, message):
         layer.compute_output_spec(keras.KerasTensor((B, T, D)), **symbolic)
 
 
-@pytest.mark.parametrize("name", ["segment_ids", "positions", "bidirectional"])
-@pytest.mark.parametrize(("number", "dtype"), [(2**32 + 1, "int64"), (2**31, "uint32")])
-def test_integers_that_int32_would_wrap_are_refused(name, number, dtype):
-    layer, x = GroupQueryAttention(4, 2, 2), np.ones((2, 5, 3), "float32")
-    given = np.array([[1, 1, 1, number, number]] * 2, dtype)
-    with pytest.raises(ValueError, match=f"`{name}` must be integers from.*{number}"):
-        layer(x, **{name: given})
-    assert layer(x, **{name: np.minimum(given, 2**31 - 1).astype(dtype)}).shape == (2, 5, 3)
-
-
-@pytest.mark.parametrize("name", ["segment_ids", "positions", "bidirectional"])
+@pytest.mark.parametrize("name", NUMBERS_OF_TOKENS)
 def test_lists_are_refused_by_name(name):
     layer, x = GroupQueryAttention(4, 2, 2), np.ones((2, 5, 3), "float32")
     with pytest.raises(ValueError, match=f"`{name}` must be a tensor or an array"):

@@ -1,11 +1,10 @@
 """Checks of arguments; each message has the rule and the value received."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 
 class OutOfRangeError(ValueError):
@@ -208,27 +207,6 @@ def integers(name: str, value: Any) -> None:
     if not keras.backend.is_int_dtype(dtype):
         # In low precision floats have been rounded by now.
         raise ValueError(f"`{name}` must be integers. Received: {name} of dtype {dtype}")
-
-
-def numbers_of_tokens(given: Mapping[str, Any]) -> None:
-    """Refuses arrays of integers, among a call's arguments, that would be others in int32.
-
-    Two segments could become one. Tensors pass: to look at their numbers, they are copied from
-    the device.
-    """
-    limits = np.iinfo("int32")
-    for name in ("segment_ids", "positions", "bidirectional"):
-        value = given.get(name)
-        if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu":
-            continue
-        if np.can_cast(value.dtype, "int32"):
-            continue
-        outside = value[(value < limits.min) | (value > limits.max)]
-        if outside.size:
-            raise ValueError(
-                f"`{name}` must be integers from {limits.min} to {limits.max}. "
-                f"Received: {outside[0]}"
-            )
 
 
 def positions(value: Any) -> None:

@@ -5,6 +5,7 @@ from typing import Any, Unpack
 from keras import ops
 
 from kerasattention.attend.bias import TensorBias
+from kerasattention.attend.int32 import check_int32
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.prepare import InputOptions, check_heads, expand_mask, make_inputs
 from kerasattention.attend.registry import Kernel
@@ -71,6 +72,8 @@ def scaled_dot_product_attention(
     query_segments, key_segments = (
         segment_ids if isinstance(segment_ids, tuple) else (segment_ids, segment_ids)
     )
+    for ids in (query_segments, key_segments):
+        check_int32("segment_ids", ids)
     mask = AttentionMask(
         causal=causal,
         window=sliding_window,

@@ -13,6 +13,7 @@ import keras
 from kerasattention import checks
 from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
 from kerasattention.attend.bias import BlockBias, TensorBias
+from kerasattention.attend.int32 import check_int32
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Tensor
 from kerasattention.layers import key_value_of, shapes
@@ -21,7 +22,7 @@ from kerasattention.layers.axes import AxisFold, resolve_axes
 from kerasattention.layers.context import current_context, lazy_weights
 from kerasattention.layers.coordinates import check_coordinates, coordinates_of
 from kerasattention.layers.heads import Heads
-from kerasattention.layers.inputs import INPUTS, LayerCall, arguments_by_name
+from kerasattention.layers.inputs import INPUTS, NUMBERS_OF_TOKENS, LayerCall, arguments_by_name
 from kerasattention.layers.keras_override import attend_overridden
 from kerasattention.layers.nonfinite import Projector, choose_projector
 from kerasattention.layers.options import OPTIONS
@@ -123,7 +124,8 @@ class AttentionLayer(AttendingLayer):
                 f"`key` must be left out: layer {self.name!r} uses the keys of `value` as values "
                 "(`use_key_as_value`)."
             )
-        checks.numbers_of_tokens(given)
+        for name in NUMBERS_OF_TOKENS:
+            check_int32(name, given.get(name))
         if given.get("positions") is not None:
             given["positions"] = hide_real(given["positions"], self, query)
             if "positions" in kwargs:  # by place Keras takes tensors only

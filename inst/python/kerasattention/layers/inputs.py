@@ -17,6 +17,8 @@ from kerasattention.masks.base import Mask
 from kerasattention.masks.join import rule_fields
 
 INPUTS = ("query", "value", "key")
+# Arguments with a number for each token.
+NUMBERS_OF_TOKENS = ("segment_ids", "positions", "bidirectional")
 
 
 @dataclasses.dataclass
