@@ -50,7 +50,11 @@ class Yardstick:
             data, weights = self.moved(data), self.moved(weights)
         # TensorFlow adds up the gradient of a bias in bfloat16, token by token.
         in_bfloat16 = self.dtype == "bfloat16" and keras.backend.backend() == "tensorflow"
-        tape = Tape(rounding, SMALLEST[self.dtype], rng, wide, in_bfloat16)
+        # What XLA and Eigen compute is off by up to 4.5 roundings in float32, and for many numbers
+        # near 1 in one direction, which random errors are not.
+        is_rough = self.dtype == "float32" and keras.backend.backend() in ("jax", "tensorflow")
+        tanh = 8.0 if is_rough else 1.0
+        tape = Tape(rounding, SMALLEST[self.dtype], rng, wide, in_bfloat16, tanh)
         output, scores, leaves, _ = evaluate(tape, self.config, data, weights)
         found = {"output": output.value}
         upstreams = [(output, self.upstreams["output"])]

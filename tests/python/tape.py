@@ -25,14 +25,21 @@ class Node:
 class Tape:
     """Operations in the order in which they were done.
 
-    `narrow_bias_sums` says that the gradients of biases are added up in bfloat16.
+    `narrow_bias_sums` says that the gradients of biases are added up in bfloat16, `tanh_roundings`
+    how many roundings the error of a hyperbolic tangent is.
     """
 
     def __init__(
-        self, rounding=0.0, smallest=0.0, rng=None, dtype=np.float64, narrow_bias_sums=False
+        self,
+        rounding=0.0,
+        smallest=0.0,
+        rng=None,
+        dtype=np.float64,
+        narrow_bias_sums=False,
+        tanh_roundings=1.0,
     ):
         self.rounding, self.smallest, self.rng, self.dtype = rounding, smallest, rng, dtype
-        self.narrow_bias_sums = narrow_bias_sums
+        self.narrow_bias_sums, self.tanh_roundings = narrow_bias_sums, tanh_roundings
         self.steps = []
 
     def leaf(self, x):
@@ -145,7 +152,7 @@ class Tape:
         return self.done(np.log1p(np.exp(a.value)), (a, lambda g: g / (1.0 + np.exp(-a.value))))
 
     def cap(self, a, c):
-        t = self.rounded(np.tanh(a.value / c))
+        t = self.rounded(np.tanh(a.value / c), self.tanh_roundings * self.rounding)
         return self.done(c * t, (a, lambda g: g * (1.0 - t * t)))
 
     def rms(self, x, learned):
