@@ -55,6 +55,7 @@ def made_layer(config):
         sizes = {name: config[name] for name in names} | {"value_dim": config["Hv"]}
         return ka.LatentAttention(config["N"], config["H"], config["rank"], **sizes, **options)
     options |= {"qk_norm": config["qk_norm"] or False, "value_norm": config["value_norm"]}
+    options["use_key_as_value"] = config["key_as_value"]
     if config["kind"] == "gqa":
         return ka.GroupQueryAttention(config["H"], config["N"], config["K"], **options)
     return ka.MultiHeadAttention(

@@ -148,11 +148,14 @@ def layer_call(rng, kind):
     H = position.pop("size") if position and "size" in position else None
     H = latent.get("H") or H or pick(rng, 1, 2, 3, 5, 8, 11)
     coordinates = drawn_coordinates(rng, position, own, attended)
+    values = pick(rng, None, None, 1, 4, 7) if kind != "gqa" else None
+    key_as_value = chance(rng, 0.1) and kind != "mla" and form != "key"
     return latent | {
         "K": K,
         "N": K * G,
         "H": H,
-        "Hv": pick(rng, None, None, 1, 4, 7) if kind != "gqa" else None,
+        "Hv": None if key_as_value else values,
+        "key_as_value": key_as_value,
         "D": pick(rng, 1, 2, 5, 8, 13),
         "Dv": pick(rng, 3, 5, 8),
         "Dk": pick(rng, 2, 7, 8),

@@ -125,6 +125,7 @@ def heads(rng):
 def gqa_options(rng):
     sizes = heads(rng)
     groups = sizes["num_query_heads"] // sizes["num_key_value_heads"]
+    sizes["use_key_as_value"] = chance(rng, 0.1)
     return sizes | options_of_ours(rng, sizes["head_dim"], groups)
 
 
@@ -175,7 +176,7 @@ def shared_keys(rng, x):
     x = x + first(x, **ARGUMENTS)
     x = pick(rng, dense, normed, per_position)(rng, x)
     again = dict(options, use_gate=chance(rng, 0.3), attention_sink=chance(rng, 0.3))
-    again["value_norm"] = False  # the values are the first layer's
+    again |= {"value_norm": False, "use_key_as_value": False}  # options of the first layer
     if isinstance(options["position"], keras.layers.Layer):
         again["position"] = options["position"].from_config(options["position"].get_config())
     second = ka.GroupQueryAttention(**again, use_causal_mask=True, key_value_of=first)

@@ -412,9 +412,11 @@ class Layer:
         return heads
 
     def heads(self, tape, leaves, query, key, value):
-        """Projected queries, keys and values of folded inputs."""
+        """Projected queries, keys and values of folded inputs; values are keys without a kernel."""
         inputs = (("query", query), ("key", key), ("value", value))
-        return [self.project(tape, leaves, name, x) for name, x in inputs]
+        inputs = inputs if "value/kernel" in leaves else inputs[:2]
+        heads = [self.project(tape, leaves, name, x) for name, x in inputs]
+        return heads if len(heads) == 3 else [*heads, heads[1]]
 
     def rotated(self, tape, x, places, longest):
         names = ("theta", "scaling", "sections")
