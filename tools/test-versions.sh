@@ -19,7 +19,8 @@ versions=(
 # What depends on Keras itself: its private names, its layers against ours, files, copies of
 # models, decoding. The kernels do not, and are left to `make test`.
 files=(keras_names defects convert weight_files decoding scores importance prune lora checkpoint \
-  against_keras files)
+  against_keras files key_value_of latent_attention relative_keys prompt_arguments key_as_value \
+  layers_coordinates)
 
 backend=${BACKEND:-torch}
 folder=.setup/versions

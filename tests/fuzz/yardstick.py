@@ -196,6 +196,9 @@ def visible_by_rule(described, q, k):
 def is_causal_rule(described):
     """Whether it is known that no query sees a later key: relative positions then differ."""
     kind, *given = described
+    if kind == "not":
+        inner, *parts = given[0]
+        return inner == "not" and is_causal_rule(parts[0])
     if kind in ("and", "or"):
         return (any if kind == "and" else all)(map(is_causal_rule, given))
     last = {"window": lambda: given[1] == 1, "chunk": lambda: given[0] == 1}
