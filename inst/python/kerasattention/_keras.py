@@ -269,11 +269,19 @@ def override_int8_products(unless: Callable[[], bool]) -> None:
     """
     if keras.backend.backend() != "torch":
         return
-    module = importlib.import_module("keras.src.backend.torch.numpy")
+    module = _operations_of_torch()
     for name, product in (("matmul", _int8_matmul), ("einsum", _int8_einsum)):
         original = _find(name, module.__name__)
         if not hasattr(original, "__wrapped__"):
             setattr(module, name, _with_int8(original, product, unless))
+
+
+def _operations_of_torch() -> Any:
+    """The module of torch's products, which Keras 3.16 moved."""
+    try:
+        return importlib.import_module("keras.src.backend.torch.ops.numpy")
+    except ModuleNotFoundError:
+        return importlib.import_module("keras.src.backend.torch.numpy")
 
 
 def _with_int8(
