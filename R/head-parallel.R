@@ -38,9 +38,11 @@
 #'
 #' # Other backends
 #'
-#' TensorFlow, and torch before Keras 3.16, ignore distributions of Keras: `head_parallel()` is an
-#' error there. TensorFlow has `tf$distribute$MirroredStrategy()` for batches, torch its
-#' `DistributedDataParallel`.
+#' `head_parallel()` is an error on TensorFlow and torch. TensorFlow, and torch before Keras 3.16,
+#' ignore distributions of Keras; they have `tf$distribute$MirroredStrategy()` for batches, torch its
+#' `DistributedDataParallel`. With Keras 3.16 torch splits heads over processes under
+#' `keras$distribution$ModelParallel()` and the rules of [attention_layout_map()]; models are not
+#' decoded there.
 #'
 #' @param model The number of devices for the heads.
 #' @param batch The number of parts of each batch; `NULL` is the number of remaining devices.

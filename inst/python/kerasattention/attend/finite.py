@@ -24,7 +24,14 @@ from kerasattention.attend.poisoned_rows import (
     poisoned_rows,
     sees_from_some_key_on,
 )
-from kerasattention.attend.tensors import Span, Tensor, accumulator_of, are_finite, shape_of
+from kerasattention.attend.tensors import (
+    Span,
+    Tensor,
+    accumulator_of,
+    are_finite,
+    is_dtensor,
+    shape_of,
+)
 
 Kernel = Callable[[AttentionInputs], Tensor]
 
@@ -148,7 +155,7 @@ def _known_on_torch(tensors: Sequence[Tensor]) -> bool | None:
         return None
     if tensors[0].is_cuda and torch.cuda.is_current_stream_capturing():
         return None
-    sums = [x.detach().sum(dtype=getattr(torch, accumulator_of(x.dtype))) for x in tensors]
+    sums = [_sum_on_torch(x) for x in tensors]
     try:
         if tensors[0].device.type == "cpu":
             # Half the time of adding them up first; elsewhere each would be waited for.
@@ -157,6 +164,16 @@ def _known_on_torch(tensors: Sequence[Tensor]) -> bool | None:
         return math.isfinite(total.item())
     except RuntimeError:  # no number: a fake or meta tensor, or torch.func.vmap()
         return None
+
+
+def _sum_on_torch(x: Tensor) -> Tensor:
+    import torch
+
+    total = x.detach().sum(dtype=getattr(torch, accumulator_of(x.dtype)))
+    if is_dtensor(x) and any(not (p.is_replicate() or p.is_shard(0)) for p in x.placements):
+        # Processes that share samples must decide alike: each waits for the others later.
+        return total.full_tensor()
+    return total
 
 
 def _known_on_jax(tensors: Sequence[Tensor]) -> bool | None:

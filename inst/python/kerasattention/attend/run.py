@@ -1,8 +1,10 @@
 """Runs an attention call: selects a kernel for it, on one device or on each of several."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
+import keras
 from keras import ops
 
 from kerasattention.attend.bias import BlockBias, TensorBias, join_biases
@@ -12,7 +14,7 @@ from kerasattention.attend.inputs import AttentionInputs, tensors_under
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.prepare import make_inputs
 from kerasattention.attend.registry import Kernel, select_kernel
-from kerasattention.attend.sharing import Ring, Share, check_ring
+from kerasattention.attend.sharing import OUTPUT, WEIGHTS, Ring, Share, check_ring
 from kerasattention.attend.tensors import Span, Tensor, accumulator_of, join_query_heads
 from kerasattention.attend.weights import attention_weights
 
@@ -93,8 +95,6 @@ def run_sharded(
     **options: Any,
 ) -> tuple[Tensor, ...]:
     """As `run` of the inputs, on the samples and heads of each device."""
-    from kerasattention.attend.kernels.jax.sharded import OUTPUT, WEIGHTS, call_sharded
-
     if share.ring is not None:
         _check_ring_options(run, mask, biases or [])
         check_ring(share.ring, query.shape[1], key.shape[1])
@@ -122,7 +122,15 @@ def run_sharded(
     call = _DeviceCall(run, mask.without_tensors(), frame, tuple(sorted(numbers.items())))
     outputs = (OUTPUT, WEIGHTS) if run.return_scores else (OUTPUT,)
     tensors: dict[str, Tensor] = {name: ops.convert_to_tensor(x) for name, x in named.items()}
-    return call_sharded(call, tensors, axes, outputs, share)
+    return _call_sharded()(call, tensors, axes, outputs, share)
+
+
+def _call_sharded() -> Callable[..., tuple[Tensor, ...]]:
+    if keras.backend.backend() == "torch":
+        from kerasattention.attend.kernels.torch.sharded import call_sharded
+    else:
+        from kerasattention.attend.kernels.jax.sharded import call_sharded
+    return call_sharded
 
 
 def _check_ring_options(run: Run, mask: AttentionMask, biases: list[Any]) -> None:

@@ -1,8 +1,10 @@
-"""How the devices of a `keras.distribution` share an attention call, on JAX.
+"""How the devices of a `keras.distribution` share an attention call, on JAX and torch.
 
-Samples are split over the distribution's batch axis and heads over the mesh axes that the caller
-names, where they divide; tokens over the sequence axis, if there is one. `kernels/jax/sharded.py`
-runs a call that is shared, `kernels/jax/ring.py` one whose tokens are split.
+On JAX samples are split over the distribution's batch axis and heads over the mesh axes that the
+caller names, where they divide; tokens over the sequence axis, if there is one. On torch (Keras
+3.16) the tensors say how they are split: they are DTensors. `kernels/jax/sharded.py` and
+`kernels/torch/sharded.py` run a call that is shared, `kernels/jax/ring.py` one whose tokens are
+split.
 """
 
 import dataclasses
@@ -12,7 +14,18 @@ from typing import Any, NamedTuple
 import keras
 
 from kerasattention.attend.finite import value_on_jax
-from kerasattention.attend.tensors import Axes, Tensor, is_static
+from kerasattention.attend.tensors import Axes, Tensor, is_dtensor, is_static
+
+# What the axes of tensors count: of those that every call has, and of its results.
+LAYOUTS: dict[str, Axes] = {
+    "query": ("batch", "tokens", "heads", None),
+    "key": ("batch", "tokens", "key_heads", None),
+    "value": ("batch", "tokens", "key_heads", None),
+    "sink": ("heads",),
+    "seed": (None,),
+}
+OUTPUT: Axes = ("batch", "tokens", "heads", None)
+WEIGHTS: Axes = ("batch", "heads", None, None)
 
 
 class HeadAxes(NamedTuple):
@@ -37,7 +50,7 @@ class Share:
     heads of a device use key/value heads of the same device.
 
     Attributes:
-        mesh: JAX's mesh.
+        mesh: JAX's or torch's mesh.
         batch: Axes that split B.
         query_heads: Axes that split N.
         key_heads: Axes that split K.
@@ -86,6 +99,8 @@ def find_share(
         ring: The devices that split the tokens; None for none.
     """
     samples = query.shape[0] if query.shape[0] == key.shape[0] else 1
+    if keras.backend.backend() == "torch":
+        return _share_of_dtensors(query, key, samples)
     share = share_of(samples, query.shape[2], key.shape[2], head_axes or HeadAxes(), ring)
     return None if share is None or not _is_on(share.mesh, query) else share
 
@@ -104,10 +119,43 @@ def share_of(
     others = {*batch, ring.axis} if ring else set(batch)
     if set(of_query) & others:  # weights are split to save memory, and gathered for use
         of_query = ()
-    if of_key != of_query[: len(of_key)]:
-        of_key = ()
-    share = Share(mesh, batch, of_query, of_key, ring)
+    share = Share(mesh, batch, of_query, _leading(of_key, of_query), ring)
     return share if share.axes else None
+
+
+def _share_of_dtensors(query: Tensor, key: Tensor, samples: int) -> Share | None:
+    """How the processes of a mesh share a call on torch; None where no tensor is a DTensor.
+
+    An axis is split as the queries are. With nothing to split each process computes all: torch's
+    fused kernels do not take DTensors.
+    """
+    meshes = [x.device_mesh for x in (query, key) if is_dtensor(x)]
+    if not meshes:
+        return None
+
+    def splitting(x: Tensor, axis: int, size: int) -> tuple[str, ...]:
+        names = axis_names(meshes[0])
+        found = [
+            index
+            for index, placement in enumerate(x.placements if is_dtensor(x) else ())
+            if type(placement).__name__ == "Shard" and placement.dim == axis
+        ]
+        parts = math.prod(meshes[0].size(index) for index in found)
+        return tuple(names[index] for index in found) if size % parts == 0 else ()
+
+    of_query, of_key = (splitting(x, 2, x.shape[2]) for x in (query, key))
+    batch = splitting(query, 0, samples)
+    return Share(meshes[0], batch, of_query, _leading(of_key, of_query))
+
+
+def axis_names(mesh: Any) -> tuple[str, ...]:
+    """The names of the axes of torch's mesh, their numbers where they have none."""
+    return mesh.mesh_dim_names or tuple(str(index) for index in range(mesh.ndim))
+
+
+def _leading(of_key: tuple[str, ...], of_query: tuple[str, ...]) -> tuple[str, ...]:
+    """The axes that split K, if they are the first of those that split N; else none."""
+    return of_key if of_key == of_query[: len(of_key)] else ()
 
 
 def ring_in_force() -> Ring | None:

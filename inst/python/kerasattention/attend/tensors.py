@@ -52,6 +52,11 @@ def is_static(*sizes: Any) -> bool:
     return all(isinstance(size, int) for size in sizes)
 
 
+def is_dtensor(x: Any) -> bool:
+    """Whether a tensor is one of torch's that several processes have parts of."""
+    return type(x).__name__ == "DTensor"
+
+
 def accumulator_of(dtype: Any) -> str:
     """The dtype to compute in: float64 for float64, and float32 for all others."""
     return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"

@@ -15,7 +15,7 @@ from keras import ops
 
 from kerasattention.attend.tensors import Tensor
 from kerasattention.decoding.backends.runner import LoopState
-from kerasattention.decoding.backends.select import check_sequences_are_whole, make_runner
+from kerasattention.decoding.backends.select import check_can_decode, make_runner
 from kerasattention.decoding.cache.storage import LengthError, cache_bytes, check_memory
 from kerasattention.decoding.graph.plan import make_plan
 from kerasattention.decoding.inputs import Inputs
@@ -66,7 +66,7 @@ class IncrementalDecoder:
     ) -> None:
         check_positive("batch_size", batch_size)
         check_positive("max_length", max_length)
-        check_sequences_are_whole()
+        check_can_decode(model)
         self.batch_size, self.max_length = int(batch_size), int(max_length)
         self._token_input = token_input
         self._running = threading.Lock()

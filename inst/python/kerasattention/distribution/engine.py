@@ -1,4 +1,4 @@
-"""What runs distributed models: JAX and its devices. Refuses where Keras would do nothing."""
+"""What runs distributed models: JAX, and torch in part. Refuses where Keras would do nothing."""
 
 import math
 import os
@@ -12,18 +12,42 @@ _WAY_OUT = {
     "tensorflow": "Use `tf.distribute.MirroredStrategy`",
     "torch": "Use torch's `DistributedDataParallel`",
 }
+_MODEL_PARALLEL = (
+    "Use `keras.distribution.ModelParallel` with the rules of `attention_layout_map()`"
+)
 
 
-def check_backend(what: str) -> None:
-    """Refuses backends on which the layouts of `keras.distribution` have no effect."""
+def check_backend(what: str, on_torch: str = _MODEL_PARALLEL) -> None:
+    """Refuses all backends but JAX.
+
+    Args:
+        what: The function's name in backticks.
+        on_torch: What to do instead where torch can split weights.
+    """
     backend = keras.backend.backend()
     if backend == "jax":
         return
-    raise RuntimeError(
-        f"{what} needs the JAX backend. On {backend}, Keras {keras.__version__} would train the "
-        f"model on one device without a word. {_WAY_OUT.get(backend, 'Use JAX')}, or set "
-        'KERAS_BACKEND="jax" before Keras is loaded.'
-    )
+    text = f"{what} needs the JAX backend."
+    way_out = _WAY_OUT.get(backend, "Use JAX")
+    if _splits_weights_on_torch():
+        way_out = on_torch
+    else:
+        text += (
+            f" On {backend}, Keras {keras.__version__} would train the model on one device without "
+            "a word."
+        )
+    raise RuntimeError(f'{text} {way_out}, or set KERAS_BACKEND="jax" before Keras is loaded.')
+
+
+def check_layouts(what: str) -> None:
+    """Refuses backends on which the layouts of `keras.distribution` have no effect."""
+    if not _splits_weights_on_torch():
+        check_backend(what)
+
+
+def _splits_weights_on_torch() -> bool:
+    major, minor = (int(part) for part in keras.__version__.split(".")[:2])
+    return keras.backend.backend() == "torch" and (major, minor) >= (3, 16)
 
 
 def check_distribution(distribution: Any) -> None:
@@ -33,10 +57,7 @@ def check_distribution(distribution: Any) -> None:
             "`distribution` must be a distribution, such as `HeadParallel(model=8)` or "
             f"`keras.distribution.DataParallel()`. Received: {type(distribution).__name__}"
         )
-    major, minor = (int(part) for part in keras.__version__.split(".")[:2])
-    is_torchs = keras.backend.backend() == "torch" and (major, minor) >= (3, 16)
-    if not is_torchs:
-        check_backend("`with_distribution()`")
+    check_layouts("`with_distribution()`")
 
 
 def mesh_sizes(model: int, batch: int | None, seq: int) -> tuple[int, int, int]:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from kerasattention import checks
-from kerasattention.distribution.engine import check_backend
+from kerasattention.distribution.engine import check_layouts
 
 # Keras before 3.14 searches for a pattern, and later ones match whole paths: this serves both.
 _BEHIND = "^(?:.*/)?"
@@ -25,7 +25,7 @@ def attention_layout_map(
     Raises:
         ValueError: Key/value heads that the axis does not split, for which `HeadParallel` is made.
     """
-    check_backend("`attention_layout_map()`")
+    check_layouts("`attention_layout_map()`")
     checks.positive_integer("num_key_value_heads", num_key_value_heads)
     sizes = dict(zip(mesh.axis_names, mesh.shape, strict=True))
     if model_axis not in sizes:

@@ -31,7 +31,7 @@ def attention_cluster(coordinator: str, num_processes: int, process_id: int) -> 
     Raises:
         RuntimeError: JAX has computed already, or the other processes do not come.
     """
-    check_backend("`attention_cluster()`")
+    check_backend("`attention_cluster()`", "Call `keras.distribution.initialize()`")
     checks.positive_integer("num_processes", num_processes)
     if not isinstance(coordinator, str) or not coordinator.rpartition(":")[2].isdigit():
         raise ValueError(

@@ -10,7 +10,11 @@ from kerasattention import checks
 from kerasattention._keras import abstract_variables, flatten_layers, stored_value
 from kerasattention.distribution.check import ATTENTION_LAYERS
 from kerasattention.distribution.collectives import describe
-from kerasattention.distribution.engine import check_distribution, number_of_devices
+from kerasattention.distribution.engine import (
+    check_backend,
+    check_distribution,
+    number_of_devices,
+)
 from kerasattention.distribution.head_parallel import HeadParallel
 from kerasattention.distribution.probe import probe_layer
 from kerasattention.distribution.scope import used_distribution
@@ -73,6 +77,7 @@ def sharding_report(
             that the devices cannot share.
     """
     checks.optional_positive_integer("length", length)
+    check_backend("`sharding_report()`", "`check_sharding()` says whether kernels are split")
     if isinstance(model, keras.Model):
         if distribution is not None:
             raise ValueError("`distribution` is for a function that builds a model. Leave it out.")

@@ -26,6 +26,7 @@ from kerasattention.layers.inputs import INPUTS, NUMBERS_OF_TOKENS, LayerCall, a
 from kerasattention.layers.keras_override import attend_overridden
 from kerasattention.layers.nonfinite import Projector, choose_projector
 from kerasattention.layers.options import OPTIONS
+from kerasattention.layers.partial_sums import added_up
 from kerasattention.layers.projections import in_one_dtype
 from kerasattention.layers.real_positions import hide_real, shown
 from kerasattention.layers.recompute import rematerialize, sublayers_scope
@@ -162,6 +163,7 @@ class AttentionLayer(AttendingLayer):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attends. The classes document the arguments."""
         check_parameters(self)
+        query, value, key = added_up(query, value, key)
         call = LayerCall(
             *(query, value, key, query_mask, value_mask, key_mask, attention_mask),
             *(return_attention_scores, training, use_causal_mask),

@@ -29,7 +29,10 @@ def per_dimension_factor(weight: Tensor, dtype: Any) -> Tensor:
     """softplus(weight) / softplus(0), (H), in float32 or better: 1 where the weight is 0."""
     weight = ops.cast(weight, accumulator_of(dtype))  # (H)
     # Not `ops.softplus()`, which on torch is linear above 20: off by 2e-9.
-    softplus = ops.negative(ops.log_sigmoid(ops.negative(weight)))  # (H)
+    if keras.backend.backend() == "torch":  # DTensors have no gradient of log_sigmoid()
+        softplus = ops.logaddexp(weight, ops.zeros_like(weight))  # (H)
+    else:
+        softplus = ops.negative(ops.log_sigmoid(ops.negative(weight)))  # (H)
     return softplus * (1.0 / math.log(2.0))  # (H)
 
 

@@ -2,7 +2,9 @@
 
 import keras
 
+from kerasattention._keras import stored_value
 from kerasattention.attend.sharing import ring_in_force
+from kerasattention.attend.tensors import is_dtensor
 from kerasattention.decoding.backends.runner import Runner
 from kerasattention.decoding.graph.plan import Plan
 from kerasattention.decoding.recheck import ComparedRunner
@@ -29,11 +31,22 @@ def make_runner(plan: Plan, model: keras.Model, batch: int, max_length: int) -> 
     return ComparedRunner(runner) if plan.tried else runner
 
 
-def check_sequences_are_whole() -> None:
-    """Refuses to decode under a distribution that splits sequences: one token cannot be split."""
+def check_can_decode(model: keras.Model) -> None:
+    """Refuses to decode under a distribution that splits sequences: one token cannot be split.
+
+    torch's tensors that processes have parts of cannot be used in its inference mode.
+    """
     ring = ring_in_force()
     if ring is not None:
         raise ValueError(
             "Models are not decoded where devices split sequences. Leave `with_distribution()`, or "
             f"use one with `seq = 1`. Received: seq = {ring.size}"
+        )
+    if keras.backend.backend() == "torch" and any(
+        is_dtensor(stored_value(variable)) for variable in model.weights
+    ):
+        raise ValueError(
+            f"Models are not decoded on torch where processes split weights, as those of model "
+            f"{model.name!r}. Save it, in every process, and decode what is loaded outside of the "
+            "distribution."
         )

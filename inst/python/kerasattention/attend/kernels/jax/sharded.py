@@ -16,22 +16,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from kerasattention.attend.sharing import Share
+from kerasattention.attend.sharing import LAYOUTS, Share
 from kerasattention.attend.tensors import Axes
 
 Tensor = jax.Array
 Named = dict[str, Tensor]
-
-# Every tensor goes in by name, since a custom gradient must not close over one.
-LAYOUTS: dict[str, Axes] = {
-    "query": ("batch", "tokens", "heads", None),
-    "key": ("batch", "tokens", "key_heads", None),
-    "value": ("batch", "tokens", "key_heads", None),
-    "sink": ("heads",),
-    "seed": (None,),
-}
-OUTPUT: Axes = ("batch", "tokens", "heads", None)
-WEIGHTS: Axes = ("batch", "heads", None, None)
 
 
 def call_sharded(
@@ -46,7 +35,8 @@ def call_sharded(
     Args:
         call: Hashable, so that JAX compiles it once. With a seed it is also given the numbers
             `first_sample` and `first_head` of the device.
-        named: query (B, T, N, H), key (B, S, K, H), value (B, S, K, Hv) and others.
+        named: query (B, T, N, H), key (B, S, K, H), value (B, S, K, Hv) and others: every tensor,
+            since a custom gradient must not close over one.
         axes: What the axes of the others count.
         outputs: What the axes of each result count.
         share: How they are split.
