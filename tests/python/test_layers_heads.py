@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from kerasattention import AlibiPosition, GroupQueryAttention, MultiHeadAttention, RelativePosition
+from kerasattention import (
+    AlibiPosition,
+    GroupQueryAttention,
+    MultiHeadAttention,
+    RelativeKeysPosition,
+    RelativePosition,
+)
 from kerasattention.layers.heads import (
     head_axis,
     head_axis_by_name,
@@ -80,14 +86,19 @@ WIDE = {"type": "layer", "over": "width", "bias": True}
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"use_gate": "head", "attention_sink": True, "qk_norm": WIDE}, {"qk_norm": True}],
+    [
+        {},
+        {"use_gate": "head", "attention_sink": True, "qk_norm": WIDE},
+        {"qk_norm": True},
+        {"position": RelativeKeysPosition(5, "transformer_xl")},
+        {"position": RelativeKeysPosition(5, "deberta")},
+    ],
 )
 @pytest.mark.parametrize("features", [(D,), (2, 5)])
 def test_the_path_of_a_weight_says_the_same_as_its_layer(options, features):
     """Of kernels, biases and sinks; Keras's layers give theirs the same paths."""
-    layer = MultiHeadAttention(
-        3, 4, position=RelativePosition(8, 16), output_shape=features, **options
-    )
+    options = {"position": RelativePosition(8, 16)} | options
+    layer = MultiHeadAttention(3, 4, output_shape=features, **options)
     layer.build((2, 7, D))
     for variable in layer.weights:
         by_path = head_axis_by_name(variable.path, len(variable.shape))

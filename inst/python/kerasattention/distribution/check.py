@@ -7,9 +7,10 @@ from typing import Any
 import keras
 
 from kerasattention._keras import flatten_layers, stored_value
+from kerasattention.attend.tensors import is_dtensor
 from kerasattention.distribution.head_parallel import HeadParallel
 from kerasattention.layers.attention import AttentionLayer
-from kerasattention.layers.heads import head_axis_by_name
+from kerasattention.layers.heads import head_axis_by_name, is_packed
 
 ATTENTION_LAYERS: tuple[type, ...] = (
     AttentionLayer,
@@ -27,6 +28,12 @@ def check_sharding(model: keras.Model) -> None:
         ValueError: With the names of the kernels, or the rules.
     """
     kernels = list(_kernels(model))
+    packed = [v.path for v in _weights(model) if is_packed(v.path, len(v.shape))]
+    if packed:
+        raise ValueError(
+            "Kernels of attention layers are whole on each device: packed as int4 they have no "
+            f"axis of heads. Those of int8 are split. Received: {', '.join(map(repr, packed[:6]))}"
+        )
     if not kernels:
         raise ValueError(f"Model {model.name!r} has no attention layer that is built.")
     devices = _devices_of_heads(model, kernels[0][0])
@@ -36,10 +43,13 @@ def check_sharding(model: keras.Model) -> None:
         found = [v.path for v, axis in kernels if wrong(v, axis) and not _is_ruled(ours, v.path)]
         if found:
             shown = ", ".join(repr(path) for path in found[:6])
+            way = f"`HeadParallel(model={devices})`"
+            if keras.backend.backend() == "torch":
+                way = "`attention_layout_map()`"
             more = f" and {len(found) - 6} more" if len(found) > 6 else ""
             raise ValueError(
                 f"Kernels of attention layers are {text} on each of {devices} devices: "
-                f"{shown}{more}. `HeadParallel(model={devices})` splits them by heads."
+                f"{shown}{more}. {way} splits them by heads."
             )
     if ours is not None:
         _check_rules(ours)
@@ -47,18 +57,21 @@ def check_sharding(model: keras.Model) -> None:
 
 def _kernels(model: keras.Model) -> Iterator[tuple[Any, int]]:
     """The kernels of attention layers and the axes of their heads."""
+    for variable in _weights(model):
+        axis, _ = head_axis_by_name(variable.path, len(variable.shape))
+        if axis is not None and variable.path.endswith("/kernel"):
+            yield variable, axis
+
+
+def _weights(model: keras.Model) -> Iterator[Any]:
     for layer in flatten_layers(model):
         if isinstance(layer, ATTENTION_LAYERS):
-            for variable in layer.variables:
-                axis, _ = head_axis_by_name(variable.path, len(variable.shape))
-                if axis is not None and variable.path.endswith("/kernel"):
-                    yield variable, axis
+            yield from layer.variables
 
 
 def _devices_of_heads(model: keras.Model, variable: Any) -> int:
     """The number of devices that the weights are split over."""
-    sharding = getattr(stored_value(variable), "sharding", None)
-    sizes = dict(getattr(getattr(sharding, "mesh", None), "shape", {}))
+    sizes = _mesh_of(variable)
     if not sizes:
         raise ValueError(
             f"Model {model.name!r} was not built over several devices: build it inside "
@@ -76,10 +89,23 @@ def _devices_of_heads(model: keras.Model, variable: Any) -> int:
     return devices
 
 
+def _mesh_of(variable: Any) -> dict[str, int]:
+    """The sizes of the axes of the mesh that a weight is on; none on one device."""
+    if keras.backend.backend() == "torch":  # a whole weight is no DTensor
+        distribution = keras.distribution.distribution()
+        mesh = None if distribution is None else distribution.device_mesh
+        return {} if mesh is None else dict(zip(mesh.axis_names, mesh.shape, strict=True))
+    sharding = getattr(stored_value(variable), "sharding", None)
+    return dict(getattr(getattr(sharding, "mesh", None), "shape", {}))
+
+
 def _parts(variable: Any) -> list[int]:
     """The number of parts along each axis of a weight."""
-    shape = tuple(variable.shape)
-    shard = stored_value(variable).sharding.shard_shape(shape)
+    shape, value = tuple(variable.shape), stored_value(variable)
+    if keras.backend.backend() == "torch":
+        shard = value.to_local().shape if is_dtensor(value) else shape
+    else:
+        shard = value.sharding.shard_shape(shape)
     return [size // part for size, part in zip(shape, shard, strict=True)]
 
 

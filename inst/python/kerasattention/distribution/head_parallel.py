@@ -20,7 +20,7 @@ from kerasattention.distribution.rules import (
 )
 from kerasattention.distribution.scope import check_batch, with_distribution
 from kerasattention.distribution.split_heads import HeadSplit
-from kerasattention.layers.heads import head_axis_by_name
+from kerasattention.layers.heads import head_axis_by_name, is_packed
 
 
 class HeadParallel(keras.distribution.ModelParallel):
@@ -166,12 +166,16 @@ class HeadParallel(keras.distribution.ModelParallel):
         if axis is not None:
             self.used_rules.add("mlp")
             return self._along(axis, shape, "hidden units", few=False)
-        return (None,) * len(shape), "replicated: no rule"
+        packed = is_packed(path, len(shape)) and self.heads.has_layer_of(path)
+        why = "int4, packed without an axis of heads" if packed else "no rule"
+        return (None,) * len(shape), f"replicated: {why}"
 
     def _along(self, axis: int, shape: Sequence[int], noun: str, few: bool) -> tuple[Spec, str]:
         """Splits one axis over all `model` devices, or over as many as it has heads."""
         size, (first, second) = shape[axis], self.heads.sizes
         spec: list[Any] = [None] * len(shape)
+        if size == 1 and noun == "query heads":
+            return tuple(spec), "replicated: one for all heads"
         if size % self.heads.model == 0:
             spec[axis] = MODEL_AXES
             return tuple(spec), noun

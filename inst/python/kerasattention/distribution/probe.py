@@ -78,8 +78,14 @@ def _model_of(layer: Any, length: int) -> tuple[keras.Model, int]:
 
 
 def _copy(layer: Any, index: int) -> Any:
-    config = layer.get_config()
-    return type(layer).from_config({**config, "name": f"probe_{index}"})
+    config, name = layer.get_config(), f"probe_{index}"
+    policy = config.get("dtype")
+    if isinstance(policy, dict) and "policy_map" in policy.get("config", {}):
+        # The projections of a quantised layer have their policies by path.
+        by_path = policy["config"]["policy_map"]
+        renamed = {path.replace(layer.path, name, 1): of for path, of in by_path.items()}
+        config["dtype"] = policy | {"config": policy["config"] | {"policy_map": renamed}}
+    return type(layer).from_config({**config, "name": name})
 
 
 def _abstract(model: keras.Model, trainable: bool, shardings: list[Any], blocks: int) -> list[Any]:

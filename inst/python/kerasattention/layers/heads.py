@@ -48,6 +48,11 @@ def layer_with_heads(
 
 # The axis of heads in a projection's kernel and LoRA's first factor, and in its bias.
 _OF_QUERY = {"query": True, "key": False, "value": False, "gate": True, "attention_output": True}
+# Of `RelativeKeysPosition`: (N, H), (width, N, H) or (distances, N, H); Shaw's has one head.
+_OF_RELATIVE_KEYS = {
+    **{"content_bias": 2, "position_bias": 2},
+    **{"position_kernel": 3, "key_table": 3, "query_table": 3},
+}
 _RANKS = {"kernel": 3, "lora_kernel_a": 3, "bias": 2, "kernel_scale": 4}
 
 
@@ -62,6 +67,8 @@ def head_axis_by_name(path: str, rank: int) -> tuple[int | None, bool]:
         return 0, True
     if name == "table" and rank == 2:
         return 1, True
+    if _OF_RELATIVE_KEYS.get(name) == rank:
+        return rank - 2, True
     if owner in ("query_norm", "key_norm") and name in ("scale", "bias") and rank == 2:
         return 0, owner == "query_norm"  # of each head; of rank 1 it is the same for all
     of_query = _OF_QUERY.get(owner, False)
@@ -73,6 +80,12 @@ def head_axis_by_name(path: str, rank: int) -> tuple[int | None, bool]:
     # A scale of int8 is broadcast to (1, 1, N, H), with a bias's spare axis once more.
     has_heads = rank == _RANKS[name] or (name == "kernel_scale" and rank > 4)
     return (rank - 2 if has_heads else None), of_query
+
+
+def is_packed(path: str, rank: int) -> bool:
+    """Whether a weight is a kernel of int4, two numbers a byte, in which heads are no axis."""
+    *_, owner, name = ["", *path.split("/")]
+    return owner in _OF_QUERY and name == "kernel" and rank == 2
 
 
 def head_axis(layer: "ProjectingLayer", variable: Any) -> tuple[int | None, bool]:
