@@ -11,8 +11,8 @@ PYTHON ?=
 export PYTHON
 
 .PHONY: help setup setup-peers demo demo-llm test test-quick test-python test-r test-rpy2 test-versions \
-  fuzz fuzz-r fuzz-files coverage mutants setup-quality build check document site lint typecheck format \
-  bench readme clean clean-all
+  test-nightly fuzz fuzz-r fuzz-files coverage mutants setup-quality build check document site lint typecheck \
+  format bench readme clean clean-all
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,9 @@ test-rpy2: setup ## R and Python in one process; BACKEND=torch for another backe
 
 test-versions: setup ## part of the Python suite with older and newer Keras, NumPy and Python; ARGS="oldest nightly"
 	@BACKEND=$(if $(filter command line environment,$(origin BACKEND)),$(BACKEND),torch) tools/test-versions.sh $(ARGS)
+
+test-nightly: setup ## all tests of several devices and processes, about half an hour; ARGS="jax torch"
+	@tools/test-nightly.sh $(ARGS)
 
 fuzz: setup ## random layers, calls and models against a float64 reference; FUZZ_SECONDS=600 BACKEND=jax ARGS="--seed 3"
 	@tools/fuzz.sh "$(BACKEND)" $(or $(FUZZ_SECONDS),360) $(ARGS)

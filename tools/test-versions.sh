@@ -3,6 +3,7 @@
 # setup` installs: the oldest that DESCRIPTION allows, the newest, and Keras's nightly.
 #   tools/test-versions.sh                    all of them, on torch
 #   BACKEND=jax tools/test-versions.sh oldest nightly
+#   FILES="convert files" tools/test-versions.sh newest    other files than those below
 # Each has an environment of its own in .setup/versions/ (1 GB with torch), made at its first
 # run. A version whose Python is not on this machine has failed.
 set -uo pipefail
@@ -21,6 +22,7 @@ versions=(
 files=(keras_names defects convert weight_files decoding scores importance prune lora checkpoint \
   against_keras files key_value_of latent_attention relative_keys prompt_arguments key_as_value \
   layers_coordinates)
+[ -z "${FILES:-}" ] || read -ra files <<<"$FILES"
 
 backend=${BACKEND:-torch}
 folder=.setup/versions
