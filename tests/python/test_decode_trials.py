@@ -54,3 +54,26 @@ def test_what_mixes_tokens_is_refused_by_name(name):
     model = keras.Model(tokens, layers.Dense(VOCABULARY)(x))
     with pytest.raises(ValueError, match="'culprit' cannot be decoded token by token"):
         ka.IncrementalDecoder(model, 1, 40)
+
+
+@keras.saving.register_keras_serializable("test_decode_trials")
+class Wrapped(layers.Layer):
+    def __init__(self, attention):
+        super().__init__()
+        self.attention = attention
+
+    def call(self, x):
+        return x + self.attention(x)
+
+
+def test_a_trial_is_no_longer_than_the_length_that_a_scaling_allows():
+    """Beyond it all keys are rotated anew, so that a longer trial would prove nothing."""
+    scaling = {"type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 16}
+    position = ka.RotaryPosition(scaling=scaling)
+    attention = ka.MultiHeadAttention(2, 6, use_causal_mask=True, position=position)
+    tokens, x = embedded()
+    model = keras.Model(tokens, layers.Dense(VOCABULARY)(Wrapped(attention)(x)))
+    made = ka.generate(model, np.array([[1, 2, 3]]), 6)
+    for at in range(3, 9):
+        full = keras.ops.convert_to_numpy(model(made[:, :at]))
+        assert full[0, -1].argmax() == made[0, at]

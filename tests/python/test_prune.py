@@ -8,7 +8,13 @@ import kerasattention
 from backends import to_numpy
 from classifiers import classifier, gqa, keras_mha, mha, nested
 from decoding_models import full_pass
-from kerasattention import AlibiPosition, MultiHeadAttention, RelativePosition, checks
+from kerasattention import (
+    AlibiPosition,
+    MultiHeadAttention,
+    RelativeKeysPosition,
+    RelativePosition,
+    checks,
+)
 
 
 def zero_heads(model, removed):
@@ -95,6 +101,18 @@ def test_layers_that_share_a_table_lose_the_same_heads(data, tmp_path):
     pruned.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(full_pass(loaded, data[0]), expected, atol=1e-6)
+
+
+def test_layers_that_share_keys_of_distances_lose_as_many_heads(data):
+    shared = RelativeKeysPosition(3, "shaw")
+    model = classifier(lambda name: MultiHeadAttention(5, 4, position=shared, name=name))
+    with pytest.raises(ValueError, match="share one position, which needs layers of equal numb"):
+        kerasattention.prune_heads(model, {"attention_0": [1]})
+    removed = {"attention_0": [1], "attention_1": [3]}
+    pruned = kerasattention.prune_heads(model, removed)
+    zero_heads(model, removed)
+    expected = full_pass(model, data[0])
+    np.testing.assert_allclose(full_pass(pruned, data[0]), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

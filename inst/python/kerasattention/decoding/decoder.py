@@ -247,8 +247,8 @@ class IncrementalDecoder:
         if names:
             raise ValueError(
                 f"The positions of new tokens are not known: they come from the model's input "
-                f"{sorted(names)}. Use an `IncrementalDecoder`, whose `step()` takes them with "
-                "the tokens."
+                f"{sorted(names)}. Use an `IncrementalDecoder` (in R "
+                "`incremental_decoder()`), whose `step()` takes them with the tokens."
             )
 
     def compare_rest(self) -> None:

@@ -53,18 +53,29 @@ def prune_heads(model: keras.Model, heads: Mapping[str, Sequence[int]]) -> keras
 
 
 def _check_shared_positions(layers: dict[str, AttentionLayer], plans: dict[str, "_Kept"]) -> None:
-    """Layers that share a table have the same heads, before and after."""
+    """Layers that share a table have the same heads, before and after, or as many of them."""
     owners: dict[int, str] = {}
     for name, layer in layers.items():
         if not isinstance(layer.position, keras.layers.Layer):
             continue
         first = owners.setdefault(id(layer.position), name)
-        kept = [plans[each].query if each in plans else None for each in (first, name)]
-        if kept[0] != kept[1]:
+        one, other = (_heads_left(layers[each], plans.get(each)) for each in (first, name))
+        if one == other:
+            continue
+        if any(layer.position.head_axis(x) is not None for x in layer.position.weights):
             raise ValueError(
                 f"Layers {first!r} and {name!r} share the table of one position, which has a "
                 "column for each head. Remove the same heads of both."
             )
+        if len(one) != len(other):
+            raise ValueError(
+                f"Layers {first!r} and {name!r} share one position, which needs layers of equal "
+                "numbers of heads. Remove as many heads of one as of the other."
+            )
+
+
+def _heads_left(layer: AttentionLayer, plan: "_Kept | None") -> list[int]:
+    return list(range(layer.heads.query)) if plan is None else list(plan.query)
 
 
 def least_important(

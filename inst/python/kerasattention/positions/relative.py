@@ -90,8 +90,8 @@ class RelativePosition(keras.layers.Layer, Position):
         elif self.num_heads != num_query_heads:
             raise ValueError(
                 f"This `RelativePosition` has a table for {self.num_heads} heads, and a layer "
-                f"with {num_query_heads} query heads cannot share it. Give that layer a "
-                "`RelativePosition` of its own."
+                f"with {num_query_heads} query heads cannot share it. Give that layer another "
+                "`RelativePosition`."
             )
 
     def build(self, num_heads: int) -> None:

@@ -95,7 +95,7 @@ class RelativeKeysPosition(keras.layers.Layer, Position):
             raise ValueError(
                 f"This `RelativeKeysPosition` has keys for {self.num_heads} heads of size "
                 f"{self.head_size}, and a layer with {num_query_heads} query heads of size "
-                f"{head_size} cannot share it. Give that layer a `RelativeKeysPosition` of its own."
+                f"{head_size} cannot share it. Give that layer another `RelativeKeysPosition`."
             )
 
     def build(self, heads_and_size: tuple[int, int]) -> None:

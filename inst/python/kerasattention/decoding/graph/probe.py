@@ -72,7 +72,7 @@ class Trial:
             slot for slot in instruction.inputs if get_keras_mask(program.specs[slot]) is not None
         }
         # A table of positions may be shorter than a trial.
-        for size in (length,) if length else (TOKENS, PROMPT, 13, 5):
+        for size in (length,) if length else _lengths(instruction.operation):
             self.length, self.inputs = size, {}
             self.inputs = self._draw_all(moving)
             with contextlib.suppress(ValueError):
@@ -193,6 +193,20 @@ class Trial:
     def _refusal(self, reason: str) -> ValueError:
         kind = type(self.instruction.operation).__name__
         return layer_support.refusal(self.instruction.name, f"{reason} ({kind})")
+
+
+def _lengths(operation: keras.Operation) -> list[int]:
+    """Lengths of a trial, the longest first.
+
+    In a sequence longer than `longest_cached` the keys before are rotated anew, which no cache
+    allows: decoding refuses such lengths, and a trial proves nothing there.
+    """
+    layers = flatten_layers(operation) if isinstance(operation, keras.layers.Layer) else []
+    known = [
+        layer_support.longest_cached(layer) for layer in layers if isinstance(layer, AttentionLayer)
+    ]
+    most = min((x for x in known if x is not None), default=TOKENS)
+    return [size for size in (TOKENS, PROMPT, 13, 5) if size <= most] or [most]
 
 
 class _Recorder(AttentionContext):
