@@ -1,6 +1,7 @@
 """The blocks of queries of TensorFlow's loop, each with the keys that it may see."""
 
 import dataclasses
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +15,11 @@ from kerasattention.attend.tensors import Columns, KeySpans, Span, Tensor, is_st
 BLOCK_SIZE = 256
 # Queries of a block of a mask that leaves few keys, as a share of these.
 WINDOW_SHARE = 2
+# Logits of a block, over all heads and samples: 64 MB, or half of that beside a bias. A backward
+# pass holds four such tensors, and a few of a bias.
+MOST_LOGITS = 2**24
+# Queries of the smallest block that is made for this.
+LEAST_ROWS = 64
 
 
 def choose_block_size(inputs: AttentionInputs) -> int:
@@ -23,8 +29,20 @@ def choose_block_size(inputs: AttentionInputs) -> int:
     if not mask.is_band:
         window = mask.usual_window(inputs.query.shape[3], inputs.key.shape[2])
     if window is None:
-        return BLOCK_SIZE
+        return _size_by_memory(inputs)
     return min(max(window // WINDOW_SHARE // 32 * 32, 32), BLOCK_SIZE)
+
+
+def _size_by_memory(inputs: AttentionInputs) -> int:
+    """Fewer queries where all keys of all heads, as far as they are known, are many."""
+    sizes = (*inputs.query.shape[:3], inputs.key.shape[2])
+    of_query = math.prod(size for size in sizes if is_static(size))
+    if inputs.mask.reach.width is not None:
+        return BLOCK_SIZE
+    size, most = BLOCK_SIZE, MOST_LOGITS if inputs.bias is None else MOST_LOGITS // 2
+    while size > LEAST_ROWS and size * of_query > most:
+        size //= 2
+    return size
 
 
 @dataclasses.dataclass(frozen=True)
