@@ -6,14 +6,14 @@ from registry import BACKENDS, OURS, Case, Floor, Settings
 LENGTH = 16384
 
 
-def attend(length, options, call):
-    """A layer of the report's sizes with the options, its input, and a function that runs it."""
+def attend(length, options, call, gradient=False):
+    """A function of an input that runs a layer of the report's sizes with these options."""
     import numpy as np
     from keras import ops
 
     import kerasattention as ka
     from cases._layers import D, H, K, N
-    from runners import forward
+    from runners import forward, gradient_step
 
     positions = {
         "rotary": ka.RotaryPosition,
@@ -29,6 +29,9 @@ def attend(length, options, call):
     masks = {
         "window or sinks": lambda: ka.WindowMask(256) | ka.PrefixMask(4),
         "chunks": lambda: ka.ChunkMask(1024),
+        "dilated": lambda: ka.DilatedMask(4),
+        "blocks": lambda: ka.BlockMask(np.tri(length // 512) % 3 > 0, 512),
+        "function": lambda: ka.MaskFunction(lambda q, k: (q - k) % 64 < 48),
         None: lambda: None,
     }
     latent = options.get("kind") == "latent"
@@ -58,10 +61,11 @@ def attend(length, options, call):
     }
     names = {"coordinates": "positions", "three axes": "positions"}
     call = {names.get(name, name): ops.convert_to_tensor(given[name]) for name in call}
-    return lambda x: forward(layer, x, use_causal_mask=True, **call)
+    run = gradient_step if gradient else forward
+    return lambda x: run(layer, x, use_causal_mask=True, **call)
 
 
-def memory_case(options, call):
+def memory_case(options, call, gradient):
     def measure(settings: Settings, part: str) -> dict:
         import time
 
@@ -69,7 +73,7 @@ def memory_case(options, call):
         from measure import MemoryAboveIdle, summary
         from runners import settle
 
-        run_on = attend(LENGTH, options, call)
+        run_on = attend(LENGTH, options, call, gradient)
         settle()
         memory = MemoryAboveIdle()
         run = run_on(inputs(LENGTH))
@@ -119,6 +123,9 @@ OPTIONS = {
     "relative keys, deberta": ({"position": "deberta"}, ()),
     "mask, window or sinks": ({"mask": "window or sinks"}, ()),
     "mask, chunks": ({"mask": "chunks"}, ()),
+    "mask, dilated": ({"mask": "dilated"}, ()),
+    "mask, blocks": ({"mask": "blocks"}, ()),
+    "mask, function": ({"mask": "function"}, ()),
     "latent attention": ({"kind": "latent"}, ()),
     "all, window 256": (
         {
@@ -135,12 +142,16 @@ OPTIONS = {
 
 CASES = [
     Case(
-        "memory-option-" + name.lower().replace(",", "").replace(" ", "-"),
-        f"forward, T = {LENGTH}, {name}",
+        prefix + name.lower().replace(",", "").replace(" ", "-"),
+        f"{title}, T = {LENGTH}, {name}",
         "memory",
-        memory_case(options, call),
+        memory_case(options, call, gradient),
         floors={backend: Floor("memory", most=0.8) for backend in BACKENDS},
         parts=(OURS,),
+    )
+    for prefix, title, gradient in (
+        ("memory-option-", "forward", False),
+        ("memory-gradient-option-", "gradient", True),
     )
     for name, (options, call) in OPTIONS.items()
 ]
