@@ -10,6 +10,7 @@ from kerasattention.attend.bias import SumOfBiases, TensorBias
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import KeySpans, Span
 from kerasattention.positions.key_bias import KeyBias
+from kerasattention.positions.offsets import divided
 from position_reference import KEYS_PER_SAMPLE, PER_SAMPLE, B, K, N, S, T, numbers
 from problems import block_size
 
@@ -172,6 +173,13 @@ def test_blocks_of_several_spans_and_sums():
     again = frame.with_tensors(both.tensors())
     summed = to_numpy(again.block(mask, Span(0, T), Span(0, S)))
     np.testing.assert_allclose(summed, whole + to_numpy(other.bias), atol=1e-5)
+
+
+def test_keys_beyond_the_largest_distance_share_a_row():
+    mask = AttentionMask(offset=1)
+    parts = divided(mask, M, Span(8, 2), Span(1, 20))  # queries at 9 and 10
+    assert parts == [(Span(1, 6), -1), (Span(7, 6), None), (Span(13, 8), 1)]
+    assert divided(mask, M, Span(8, 2), Span(14, 3)) == [(Span(14, 3), 1)]
 
 
 def test_float64_is_kept(doubles):

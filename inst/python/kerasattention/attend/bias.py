@@ -6,7 +6,7 @@ given as an array. Positions that bias the logits bring their own.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import keras
 from keras import ops
@@ -65,6 +65,22 @@ class BlockBias(Protocol):
         self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Columns
     ) -> dict[str, Tensor]:
         """The gradient of each tensor for a block's gradient (B, N, t, s), in its dtype."""
+        ...
+
+
+@runtime_checkable
+class PlacingBias(Protocol):
+    """A bias with tensors of tokens, which adds a block's gradients in their places."""
+
+    def add_gradients(
+        self,
+        totals: dict[str, Tensor],
+        gradient: Tensor,
+        mask: AttentionMask,
+        rows: Span,
+        columns: Columns,
+    ) -> dict[str, Tensor]:
+        """The gradients so far and those of a block, whose place may be a tensor."""
         ...
 
 
@@ -228,8 +244,22 @@ def add_block_gradient(
             name: bias.add_gradient(total, gradient, rows, columns)
             for name, total in totals.items()
         }
+    if isinstance(bias, PlacingBias):
+        return bias.add_gradients(totals, gradient, mask, rows, columns)
     found = bias.block_gradient(gradient, mask, rows, columns)
     return {name: total + found[name] for name, total in totals.items()}
+
+
+def add_in_place(total: Tensor, part: Tensor, axis: int, columns: Columns) -> Tensor:
+    """Adds a part of some tokens in their place on an axis."""
+    for span, of_span in split_columns(part, axis, columns):
+        here = slice_axis(total, axis, span)  # as `of_span`
+        if keras.backend.backend() == "torch":
+            here += of_span  # a view: an update would copy all of it for each block
+            continue
+        starts = [span.start if i == axis else 0 for i in range(len(total.shape))]
+        total = ops.slice_update(total, tuple(starts), here + of_span)
+    return total
 
 
 def join_biases(biases: list[BlockBias | None]) -> BlockBias | None:

@@ -4,10 +4,12 @@ Shape letters as in `positions/offsets.py`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 from keras import ops
 
+from kerasattention.attend.bias import add_in_place
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import (
     Axes,
@@ -23,7 +25,7 @@ from kerasattention.attend.tensors import (
     split_columns,
     transpose_last,
 )
-from kerasattention.positions.offsets import Offsets, offsets_of
+from kerasattention.positions.offsets import Offsets, Uniform, divided, offsets_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +83,29 @@ class KeyBias:
         return dataclasses.replace(self, dtype=dtype)
 
     def block(self, mask: AttentionMask, rows: Span, columns: Columns) -> Tensor:
-        """(B, N, t, s)."""
-        offsets = offsets_of(self.entries, mask, rows, columns)
+        """(B, N, t, s), or (B, N, t, 1) where all keys are far."""
+        parts = divided(mask, len(self.entries) // 2, rows, columns)
+        biases = [self._block(mask, rows, *part) for part in parts]  # (B, N, t, s|1)
+        if len(biases) == 1:
+            return biases[0]
+        batch, heads, length, _ = shape_of(biases[0])
+        sizes = [(batch, heads, length, span.size) for span, _ in parts]
+        whole = [ops.broadcast_to(x, size) for x, size in zip(biases, sizes, strict=True)]
+        return ops.concatenate(whole, axis=-1)  # (B, N, t, s)
+
+    def _offsets(
+        self, mask: AttentionMask, rows: Span, columns: Columns, side: int | None
+    ) -> Offsets:
+        """`side` is -1 or 1 where all keys are farther than any relative key, before or behind."""
+        if side is not None:
+            return Uniform(self.entries[0 if side < 0 else -1])
+        return offsets_of(self.entries, mask, rows, columns)
+
+    def _block(self, mask: AttentionMask, rows: Span, columns: Columns, side: int | None) -> Tensor:
+        """(B, N, t, s|1)."""
+        offsets = self._offsets(mask, rows, columns, side)
         query, table = self._of_block(self.query, rows), self._rows(self.table, offsets)
-        bias = offsets.spread(_products(query, table))  # (B, N, t, s)
+        bias = offsets.spread(_products(query, table))  # (B, N, t, s|1)
         if not self.sees_keys:
             return bias
         offsets = offsets.of_keys()
@@ -95,14 +116,65 @@ class KeyBias:
     def block_gradient(
         self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Columns
     ) -> dict[str, Tensor]:
-        offsets = offsets_of(self.entries, mask, rows, columns)
+        found = self._parts(gradient, mask, rows, columns)
+        for name, span in (("query", rows), ("key", columns)):
+            if name in found:
+                found[name] = _placed(found[name], span, shape_of(self.tensors()[name])[1])
+        return found  # (B, T, N, H), (E, N|1, H), (B, S, N, H), (E, N|1, H)
+
+    def add_gradients(
+        self,
+        totals: dict[str, Tensor],
+        gradient: Tensor,
+        mask: AttentionMask,
+        rows: Span,
+        columns: Columns,
+    ) -> dict[str, Tensor]:
+        """As `block_gradient()`, added to the gradients so far where the tokens of the block are.
+
+        To place them among zeros first was a pass over all queries and keys for each block.
+        """
+        found = self._parts(gradient, mask, rows, columns)
+        spans = {"query": rows, "key": columns}
+        return {
+            name: add_in_place(total, found[name], 1, spans[name])
+            if name in spans
+            else total + found[name]
+            for name, total in totals.items()
+        }
+
+    def _parts(
+        self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Columns
+    ) -> dict[str, Tensor]:
+        """The gradients of a block's queries and keys, and of the tables."""
+        parts = divided(mask, len(self.entries) // 2, rows, columns)
+        if len(parts) == 1:
+            return self._parts_of(gradient, mask, rows, *parts[0])
+        found, start = [], 0
+        for span, side in parts:
+            of_span = slice_axis(gradient, 3, Span(start, span.size))  # (B, N, t, s)
+            found.append(self._parts_of(of_span, mask, rows, span, side))
+            start = start + span.size
+        joined = {
+            name: functools.reduce(ops.add, [x[name] for x in found])
+            for name in found[0]
+            if name != "key"
+        }
+        if self.sees_keys:
+            joined["key"] = ops.concatenate([x["key"] for x in found], axis=1)  # (B, s, N, H)
+        return joined
+
+    def _parts_of(
+        self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Columns, side: int | None
+    ) -> dict[str, Tensor]:
+        offsets = self._offsets(mask, rows, columns, side)
         query, table = self._gradients(gradient, self.query, self.table, offsets, rows)
-        found = {"query": query, "table": table}  # (B, T, N, H), (E, N|1, H)
+        found = {"query": query, "table": table}  # (B, t, N, H), (E, N|1, H)
         if self.sees_keys:
             gradient = transpose_last(gradient)  # (B, N, s, t)
             offsets = offsets.of_keys()
             key, table = self._gradients(gradient, self.key, self.key_table, offsets, columns)
-            found |= {"key": key, "key_table": table}  # (B, S, N, H), (E, N|1, H)
+            found |= {"key": key, "key_table": table}  # (B, s, N, H), (E, N|1, H)
         return found
 
     def _of_block(self, x: Tensor, span: Columns) -> Tensor:
@@ -118,7 +190,7 @@ class KeyBias:
     def _gradients(
         self, gradient: Tensor, x: Tensor, table: Tensor, offsets: Offsets, span: Columns
     ) -> tuple[Tensor, Tensor]:
-        """Of x, (B, T, N, H), and of a table, for the gradient (B, N, t, s) of the products."""
+        """Of a part of x, (B, t, N, H), and of a table, for a gradient (B, N, t, s)."""
         products = offsets.collect(ops.cast(gradient, self.dtype))  # (B, N, t, L)
         part, rows = self._of_block(x, span), self._rows(table, offsets)
         of_part = _products(products, transpose_last(rows)) * self.scale  # (B, N, t, H)
@@ -131,7 +203,7 @@ class KeyBias:
         flat = ops.reshape(of_rows, (-1, heads * size))  # (L, (N|1) * H)
         of_table = offsets.rows_gradient(flat, table.shape[0])  # (E, (N|1) * H)
         of_table = ops.reshape(of_table, (table.shape[0], heads, size))  # (E, N|1, H)
-        return _placed(of_part, span, shape_of(x)[1]), of_table
+        return of_part, of_table
 
 
 def _products(x: Tensor, rows: Tensor) -> Tensor:

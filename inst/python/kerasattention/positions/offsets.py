@@ -1,18 +1,28 @@
 """Which row of a table each pair of a query and a key in a block has, by their distance.
 
 `Diagonals` is for positions that grow by one, where the pairs of a diagonal share a distance;
-`Pairs` is for any positions. Shape letters as in `attend/tensors.py`; L is the number of
-diagonals of a block, t + s - 1, and E the number of rows of a table.
+`Pairs` is for any positions, `Uniform` for keys beyond the largest distance. Shape letters as in
+`attend/tensors.py`; L is the number of diagonals of a block, t + s - 1, and E the number of rows
+of a table.
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
+import keras
 import numpy as np
 from keras import ops
 
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import Columns, Span, Tensor, segment_sum, shape_of
+from kerasattention.attend.tensors import (
+    Columns,
+    Span,
+    Tensor,
+    is_static,
+    one_span,
+    segment_sum,
+    shape_of,
+)
 from kerasattention.positions.buckets import diagonal_distances, is_consecutive
 from kerasattention.positions.lookup import clipped
 
@@ -58,9 +68,72 @@ def offsets_of(
     return Pairs(_look_up(lookup, distances), max(entries) + 1)
 
 
+def divided(
+    mask: AttentionMask, farthest: int, rows: Span, columns: Columns
+) -> list[tuple[Columns, int | None]]:
+    """The keys of a block in parts, with -1 or 1 for keys that all lie beyond a distance.
+
+    Those share one row of a table, whatever their number. Only where positions are indices, and
+    sizes are numbers or, on TensorFlow, tensors. At T = 16,384 most keys are that far.
+    """
+    numbers = [*rows, *columns] if isinstance(columns, Span) else [None]
+    known = is_static(*numbers)
+    if not (mask.positions_are_indices and (known or _may_vary(columns))):
+        return [(columns, None)]
+    first = rows.start + mask.offset
+    stop = first + rows.size - 1 + farthest
+    start, end = one_span(columns).start, one_span(columns).stop
+    low = _between(first - farthest + 1, start, end, known)
+    high = _between(stop, low, end, known)
+    parts = [(Span(start, low - start), -1), (Span(low, high - low), None)]
+    parts.append((Span(high, end - high), 1))
+    return [(span, side) for span, side in parts if not known or span.size > 0]
+
+
+def _may_vary(columns: Columns) -> bool:
+    """Whether sizes may be tensors: on TensorFlow, but not where XLA compiles."""
+    if keras.backend.backend() != "tensorflow" or not isinstance(columns, Span):
+        return False
+    from kerasattention.attend.kernels.tensorflow.masking import is_compiled_by_xla
+
+    return not is_compiled_by_xla()
+
+
+def _between(x: Any, least: Any, most: Any, known: bool) -> Any:
+    if known:
+        return min(max(x, least), most)
+    return ops.minimum(ops.maximum(x, least), most)
+
+
 def _look_up(lookup: np.ndarray, distances: Tensor) -> Tensor:
     places = clipped(distances, len(lookup) // 2)  # (...)
     return ops.take(ops.convert_to_tensor(lookup), places, axis=0)  # (...)
+
+
+@dataclasses.dataclass(frozen=True)
+class Uniform:
+    """One row for all pairs; `spread()` gives (B, N, t, 1), which broadcasts.
+
+    Attributes:
+        entry: Its number.
+    """
+
+    entry: int
+
+    def rows(self, table: Tensor) -> Tensor:
+        return table[self.entry : self.entry + 1]  # (1, ...)
+
+    def rows_gradient(self, gradient: Tensor, count: int) -> Tensor:
+        return ops.pad(gradient, [(self.entry, count - 1 - self.entry), (0, 0)])  # (E, X)
+
+    def spread(self, products: Tensor) -> Tensor:
+        return products  # (B, N, t, 1)
+
+    def collect(self, gradient: Tensor) -> Tensor:
+        return ops.sum(gradient, axis=-1, keepdims=True)  # (B, N, t, 1)
+
+    def of_keys(self) -> "Uniform":
+        return self
 
 
 @dataclasses.dataclass(frozen=True)
