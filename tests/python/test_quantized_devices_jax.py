@@ -3,6 +3,7 @@
 import pytest
 
 from fresh import run_fresh
+from kerasattention import HeadParallel
 
 CODE = """
 import keras, numpy as np
@@ -45,3 +46,13 @@ def test_int8_kernels_are_split_and_int4_kernels_say_why_not(tmp_path):
     assert "packed as int4 they have no axis of heads" in refused
     assert why_of_int4 == "['replicated: int4, packed without an axis of heads']"
     assert forward_of_int4.startswith("1 all-reduce per attention block")
+
+
+def test_the_report_says_why_kernels_are_whole():
+    distribution = HeadParallel(1)
+    for name, heads in (("query", 8), ("key", 2)):
+        path, shape = f"attention/{name}/kernel", (24, heads, 4)
+        distribution.note(path, shape)
+        assert distribution.layout_of(path, shape) == ((None,) * 3, "replicated: `model` is 1")
+    _, why = distribution.layout_of("attention/query/kernel", (24, 16))
+    assert why == "replicated: int4, packed without an axis of heads"

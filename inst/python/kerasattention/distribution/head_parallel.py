@@ -174,6 +174,8 @@ class HeadParallel(keras.distribution.ModelParallel):
         """Splits one axis over all `model` devices, or over as many as it has heads."""
         size, (first, second) = shape[axis], self.heads.sizes
         spec: list[Any] = [None] * len(shape)
+        if self.heads.model == 1:
+            return tuple(spec), "replicated: `model` is 1"
         if size == 1 and noun == "query heads":
             return tuple(spec), "replicated: one for all heads"
         if size % self.heads.model == 0:
