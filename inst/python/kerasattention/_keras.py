@@ -335,6 +335,15 @@ def _exact_product(left: Any, right: Any, axes: int) -> Any:
     return total.reshape(*left.shape[: left.ndim - axes], *right.shape[axes:])
 
 
+# Trainers ------------------------------------------------------------------------------------
+
+
+def _trainer_of(backend: str, name: str) -> Any:
+    """The class of a backend's trainer. In Keras 3.16 all have one name."""
+    module = importlib.import_module(f"keras.src.backend.{backend}.trainer")
+    return getattr(module, name, None) or _find("Trainer", module.__name__)
+
+
 # Interrupts on JAX ---------------------------------------------------------------------------
 
 
@@ -348,7 +357,7 @@ def change_jax_trainer(
         ending_in_sync: The same of the methods that leave variables without values where an
             exception ends them.
     """
-    trainer = _find("JAXTrainer", "keras.src.backend.jax.trainer")
+    trainer = _trainer_of("jax", "JAXTrainer")
     if hasattr(_attribute(trainer, "_make_function"), "__wrapped__"):
         return
     trainer._make_function = make_function(trainer._make_function)
@@ -389,7 +398,7 @@ def guard_jax_trainer(
         check_data: Gets a batch before it is put on the devices.
     """
     module = importlib.import_module("keras.src.backend.jax.trainer")
-    trainer = _find("JAXTrainer", module.__name__)
+    trainer = _trainer_of("jax", "JAXTrainer")
     methods = ("fit", "evaluate", "predict", "train_on_batch", "test_on_batch", "predict_on_batch")
     for name in methods:
         setattr(trainer, name, _checked(getattr(trainer, name), check_call))
@@ -431,7 +440,7 @@ def share_seed() -> None:
 
 def change_jax_predictions(rows_of: Callable[[Any, int], Any]) -> None:
     """Applies a function to each output of `predict()` and the rows of the batch, once."""
-    trainer = _find("JAXTrainer", "keras.src.backend.jax.trainer")
+    trainer = _trainer_of("jax", "JAXTrainer")
     make = _attribute(trainer, "make_predict_function")
 
     @functools.wraps(make)
@@ -487,7 +496,7 @@ def explain_errors_of_processes(elsewhere: str, lost: str) -> None:
         elsewhere: The text where weights are read that are in other processes.
         lost: The text where another process has ended during training, before JAX's.
     """
-    trainer = _find("JAXTrainer", "keras.src.backend.jax.trainer")
+    trainer = _trainer_of("jax", "JAXTrainer")
     readers = [(keras.layers.Layer, "get_weights")]
     readers += [(keras.Model, name) for name in ("save", "save_weights", "export")]
     for owner, name in readers:
@@ -532,7 +541,7 @@ def with_values(variables: Sequence[keras.Variable], values: Sequence[Any]) -> I
 
 def guard_tensorflow_fit(check: Callable[[Any], None]) -> None:
     """Checks a model before TensorFlow's `fit()`, once."""
-    trainer = _find("TensorFlowTrainer", "keras.src.backend.tensorflow.trainer")
+    trainer = _trainer_of("tensorflow", "TensorFlowTrainer")
     fit = trainer.fit
 
     @functools.wraps(fit)
