@@ -3,7 +3,7 @@
 import pytest
 
 import kerasattention as ka
-from fresh import run_processes
+from fresh import run_processes, xla_flags
 
 CODE = """
 import os, sys
@@ -73,8 +73,7 @@ for model_devices in (2, 4):
 
 
 def test_two_processes_have_the_numbers_of_one(tmp_path):
-    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
-    ended = run_processes(CODE, tmp_path, XLA_FLAGS=flags, FOLDER=str(tmp_path))
+    ended = run_processes(CODE, tmp_path, XLA_FLAGS=xla_flags(2), FOLDER=str(tmp_path))
     expected = ["True 8", "True 8", "True", "True", "True"]
     expected += ["True 16", "True 16", "True", "True True", "True"]
     for status, output, errors in ended:

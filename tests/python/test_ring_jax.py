@@ -11,7 +11,7 @@ import sys
 import pytest
 
 import kerasattention
-from test_sharded_jax import FLAGS
+from fresh import xla_flags
 
 CASES = os.path.join(os.path.dirname(__file__), "ring_cases.py")
 
@@ -24,7 +24,7 @@ def found(tmp_path_factory):
         "KERAS_BACKEND": "jax",
         "KERAS_HOME": str(tmp_path_factory.mktemp("keras")),
         "PYTHONPATH": os.pathsep.join([package, os.path.dirname(CASES)]),
-        "XLA_FLAGS": FLAGS,
+        "XLA_FLAGS": xla_flags(8),
         "JAX_PLATFORMS": "cpu",
     }
     done = subprocess.run(
