@@ -155,16 +155,26 @@ CHOOSING = {
 }
 
 
+@pytest.fixture(scope="module")
+def looking_far_back():
+    return looking_back(80)
+
+
+@pytest.fixture(scope="module")
+def acting_alone():
+    keras.utils.set_random_seed(5)
+    return model_of(lambda x: attending(position=ka.RotaryPosition())(tripled(x)))
+
+
 @pytest.mark.parametrize("how", CHOOSING)
-def test_a_look_back_that_only_late_tokens_show_is_refused(how):
+def test_a_look_back_that_only_late_tokens_show_is_refused(how, looking_far_back):
     """After the first steps: when twice as many tokens have come, or at the end."""
-    model = looking_back(80)
     with pytest.raises(ValueError, match=NAMED.replace("output", "token")):
-        ka.generate(model, [[1, 2, 3], [4, 5, 6]], 110, **CHOOSING[how])
+        ka.generate(looking_far_back, [[1, 2, 3], [4, 5, 6]], 110, **CHOOSING[how])
 
 
-def test_a_look_back_that_only_late_steps_show_is_refused():
-    decoder = ka.IncrementalDecoder(looking_back(80), 1, 150)
+def test_a_look_back_that_only_late_steps_show_is_refused(looking_far_back):
+    decoder = ka.IncrementalDecoder(looking_far_back, 1, 150)
     decoder.prefill([1, 2, 3])
     tokens = draw_tokens(1, 140)[0]
 
@@ -178,14 +188,12 @@ def test_a_look_back_that_only_late_steps_show_is_refused():
 
 
 @pytest.mark.parametrize("how", CHOOSING)
-def test_tokens_chosen_in_a_loop_are_not_refused(how):
+def test_tokens_chosen_in_a_loop_are_not_refused(how, acting_alone):
     """With padding and rows that end."""
-    keras.utils.set_random_seed(5)
-    model = model_of(lambda x: attending(position=ka.RotaryPosition())(tripled(x)))
     prompts = [draw_tokens(1, n, seed=n)[0] for n in (9, 4, 6)]
-    found = ka.generate(model, prompts, 70, **CHOOSING[how])
+    found = ka.generate(acting_alone, prompts, 70, **CHOOSING[how])
     stop = int(found[1][60])
-    again = ka.generate(model, prompts, 70, stop_token=stop, **CHOOSING[how])
+    again = ka.generate(acting_alone, prompts, 70, stop_token=stop, **CHOOSING[how])
     for one, other in zip(found, again, strict=True):
         end = len(other) if stop not in other[12:] else 12 + list(other[12:]).index(stop) + 1
         np.testing.assert_array_equal(one[12:end], other[12:end])
