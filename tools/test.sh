@@ -16,7 +16,11 @@ export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.setup/jax-ca
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 
-# `make test-quick` leaves out what trains, decodes and compiles at length.
+# The tests start many processes, each of which would compile the module's files anew.
+unset PYTHONDONTWRITEBYTECODE
+
+# `make test-quick` leaves out what trains, decodes and compiles at length; run_r() of the R suite
+# looks for QUICK too.
 quick=()
 if [ -n "${QUICK:-}" ]; then
   for name in copies decode_trials decoding files gradients kept_files published_models rechecks \
@@ -63,6 +67,11 @@ run_suite() {
     python-jax)
       XLA_FLAGS="${XLA_FLAGS-$python_jax_flags}" \
         pytest_on jax tests/python "$report" "${workers[@]}" "${quick[@]}" "${coverage[@]}"
+      ;;
+    python-torch)
+      # Threads of the two workers would wait for each other in loops that take the time of both.
+      OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} \
+        pytest_on torch tests/python "$report" "${workers[@]}" "${quick[@]}" "${coverage[@]}"
       ;;
     python-*) pytest_on "${suite#python-}" tests/python "$report" "${workers[@]}" "${quick[@]}" "${coverage[@]}" ;;
     fuzz-*) fuzz "${suite#fuzz-}" "$report" ;;

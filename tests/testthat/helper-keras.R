@@ -29,6 +29,9 @@ expect_close <- function(actual, expected, tolerance = 1e-5) {
 # Runs R code in a new process with the same library; gives what it prints, with `stderr = TRUE`
 # also on standard error.
 run_r <- function(code, env = character(), stderr = FALSE) {
+  if (nzchar(Sys.getenv("QUICK"))) {
+    skip("make test-quick starts no other session")
+  }
   file <- withr::local_tempfile(fileext = ".R")
   writeLines(code, file)
   libraries <- paste(.libPaths(), collapse = .Platform$path.sep)
