@@ -10,6 +10,7 @@ from draws import chance, maybe, pick
 from keras import layers, ops
 
 import kerasattention as ka
+from kerasattention._keras import flatten_layers
 
 
 class LearnedPositions(layers.Layer):
@@ -377,6 +378,7 @@ class Drawn:
         kind = layers.ReversibleEmbedding if tied else layers.Embedding
         embedding = kind(vocabulary, features, mask_zero=chance(rng, 0.1))
         self.masked = embedding.mask_zero
+        self.first = 0  # the least token of prompts
         x = embedding(tokens)
         parts = [pick(rng, *PARTS) for _ in range(int(rng.integers(1, 5)))]
         if hostile:
@@ -394,6 +396,9 @@ class Drawn:
             x = layers.Softmax()(x)
         ARGUMENTS.clear()
         self.model = keras.Model([tokens, *inputs.values()], x)
+        if self.masked and (hostile or has_keras_attention(self.model)):
+            # What Keras's layers give at padding depends on later tokens.
+            self.first = 1
         for variable in self.model.trainable_weights:
             variable.assign(variable + 0.4 * rng.normal(size=variable.shape))
 
@@ -406,6 +411,11 @@ class Drawn:
             "given": self.given,
             "hostile": self.hostile,
         }
+
+
+def has_keras_attention(model):
+    kinds = keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention
+    return any(isinstance(layer, kinds) for layer in flatten_layers(model))
 
 
 def given_arguments(rng):
@@ -431,7 +441,7 @@ def drawn_numbers(rng, name, prompt, length):
 
 
 def prompts(rng, drawn, rows, ragged):
-    """Token ids, those of padding left out where 0 is masked."""
-    first = 1 if drawn.masked else 0
+    """Token ids of some rows."""
+    first = drawn.first
     lengths = rng.integers(1, 12, rows) if ragged else np.full(rows, int(rng.integers(1, 12)))
     return [rng.integers(first, drawn.vocabulary, size).astype("int32") for size in lengths]

@@ -21,6 +21,7 @@ from decoding_models import (
     numpy,
     with_weights,
 )
+from kerasattention._keras import set_keras_mask
 
 MAX_LENGTH = 13
 
@@ -186,6 +187,33 @@ def test_a_keras_mask_of_the_tokens_is_kept_in_the_cache():
     tokens[0, 2], tokens[1, 7] = 0, 0
     model = model_of(lambda x: attending()(attending()(x)), mask_zero=True)
     assert_decodes(model, tokens)
+
+
+def test_a_mask_that_a_reversible_embedding_attaches_is_kept_in_the_cache():
+    tokens = draw_tokens()
+    tokens[0, 2], tokens[1, 7] = 0, 0
+    given = keras.Input((None,), dtype="int32")
+    embedding = layers.ReversibleEmbedding(VOCABULARY, FEATURES, mask_zero=True)
+    latent = ka.LatentAttention(2, 3, 5, rotary_dim=2, use_causal_mask=True)
+    x = attending()(embedding(given))
+    model = keras.Model(given, embedding(x + latent(x), reverse=True))
+    assert_decodes(with_weights(model), tokens)
+
+
+class Marking(layers.Layer):
+    """Attaches a mask in its call, which no spec shows."""
+
+    def call(self, x):
+        x = x + 0.0
+        set_keras_mask(x, ops.not_equal(x[:, :, 0], 0.0))
+        return x
+
+
+def test_a_mask_that_a_layer_attaches_in_its_call_is_refused():
+    model = model_of(lambda x: attending()(Marking()(x)))
+    decoder = ka.IncrementalDecoder(model, ROWS, MAX_LENGTH)
+    with pytest.raises(ValueError, match=r"an earlier layer attaches in its `call\(\)`"):
+        decoder.prefill(draw_tokens())
 
 
 def test_rows_may_outgrow_rolling_caches():

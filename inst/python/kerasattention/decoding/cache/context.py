@@ -132,7 +132,9 @@ class CacheContext(AttentionContext):
         given = {"key": key, "value": value}
         kept = {name: self._without_padding(given[name]) for name in spec.sizes}
         new = {name: to_cache(name, x) for name, x in kept.items()}
-        if spec.keeps_mask and spec.shares_with is None:
+        if not spec.keeps_mask:
+            _refuse_mask(layer, mask)
+        elif spec.shares_with is None:
             new["mask"] = self._kept_mask(spec, key, mask)
         if spec.position_dtype is not None:
             new["positions"] = mask.key_positions
@@ -325,3 +327,13 @@ class CacheContext(AttentionContext):
     @property
     def _rolls(self) -> bool:
         return self.specs[self._call].rolls(self.max_length)
+
+
+def _refuse_mask(layer: AttentionLayer, mask: AttentionMask) -> None:
+    """Refuses a mask of padding that no cache was made for: later tokens would see the padding."""
+    if mask.key_mask is not None:
+        raise ValueError(
+            f"Layer '{layer.name}' cannot be decoded token by token: its input carries a mask of "
+            "padding that an earlier layer attaches in its `call()`, which the model's graph does "
+            "not show. Return the mask from `compute_mask()` of that layer."
+        )

@@ -170,12 +170,16 @@ class _Flattener:
         return [slots[id(x)] for x in graph.outputs]
 
     def _add(self, operation: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> list[Slot]:
-        """Adds an instruction; its results may be masked if anything that it reads is."""
+        """Adds an instruction; its results may be masked if anything that it reads is.
+
+        A `ReversibleEmbedding` attaches its mask when it is called, and no spec shows it.
+        """
         made = [self.new_slot(x) for x in outputs]
         indices = tuple(slot.index for slot in made)
         instruction = Instruction(operation, tuple(args), dict(kwargs), indices, tuple(outputs))
         self.made.append(instruction)
-        if self.masked.intersection(instruction.inputs):
+        is_embedding = isinstance(operation, keras.layers.Embedding) and operation.mask_zero
+        if is_embedding or self.masked.intersection(instruction.inputs):
             self.masked.update(indices)
         return made
 
