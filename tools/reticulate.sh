@@ -5,19 +5,22 @@
 set -euo pipefail
 
 library=$1
+# This library only: a reticulate in another one, as of a second copy of the project that the shell
+# has activated, is not there when the package is installed.
+export R_LIBS=$library R_LIBS_USER=$library
 minimum=1.41
 suite=trixie
 jobs=$(nproc 2>/dev/null || echo 2)
 
 has_reticulate() {
-  R_LIBS_USER="$library" Rscript --vanilla -e '
+  Rscript --vanilla -e '
     version <- tryCatch(utils::packageVersion("reticulate"), error = function(e) "0")
     quit(status = if (version >= commandArgs(TRUE)[[1]]) 0 else 1)
   ' "$minimum" >/dev/null 2>&1
 }
 
 from_cran() {
-  R_LIBS_USER="$library" Rscript --vanilla -e '
+  Rscript --vanilla -e '
     arguments <- commandArgs(TRUE)
     repos <- getOption("repos")
     if (is.na(repos["CRAN"]) || identical(repos[["CRAN"]], "@CRAN@")) {
@@ -86,7 +89,7 @@ from_debian() {
   [ -f "${tarballs[0]}" ] || return 1
   mkdir "$work/reticulate"
   tar -xf "${tarballs[0]}" -C "$work/reticulate" --strip-components=1
-  R_LIBS_USER="$library" R CMD INSTALL --no-docs --library="$library" "$work/reticulate"
+  R CMD INSTALL --no-docs --library="$library" "$work/reticulate"
   has_reticulate
 }
 
