@@ -195,8 +195,10 @@ def test_a_mask_that_a_reversible_embedding_attaches_is_kept_in_the_cache():
     given = keras.Input((None,), dtype="int32")
     embedding = layers.ReversibleEmbedding(VOCABULARY, FEATURES, mask_zero=True)
     latent = ka.LatentAttention(2, 3, 5, rotary_dim=2, use_causal_mask=True)
-    x = attending()(embedding(given))
-    model = keras.Model(given, embedding(x + latent(x), reverse=True))
+    block, x = Block(), embedding(given)
+    block.supports_masking = True
+    x = block(x) + latent(x)
+    model = keras.Model(given, embedding(attending()(x), reverse=True))
     assert_decodes(with_weights(model), tokens)
 
 

@@ -278,7 +278,9 @@ def test_layers_of_other_heads_cannot_share_a_table():
     shared = RelativePosition()
     x = numbers(1, 3, 4).astype("float32")
     MultiHeadAttention(2, 4, position=shared)(x)
-    with pytest.raises(ValueError, match=r"table for 2 heads.*3 query heads.*of its own"):
+    with pytest.raises(
+        ValueError, match=r"table for 2 heads.*3 query heads.*another `RelativePosition`"
+    ):
         MultiHeadAttention(3, 4, position=shared)(x)
 
 

@@ -69,7 +69,9 @@ class Trial:
         self.program = program
         self.calls = trial_calls.calls_of(self._call, instruction.operation)
         self.masked = {
-            slot for slot in instruction.inputs if get_keras_mask(program.specs[slot]) is not None
+            slot
+            for slot in instruction.inputs
+            if slot in program.masked or get_keras_mask(program.specs[slot]) is not None
         }
         # A table of positions may be shorter than a trial.
         for size in (length,) if length else _lengths(instruction.operation):

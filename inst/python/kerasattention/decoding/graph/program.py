@@ -11,7 +11,13 @@ from typing import Any, TypeVar, cast
 import keras
 from keras import ops, tree
 
-from kerasattention._keras import Functional, graph_of, nodes_in_order, set_keras_mask
+from kerasattention._keras import (
+    Functional,
+    get_keras_mask,
+    graph_of,
+    nodes_in_order,
+    set_keras_mask,
+)
 from kerasattention.attend.tensors import Tensor
 
 Arguments = TypeVar("Arguments", tuple[Any, ...], dict[str, Any])
@@ -179,7 +185,9 @@ class _Flattener:
         instruction = Instruction(operation, tuple(args), dict(kwargs), indices, tuple(outputs))
         self.made.append(instruction)
         is_embedding = isinstance(operation, keras.layers.Embedding) and operation.mask_zero
-        if is_embedding or self.masked.intersection(instruction.inputs):
+        if is_embedding and any(get_keras_mask(x) is None for x in outputs):
+            self.masked.update(indices)
+        if self.masked.intersection(instruction.inputs):
             self.masked.update(indices)
         return made
 
