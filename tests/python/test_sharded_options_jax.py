@@ -11,7 +11,7 @@ import sys
 import pytest
 
 import kerasattention
-from test_sharded_jax import FLAGS
+from fresh import xla_flags
 
 CASES = os.path.join(os.path.dirname(__file__), "sharded_options.py")
 
@@ -28,7 +28,7 @@ def run_cases(folder, names=()):
         "KERAS_BACKEND": "jax",
         "KERAS_HOME": str(folder),
         "PYTHONPATH": os.pathsep.join([package, os.path.dirname(CASES)]),
-        "XLA_FLAGS": FLAGS,
+        "XLA_FLAGS": xla_flags(8),
         "JAX_PLATFORMS": "cpu",
     }
     done = subprocess.run(
