@@ -28,12 +28,19 @@ def seen(tokens):
     return ops.cast(tokens == 5, "int32")
 
 
+def repeated(tokens):
+    """1 where a token is the one six before it."""
+    earlier = ops.pad(tokens, [(0, 0), (6, 0)], constant_values=-1)[:, : ops.shape(tokens)[1]]
+    return ops.cast(ops.equal(tokens, earlier), "int32")
+
+
 def drawn(generator):
     """A layer that changes a variable which it does not hold: Lambda keeps no track of it."""
     return layers.Lambda(lambda x: x + keras.random.normal((), seed=generator), name="culprit")
 
 
 MIXING = {
+    "the id of six tokens before": counted(repeated),
     "the token before": shifted(1),
     "six tokens before": shifted(6),
     "thirty tokens before": shifted(30),

@@ -198,8 +198,12 @@ def test_a_mask_that_a_reversible_embedding_attaches_is_kept_in_the_cache():
     block, x = Block(), embedding(given)
     block.supports_masking = True
     x = block(x) + latent(x)
-    model = keras.Model(given, embedding(attending()(x), reverse=True))
-    assert_decodes(with_weights(model), tokens)
+    logits = embedding(attending()(x), reverse=True)
+    model = with_weights(keras.Model(given, logits))
+    assert_decodes(model, tokens)
+    probabilities = keras.Model(given, layers.Softmax()(logits))
+    found, expected = (ka.generate(x, tokens[:, :3], 4) for x in (probabilities, model))
+    np.testing.assert_array_equal(found, expected)
 
 
 class Marking(layers.Layer):

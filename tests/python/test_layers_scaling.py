@@ -139,6 +139,13 @@ def test_factors_of_positions_worked_by_hand():
         np.testing.assert_allclose(found[known], expected[known], rtol=1e-6)
 
 
+def test_learned_factors_are_of_float64(doubles):
+    weight = np.array([-9.0, -0.3, 0.0, 0.7, 30.0])
+    found = to_numpy(per_dimension_factor(tensor(weight, "float64"), "float64"))
+    expected = np.log1p(np.exp(weight)) / np.log(2)
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
 @pytest.mark.parametrize("name", SCALES)
 def test_queries_are_scaled_by_their_positions(name):
     scale = SCALES[name]

@@ -30,7 +30,10 @@ def per_dimension_factor(weight: Tensor, dtype: Any) -> Tensor:
     weight = ops.cast(weight, accumulator_of(dtype))  # (H)
     # Not `ops.softplus()`, which on torch is linear above 20: off by 2e-9.
     if keras.backend.backend() == "torch":  # DTensors have no gradient of log_sigmoid()
-        softplus = ops.logaddexp(weight, ops.zeros_like(weight))  # (H)
+        import torch
+
+        # Keras's function gives float32 for float64.
+        softplus = torch.logaddexp(weight, torch.zeros_like(weight))  # (H)
     else:
         softplus = ops.negative(ops.log_sigmoid(ops.negative(weight)))  # (H)
     return softplus * (1.0 / math.log(2.0))  # (H)

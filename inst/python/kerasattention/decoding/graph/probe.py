@@ -68,10 +68,12 @@ class Trial:
         self.moving = [slot for slot in instruction.inputs if slot in moving]
         self.program = program
         self.calls = trial_calls.calls_of(self._call, instruction.operation)
+        # A mask that the specs do not show matters to attention; `Softmax` would fail with one.
+        hidden = program.masked if layer_support.holds_attention(instruction.operation) else ()
         self.masked = {
             slot
             for slot in instruction.inputs
-            if slot in program.masked or get_keras_mask(program.specs[slot]) is not None
+            if slot in hidden or get_keras_mask(program.specs[slot]) is not None
         }
         # A table of positions may be shorter than a trial.
         for size in (length,) if length else _lengths(instruction.operation):
@@ -89,9 +91,23 @@ class Trial:
     def per_position(self) -> bool:
         """True if a token's result depends on no other token; False if also on its index.
 
+        Ids are tried a second time with few different ones: in a draw of all that the model knows
+        none comes again soon, and a layer may look for that.
+
         Raises:
             ValueError: It depends on other tokens.
         """
+        found = self._is_per_position()
+        ids = {slot: self.inputs[slot] for slot in self.moving}
+        ids = {slot: x for slot, x in ids.items() if x.dtype.kind == "i"}
+        if not ids:
+            return found
+        random = np.random.default_rng(11)
+        few = {slot: random.choice(np.unique(x)[:3], x.shape) for slot, x in ids.items()}
+        self.inputs = self.inputs | few
+        return self._is_per_position() and found
+
+    def _is_per_position(self) -> bool:
         whole = self._result(self.inputs)
         if not _near(self._result(self.inputs, self.calls.run_anew), whole):
             raise self._refusal("its result changes from call to call")
