@@ -206,6 +206,20 @@ def test_a_mask_that_a_reversible_embedding_attaches_is_kept_in_the_cache():
     np.testing.assert_array_equal(found, expected)
 
 
+def test_a_mask_of_one_of_two_layers_that_share_keys_is_not_of_the_other():
+    """The second layer's input, a sum, has none."""
+    tokens = draw_tokens()
+    tokens[0, 2], tokens[1, 7] = 0, 0
+    given = keras.Input((None,), dtype="int32")
+    embedding = layers.ReversibleEmbedding(VOCABULARY, FEATURES, mask_zero=True)
+    first = ka.GroupQueryAttention(6, 4, 2, use_causal_mask=True)
+    second = ka.GroupQueryAttention(6, 2, 2, use_causal_mask=True, key_value_of=first)
+    x = embedding(given)
+    x = x + first(x)
+    model = keras.Model(given, embedding(x + second(x), reverse=True))
+    assert_decodes(with_weights(model), tokens)
+
+
 class Marking(layers.Layer):
     """Attaches a mask in its call, which no spec shows."""
 

@@ -75,6 +75,7 @@ class CacheContext(AttentionContext):
         self._call = -1
         # What each call held in this run, for those that use its keys and values.
         self._held: dict[int, tuple[dict[str, Tensor], Tensor | None]] = {}
+        self._has_mask: dict[int, bool] = {}  # whether a call's keys carry a mask of padding
         self._shared: dict[Any, Tensor] = {}  # masks and positions that layers have in common
 
     def adds_one_token(self) -> bool:
@@ -132,9 +133,8 @@ class CacheContext(AttentionContext):
         given = {"key": key, "value": value}
         kept = {name: self._without_padding(given[name]) for name in spec.sizes}
         new = {name: to_cache(name, x) for name, x in kept.items()}
-        if not spec.keeps_mask:
-            _refuse_mask(layer, mask)
-        elif spec.shares_with is None:
+        keeps_mask = self._check_mask(layer, mask)
+        if keeps_mask and spec.shares_with is None:
             new["mask"] = self._kept_mask(spec, key, mask)
         if spec.position_dtype is not None:
             new["positions"] = mask.key_positions
@@ -148,7 +148,7 @@ class CacheContext(AttentionContext):
         kept = {name: self._from_cache(name, held[name]) for name in spec.sizes}
         key, value = kept["key"], kept.get("value", kept["key"])
         if spec.position_dtype is not None:
-            return key, value, self._with_given_positions(spec, mask, held)
+            return key, value, self._with_given_positions(spec, mask, held, keeps_mask)
         mask = dataclasses.replace(
             mask,
             causal=False,
@@ -157,7 +157,7 @@ class CacheContext(AttentionContext):
             offset=self.info.position,
             query_positions=None,
             key_positions=positions,
-            key_mask=held.get("mask") if spec.keeps_mask else None,
+            key_mask=held.get("mask") if keeps_mask else None,
             mask=self._mask(spec, positions, mask.further_rules),
             # One token attends all real ones of its segment that no rule masks out; of several, the
             # first may not attend the last.
@@ -166,15 +166,34 @@ class CacheContext(AttentionContext):
         return key, value, mask
 
     def _with_given_positions(
-        self, spec: CacheSpec, mask: AttentionMask, held: dict[str, Tensor]
+        self, spec: CacheSpec, mask: AttentionMask, held: dict[str, Tensor], keeps_mask: bool
     ) -> AttentionMask:
         """The rules compare the positions given; which slots hold a key, indices say."""
         return dataclasses.replace(
             mask,
             key_positions=held["positions"],
-            key_mask=held.get("mask") if spec.keeps_mask else None,
+            key_mask=held.get("mask") if keeps_mask else None,
             mask=self._mask(spec, None, ()),
         )
+
+    def _check_mask(self, layer: AttentionLayer, mask: AttentionMask) -> bool:
+        """Whether the call reads the mask in its cache, or in that of the call that it shares with.
+
+        A spec says what may carry a mask; the call has it or not.
+
+        Raises:
+            ValueError: The call has a mask of padding that no cache holds.
+        """
+        spec, has_mask = self.specs[self._call], mask.key_mask is not None
+        self._has_mask[self._call] = has_mask
+        differs = has_mask != self._has_mask[self._source]
+        if (has_mask and not spec.keeps_mask) or (differs and (has_mask or spec.segmented)):
+            raise ValueError(
+                f"Layer '{layer.name}' cannot be decoded token by token: its input carries a mask "
+                "of padding that an earlier layer attaches in its `call()`, which the graph of the "
+                "model does not show. Return the mask from `compute_mask()` of that layer."
+            )
+        return spec.keeps_mask and not differs
 
     def _kept_mask(self, spec: CacheSpec, key: Tensor, mask: AttentionMask) -> Tensor:
         """(B, S): the new keys that tokens to come may see: no padding, and of their segment."""
@@ -327,13 +346,3 @@ class CacheContext(AttentionContext):
     @property
     def _rolls(self) -> bool:
         return self.specs[self._call].rolls(self.max_length)
-
-
-def _refuse_mask(layer: AttentionLayer, mask: AttentionMask) -> None:
-    """Refuses a mask of padding that no cache was made for: later tokens would see the padding."""
-    if mask.key_mask is not None:
-        raise ValueError(
-            f"Layer '{layer.name}' cannot be decoded token by token: its input carries a mask of "
-            "padding that an earlier layer attaches in its `call()`, which the model's graph does "
-            "not show. Return the mask from `compute_mask()` of that layer."
-        )
