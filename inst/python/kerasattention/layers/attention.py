@@ -3,6 +3,8 @@
 Shape letters: B batch, T query length, S key/value length, D features, N query heads, K
 key/value heads, H head size, Hv value head size. Inputs are (B, ..., D): the attended axes are
 folded into one length, and all others into the batch (B').
+
+It has more than 300 lines because building, calling and saving of the one class stand together.
 """
 
 from collections.abc import Callable

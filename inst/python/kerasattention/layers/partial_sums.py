@@ -1,6 +1,6 @@
 """Adds up inputs of which torch's processes have partial sums, as after an output projection.
 
-Each of a layer's projections would add them up by itself, in a collective operation of its own.
+Else each projection of a layer would add them up again, in one more collective operation.
 """
 
 from typing import Any

@@ -2,6 +2,8 @@
 
 A layer whose result differs when the tokens come one at a time is refused: an error is better
 than wrong text.
+
+It has more than 300 lines because all checks of a trial stand in one class.
 """
 
 import contextlib

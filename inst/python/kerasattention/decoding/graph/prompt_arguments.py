@@ -57,7 +57,7 @@ def prompt_inputs(program: Program, moving: set[int]) -> dict[int, str]:
 
 
 def is_argument_only(program: Program, source: int) -> bool:
-    """Whether attention layers read an input of the model as such an argument, and nothing else."""
+    """Whether only attention layers read an input of the model, as one of these arguments."""
     found = False
     for instruction in program.instructions:
         if isinstance(instruction.operation, CastTo):

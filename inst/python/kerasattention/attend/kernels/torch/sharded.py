@@ -39,7 +39,7 @@ def call_sharded(
     own = {name: _own_part(x, share, axes[name]) for name, x in named.items()}
     results = call(_with_own_heads(own, groups, share) | _offsets(own, share))
     return tuple(
-        # Of strides of its own a DTensor cannot always be made a view.
+        # A DTensor whose strides differ from those of its shape cannot always be made a view.
         DTensor.from_local(x.contiguous(), share.mesh, _placements(share, axes), run_check=False)
         for x, axes in zip(results, outputs, strict=True)
     )
