@@ -37,8 +37,14 @@
 #'   in order. A vector is the input of one row. An input that is the `segment_ids` or
 #'   `bidirectional` of the attention layers has a number for each token of the prompts, (B, T),
 #'   and 0 for the padding on the left of shorter ones. New tokens are in the segment of the last
-#'   token of their row, and in no span of `bidirectional`. Where an input is the `positions`, those
-#'   of new tokens are not known: see [incremental_decoder()].
+#'   token of their row, and in no span of `bidirectional`. An input that is the `positions` is
+#'   (B, T), or (B, T, axes) for a [position_rotary()] with `sections`; see `position_step`.
+#' @param position_step The distance from the position of a new token to the next, where an input
+#'   of the model is the `positions` of its attention layers. The first new token is so far behind
+#'   the largest position of its row (of its last segment, where the model has `segment_ids`);
+#'   with several axes all axes go on behind the largest of all, as in Qwen2-VL. `NULL` is 1 for
+#'   an input of integers, and an error for one of real numbers, such as times: set the distance,
+#'   or give each position to the `$step()` of an [incremental_decoder()].
 #' @param callback A function that is called with the new token ids (B) after each step;
 #'   if it returns `FALSE`, the generation ends.
 #' @param progress Whether to show a progress bar; `NULL` shows one for long runs.
@@ -56,6 +62,15 @@
 #'
 #' generate_tokens(model, c(3, 1, 4), max_new_tokens = 5)
 #' generate_tokens(model, list(c(3, 1, 4), 15), max_new_tokens = 5, temperature = 1, seed = 1)
+#'
+#' # Positions of the prompt that an input of the model holds; new tokens have 8, 9 and 10.
+#' positions <- keras$Input(reticulate::tuple(NULL), dtype = "int32")
+#' output <- keras$layers$Embedding(20L, 16L)(tokens) |>
+#'   layer_multi_head_attention(
+#'     2, 8, position = position_rotary(), positions = positions, use_causal_mask = TRUE
+#'   )
+#' model <- keras$Model(list(positions, tokens), keras$layers$Dense(20L)(output))
+#' generate_tokens(model, c(3, 1, 4), max_new_tokens = 3, inputs = c(0, 3, 7))
 generate_tokens <- function(
   model,
   tokens,
@@ -68,10 +83,17 @@ generate_tokens <- function(
   ...,
   num_return_sequences = 1,
   inputs = NULL,
+  position_step = NULL,
   callback = NULL,
   progress = NULL
 ) {
-  known <- c("num_return_sequences", "inputs", "callback", "progress")
+  known <- c(
+    "num_return_sequences",
+    "inputs",
+    "position_step",
+    "callback",
+    "progress"
+  )
   check_dots(list(...), known)
   check_required(model)
   check_required(tokens)
@@ -86,6 +108,7 @@ generate_tokens <- function(
   check_whole_number(seed, min = 0, null = TRUE)
   check_whole_number(num_return_sequences, min = 1, max = most_rows)
   check_other_inputs(inputs)
+  check_number(position_step, above = 0, null = TRUE)
   check_callback(callback)
   check_flag(progress, null = TRUE)
   warn_unused(temperature, list(top_k = top_k, top_p = top_p))
@@ -101,6 +124,7 @@ generate_tokens <- function(
     seed = as_int(if (temperature > 0) seed %||% draw_seed() else seed),
     num_return_sequences = as_int(num_return_sequences),
     inputs = as_other_inputs(inputs),
+    position_step = position_step,
     callback = callback,
     progress = progress,
     doing = "generate tokens"

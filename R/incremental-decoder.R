@@ -23,8 +23,9 @@
 #'   B vectors, and returns logits (B, V) for the next token; `inputs` as in [generate_tokens()];
 #' * `$step(tokens, inputs = NULL)` takes the next token of each row, B numbers, or several,
 #'   (B, t), and returns logits (B, V). Where an input of the model is the `positions` of
-#'   attention layers, `inputs` are the positions of these tokens, of the same shape; they must be
-#'   greater than those before;
+#'   attention layers, `inputs` are the positions of these tokens, of the same shape, greater than
+#'   those before. Positions of several axes are (B, axes) or (B, t, axes). Integers may be left
+#'   out: they go on by 1 as in [generate_tokens()];
 #' * `$reset()` empties the caches;
 #' * `$length()` is the number of tokens in each row, `$cache_bytes()` the size of the caches.
 #' @export

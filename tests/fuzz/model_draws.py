@@ -58,6 +58,8 @@ class Block(layers.Layer):
 
 def position(rng, size, groups):
     """A function that makes a position, or None."""
+    if takes_axes() and size >= 4:
+        return lambda: ka.RotaryPosition(50.0, sections=(1, size // 2 - 1))
     made = [
         None,
         None,
@@ -134,9 +136,21 @@ def gqa_options(rng):
 ARGUMENTS = {}
 
 
+def takes_axes():
+    """Whether the positions have two axes."""
+    return "positions" in ARGUMENTS and len(ARGUMENTS["positions"].shape) == 3
+
+
+def given_to(layer):
+    """The inputs that a layer takes."""
+    has_axes = isinstance(layer.position, ka.RotaryPosition) and layer.position.axes == 2
+    names = set(ARGUMENTS) - ({"positions"} if takes_axes() and not has_axes else set())
+    return {name: ARGUMENTS[name] for name in sorted(names)}
+
+
 def our_gqa(rng, x):
     layer = ka.GroupQueryAttention(**gqa_options(rng))
-    return x + layer(x, use_causal_mask=True, **ARGUMENTS)
+    return x + layer(x, use_causal_mask=True, **given_to(layer))
 
 
 def our_mha(rng, x):
@@ -149,7 +163,7 @@ def our_mha(rng, x):
         **options_of_ours(rng, size, 1),
     )
     inputs = (x,) if chance(rng, 0.5) else (x, x)
-    return x + layer(*inputs, **ARGUMENTS)
+    return x + layer(*inputs, **given_to(layer))
 
 
 def our_latent(rng, x):
@@ -167,22 +181,30 @@ def our_latent(rng, x):
         use_causal_mask=True,
         **options,
     )
-    return x + layer(x, **ARGUMENTS)
+    return x + layer(x, **given_to(layer))
+
+
+def of_axes(rng, x):
+    """A layer that takes positions of two axes."""
+    options = options_of_ours(rng, 4, 1)
+    options["position"] = ka.RotaryPosition(50.0, sections=(1, 1))
+    layer = ka.MultiHeadAttention(pick(rng, 1, 3), 4, use_causal_mask=True, **options)
+    return x + layer(x, **given_to(layer))
 
 
 def shared_keys(rng, x):
     """A layer, and one later that uses its keys and values, in some models called twice."""
     options = gqa_options(rng)
     first = ka.GroupQueryAttention(**options, use_causal_mask=True)
-    x = x + first(x, **ARGUMENTS)
+    x = x + first(x, **given_to(first))
     x = pick(rng, dense, normed, per_position)(rng, x)
     again = dict(options, use_gate=chance(rng, 0.3), attention_sink=chance(rng, 0.3))
     again |= {"value_norm": False, "use_key_as_value": False}  # options of the first layer
     if isinstance(options["position"], keras.layers.Layer):
         again["position"] = options["position"].from_config(options["position"].get_config())
     second = ka.GroupQueryAttention(**again, use_causal_mask=True, key_value_of=first)
-    x = x + second(x, **ARGUMENTS)
-    return x + second(x, **ARGUMENTS) if chance(rng, 0.2) else x
+    x = x + second(x, **given_to(second))
+    return x + second(x, **given_to(second)) if chance(rng, 0.2) else x
 
 
 def keras_mha(rng, x):
@@ -368,8 +390,13 @@ class Drawn:
         tokens = keras.Input((self.length,), dtype="int32", name="tokens")
         self.given = [] if hostile or self.length else given_arguments(rng)
         dtypes = {"positions": pick(rng, "int32", "float32")}
+        self.position_axes = (2,) if "positions" in self.given and chance(rng, 0.4) else ()
         inputs = {
-            name: keras.Input((self.length,), dtype=dtypes.get(name, "int32"), name=name)
+            name: keras.Input(
+                (self.length, *(self.position_axes if name == "positions" else ())),
+                dtype=dtypes.get(name, "int32"),
+                name=name,
+            )
             for name in self.given
         }
         ARGUMENTS.clear()
@@ -387,6 +414,8 @@ class Drawn:
             parts = [part for part in parts if part not in (*COPIED, *HOSTILE)]
         if self.given:  # an input that nothing reads is no input
             parts.append(pick(rng, our_gqa, our_mha, our_latent, shared_keys))
+        if self.position_axes:
+            parts.append(of_axes)
         for part in parts:
             self.parts.append(part.__name__)
             x = part(rng, x, tokens) if part in HOSTILE else part(rng, x)
@@ -409,6 +438,7 @@ class Drawn:
             "length": self.length,
             "mask_zero": self.masked,
             "given": self.given,
+            "position_axes": self.position_axes,
             "hostile": self.hostile,
         }
 
@@ -424,11 +454,14 @@ def given_arguments(rng):
     return names + (["positions"] if chance(rng, 0.1) else [])
 
 
-def drawn_numbers(rng, name, prompt, length):
+def drawn_numbers(rng, name, prompt, length, axes=()):
     """Of each token of a row of `length` tokens, what one of these arguments is given.
 
-    After the prompt tokens are in no span, and in its last segment; positions go on.
+    After the prompt tokens are in no span, and in its last segment; positions go on, but for those
+    of several axes, which are in any order.
     """
+    if name == "positions" and axes:
+        return rng.integers(0, 30, (length, *axes))
     if name == "positions":
         return np.cumsum(rng.integers(1, 4, length)) + rng.integers(0, 5)
     numbers = np.zeros(length, int)

@@ -61,13 +61,14 @@ class Cases:
 
 
 def check_generate(rng, drawn):
-    if "positions" in drawn.given:  # which `generate()` does not know
-        return check_steps(rng, drawn)
     rows = pick(rng, 1, 1, 2, 3)
     given = model_draws.prompts(rng, drawn, rows, ragged=chance(rng, 0.5))
     count = int(rng.integers(1, 25))
     numbers = drawn_numbers(rng, drawn, given, count)
-    found = ka.generate(drawn.model, given, count, inputs=of_prompts(numbers, given))
+    step = {}
+    if "positions" in drawn.given:
+        step = {"position_step": continue_positions(rng, drawn, numbers, given)}
+    found = ka.generate(drawn.model, given, count, inputs=of_prompts(numbers, given), **step)
     for prompt, row in zip(given, found, strict=True):
         if not np.array_equal(row[: len(prompt)], prompt) or len(row) != len(prompt) + count:
             raise session.Finding(f"not a continuation: {prompt} to {row}", drawn.describe())
@@ -123,11 +124,36 @@ def drawn_numbers(rng, drawn, given, count):
     """For each further input, a number for each token of each row and of `count` more."""
     return {
         name: [
-            model_draws.drawn_numbers(rng, name, len(prompt), len(prompt) + count)
+            model_draws.drawn_numbers(
+                rng, name, len(prompt), len(prompt) + count, drawn.position_axes
+            )
             for prompt in given
         ]
         for name in drawn.given
     }
+
+
+def continue_positions(rng, drawn, numbers, given):
+    """Has the positions go on behind the largest of each prompt; returns the step, or None for 1.
+
+    Those of several axes only behind the largest of the last segment, if the model has segments.
+    """
+    index = [spec.name for spec in drawn.model.inputs].index("positions")
+    real = "float" in drawn.model.inputs[index].dtype
+    step = pick(rng, 1, 2) if real else pick(rng, None, 3)
+    for i, prompt in enumerate(given):
+        places, end = numbers["positions"][i], len(prompt)
+        own = np.ones(end, bool)
+        if "segment_ids" in numbers:
+            own = numbers["segment_ids"][i][:end] == numbers["segment_ids"][i][end - 1]
+        later = places[:end][own].max() + (step or 1) * np.arange(1, len(places) - end + 1)
+        places[end:] = later.reshape(-1, *[1] * (places.ndim - 1))
+    return step
+
+
+def padded(x, widths, **options):
+    """Numbers (t, ...) with more at the ends of the first axis."""
+    return np.pad(x, (widths, *[(0, 0)] * (x.ndim - 1)), **options)
 
 
 def of_prompts(numbers, given):
@@ -136,7 +162,7 @@ def of_prompts(numbers, given):
     return {
         name: np.stack(
             [
-                np.pad(row[: len(prompt)], (longest - len(prompt), 0))
+                padded(row[: len(prompt)], (longest - len(prompt), 0))
                 for row, prompt in zip(rows, given, strict=True)
             ]
         )
@@ -168,7 +194,7 @@ def full_passes(drawn, rows, starts, numbers):
         length = drawn.length
     filled = np.stack([np.pad(row, (0, length - len(row)), constant_values=1) for row in rows])
     others = [
-        np.stack([np.pad(row[:length], (0, max(length - len(row), 0)), mode="edge") for row in x])
+        np.stack([padded(row[:length], (0, max(length - len(row), 0)), mode="edge") for row in x])
         for x in numbers.values()
     ]
     output = full_pass(drawn.model, filled, *others)

@@ -170,15 +170,6 @@ def test_text_is_decoded_as_in_full_passes(name):
     checks.check_decoding(position=RotaryPosition(THETA, sections=sections))
 
 
-def test_a_model_of_positions_is_not_decoded():
-    tokens, places = keras.Input((None,), dtype="int32"), keras.Input((None, 2), dtype="int32")
-    x = keras.layers.Embedding(11, D)(tokens)
-    layer = ka.GroupQueryAttention(4, N, K, position=RotaryPosition(sections=(1, 1)))
-    x = layer(x, positions=places, use_causal_mask=True)
-    with pytest.raises(ValueError, match="cannot be decoded"):
-        ka.IncrementalDecoder(keras.Model([tokens, places], x), 1, 8, token_input=0)
-
-
 # Errors -----------------------------------------------------------------------------------------
 
 WRONG = {

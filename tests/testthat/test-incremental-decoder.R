@@ -140,5 +140,43 @@ test_that("the positions of a prompt and of each step are given", {
     decoder$step(c(1, 1))
     decoder$step(c(1, 1), c(3, 12))
     generate_tokens(model, rows, 2, inputs = at)
+    generate_tokens(model, rows, 2, inputs = at, position_step = 0)
+    generate_tokens(model, rows, 2, inputs = at, position_step = "1")
   })
+  made <- generate_tokens(model, rows, 2, inputs = at, position_step = 0.5)
+  later <- cbind(at, c(9.5, 7.5))
+  expected <- as.array(model(list(later, made[, 1:6])))
+  expect_equal(made[, 6:7], apply(expected[, 5:6, ], c(1, 2), which.max) - 1L)
+})
+
+test_that("positions of several axes go on behind the largest", {
+  skip_without_keras()
+  keras()$utils$set_random_seed(5L)
+  tokens <- input(NULL, dtype = "int32")
+  places <- keras()$Input(list(NULL, 2L), dtype = "int32", name = "places")
+  hidden <- keras()$layers$Embedding(13L, 14L)(tokens) |>
+    layer_multi_head_attention(
+      num_heads = 2,
+      key_dim = 4,
+      position = position_rotary(sections = c(1, 1)),
+      use_causal_mask = TRUE,
+      positions = places
+    )
+  model <- keras()$Model(
+    list(places, tokens),
+    keras()$layers$Dense(13L)(hidden)
+  )
+  row <- matrix(c(3L, 1L, 4L), 1)
+  at <- array(c(0, 5, 1, 2, 0, 3), c(1, 3, 2))
+  made <- generate_tokens(model, row, 2, inputs = at)
+  later <- array(c(0L, 5L, 1L, 6L, 2L, 0L, 3L, 6L), c(1, 4, 2))
+  expected <- as.array(model(list(later, made[, 1:4, drop = FALSE])))[1, , ]
+  expect_equal(made[1, 4:5], apply(expected[3:4, ], 1, which.max) - 1L)
+
+  decoder <- incremental_decoder(model, batch_size = 1, max_length = 8)
+  decoder$prefill(row, at)
+  expect_close(decoder$step(made[1, 4])[1, ], expected[4, ])
+  decoder$reset()
+  decoder$prefill(row, at)
+  expect_close(decoder$step(made[1, 4], matrix(6, 1, 2))[1, ], expected[4, ])
 })

@@ -19,7 +19,7 @@ from kerasattention.decoding.backends.select import check_can_decode, make_runne
 from kerasattention.decoding.cache.storage import LengthError, cache_bytes, check_memory
 from kerasattention.decoding.graph.plan import make_plan
 from kerasattention.decoding.inputs import Inputs
-from kerasattention.decoding.order import PositionOrder
+from kerasattention.decoding.order import PositionOrder, check_position_step, is_counted
 from kerasattention.decoding.prompts import pad_right, rounded_length
 from kerasattention.decoding.recheck import ComparedRunner
 from kerasattention.decoding.sampling import check_usable
@@ -139,9 +139,9 @@ class IncrementalDecoder:
                 model of such inputs. A vector is one row.
             inputs: The model's other inputs, a dictionary by name or a list in order. One that
                 is the `segment_ids`, `bidirectional` or `positions` of attention layers holds a
-                number for each token, (B, t), 0 for padding on the left. Tokens after the prompt
-                are in the last segment of their row, and in no span; `step()` takes their
-                positions.
+                number for each token, (B, t), 0 for padding on the left; positions of several
+                axes are (B, t, axes). Tokens after the prompt are in the last segment of their
+                row, and in no span; `step()` takes their positions.
 
         Returns:
             Logits (B, V) for the token after each prompt; NaN where the model's are.
@@ -181,7 +181,9 @@ class IncrementalDecoder:
             tokens: (B) or (B, t) integers; features (B, D) or (B, t, D).
             inputs: The positions of these tokens, (B) or (B, t), where an input of the model is
                 the `positions` of attention layers; by name or in order. They must be greater
-                than those of the tokens before.
+                than those of the tokens before. Those of several axes are (B, axes) or
+                (B, t, axes), in any order. Integers may be left out: the largest position of the
+                row so far, on any axis, plus 1, 2, ... on all axes, as in Qwen2-VL.
 
         Returns:
             Logits (B, V) for the token after them; NaN where the model's are.
@@ -197,7 +199,10 @@ class IncrementalDecoder:
             tokens = self._inputs.step(tokens)
             count = tokens.shape[1]
             self._check_room(count)
-            positions = self._inputs.positions(inputs, count)
+            if inputs is None and self.plan.step_inputs and is_counted(self.plan):
+                positions = self._order.following(count, 1)
+            else:
+                positions = self._inputs.positions(inputs, count)
             self._order.add(positions)
             wide = pad_right(tokens, self._bucket(count, self._length))
             with self._run():
@@ -212,7 +217,14 @@ class IncrementalDecoder:
             return logits
 
     def decode_loop(
-        self, kind: Any, numbers: Any, last: Tensor, steps: int, finished: Tensor, stop: Tensor
+        self,
+        kind: Any,
+        numbers: Any,
+        last: Tensor,
+        steps: int,
+        finished: Tensor,
+        stop: Tensor,
+        position_step: float | None = None,
     ) -> tuple[Tensor, Tensor, int]:
         """Feeds each chosen token back in, all in the backend.
 
@@ -223,33 +235,32 @@ class IncrementalDecoder:
             steps: The number of steps at most.
             finished: (B) booleans: rows that repeat their last token.
             stop: (n) tokens that finish a row.
+            position_step: The distance of new tokens, where positions are given; None: 1.
 
         Returns:
             Tokens (B, at least `steps`), `finished`, and the number of steps made.
         """
-        self.check_generates()
+        self.check_generates(position_step)
         with self._exclusive():
             self._check_unchanged()
             self._check_room(steps)
+            positions = self._order.following(steps, position_step or 1)
+            wide = {slot: pad_right(x, CHUNK) for slot, x in positions.items()}
             state = LoopState(
-                kind, numbers, last, self._length, steps, CHUNK, self._padding, finished, stop
+                *(kind, numbers, last, self._length, steps, CHUNK, self._padding, finished, stop),
+                self._inputs.step_values(wide),
             )
             with self._run():
                 made, finished, count, failed = self._runner.decode_loop(state)
                 number = self._length - self._prompt_length + failed + 2
                 self._length += count
+                self._order.add({slot: x[:, :count] for slot, x in positions.items()})
             check_usable(failed < count, number)
             return made, finished, count
 
-    def check_generates(self) -> None:
+    def check_generates(self, position_step: float | None = None) -> None:
         """Refuses a model whose new tokens have positions that only the caller knows."""
-        names = {self.plan.program.specs[slot].name for slot in self.plan.step_inputs.values()}
-        if names:
-            raise ValueError(
-                f"The positions of new tokens are not known: they come from the model's input "
-                f"{sorted(names)}. Use an `IncrementalDecoder` (in R "
-                "`incremental_decoder()`), whose `step()` takes them with the tokens."
-            )
+        check_position_step(self.plan, position_step)
 
     def compare_rest(self) -> None:
         """Compares with the model what has not been compared yet, at the end of a generation."""

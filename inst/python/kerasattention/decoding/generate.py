@@ -31,6 +31,7 @@ def generate(
     num_return_sequences: int = 1,
     inputs: Any = None,
     token_input: str | int | None = None,
+    position_step: float | None = None,
     callback: Callback | None = None,
     progress: bool | Callable[[int, int], Any] | None = None,
 ) -> np.ndarray | list[np.ndarray]:
@@ -55,9 +56,15 @@ def generate(
         seed: Integer; the same seed gives the same tokens on every backend, as far
             as their logits agree.
         num_return_sequences: How many continuations of each prompt.
-        inputs: Other inputs of the model (an encoder's), by name or in order.
+        inputs: Other inputs of the model (an encoder's), by name or in order. Those that are the
+            `segment_ids`, `bidirectional` or `positions` of attention layers: see
+            `IncrementalDecoder.prefill()`.
         token_input: Which input the tokens are; by default the last one, leaving out those that
             are only the segments or spans of attention layers.
+        position_step: The distance from the position of a new token to the next, where an input
+            of the model is the `positions` of its attention layers. The first is so far behind the
+            largest position of its row, those of several axes on all axes. None: 1 for integers;
+            for real numbers the distance must be given.
         callback: Called with the new tokens (B) each time one has come; the
             generation ends when it gives False.
         progress: Whether to show a progress bar, or a function called with the
@@ -79,7 +86,7 @@ def generate(
     prompts = Prompts.of(tokens, int(num_return_sequences))
     length = prompts.length + int(max_new_tokens)
     with borrowed_decoder(model, prompts.rows, length, token_input) as decoder:
-        decoder.check_generates()
+        decoder.check_generates(position_step)
         reports = _Reports(callback, progress, max_new_tokens)
         try:
             made = continue_prompts(
@@ -90,6 +97,7 @@ def generate(
                 stop,
                 _repeat(inputs, num_return_sequences),
                 reports,
+                position_step,
             )
         finally:
             reports.close()
@@ -104,6 +112,7 @@ def continue_prompts(
     stop: np.ndarray,
     inputs: Any,
     reports: "_Reports",
+    position_step: float | None = None,
 ) -> np.ndarray:
     """The new tokens (B, at most `max_new_tokens`)."""
     kind, numbers = sampler.kind, sampler.numbers()
@@ -117,7 +126,7 @@ def continue_prompts(
     while more and done < max_new_tokens and not (stop.size and _all(finished)):
         steps = min(reports.stride, max_new_tokens - done)
         made, finished, count = decoder.decode_loop(
-            kind, numbers, last, steps, finished, stop_tokens
+            kind, numbers, last, steps, finished, stop_tokens, position_step
         )
         part = numpy_of(made)[:, :count]
         parts.append(part)

@@ -91,14 +91,14 @@ class Inputs:
         }
 
     def _of_prompt(self, slot: int, x: Any, count: int, wide: int) -> Tensor:
-        """(B, wide): a number for each token of the prompts, 0 behind them."""
+        """(B, wide, ...): a number for each token of the prompts, 0 behind them."""
         spec, x = self.plan.program.specs[slot], as_numpy(x)
         argument = self.plan.prompt_inputs[slot]
-        check_numbers(spec.name, argument, x, (self.batch_size, count), spec.dtype)
+        check_numbers(spec.name, argument, x, self._shape_of(spec, count), spec.dtype)
         return ops.convert_to_tensor(pad_right(x.astype(spec.dtype), wide))
 
     def positions(self, inputs: Any, count: int) -> dict[int, np.ndarray]:
-        """The positions of a step's tokens, (B, count), by the slot of the model's input.
+        """The positions of a step's tokens, (B, count, ...), by the slot of the model's input.
 
         Args:
             inputs: A dictionary by name, a list in order, or the only one.
@@ -117,13 +117,17 @@ class Inputs:
             raise ValueError(f"`inputs` of a step must {rule}. Received: {inputs!r}")
         found = {}
         for slot, x in zip(slots, given, strict=True):
-            x = as_numpy(x)
-            if x.ndim == 1 and x.shape == (self.batch_size,) and count == 1:
+            x, spec = as_numpy(x), self.plan.program.specs[slot]
+            shape = self._shape_of(spec, count)
+            if count == 1 and x.shape == (self.batch_size, *shape[2:]):
                 x = x[:, None]
-            spec, shape = self.plan.program.specs[slot], (self.batch_size, count)
             check_numbers(spec.name, POSITIONS, x, shape, spec.dtype, "new tokens")
             found[slot] = x.astype(spec.dtype)
         return found
+
+    def _shape_of(self, spec: Any, count: int) -> tuple[int, ...]:
+        """The shape of an input with a number for each token, or of positions of several axes."""
+        return (self.batch_size, count, *spec.shape[2:])
 
     def step_values(self, positions: dict[int, np.ndarray]) -> dict[int, Tensor]:
         """The same by the slots that the instructions of a step read."""

@@ -10,7 +10,13 @@ the rest at the end of `generate()`. That is at most about two passes more over 
 from keras import ops
 
 from kerasattention.attend.tensors import Tensor, numpy_of
-from kerasattention.decoding.backends.runner import LoopResult, LoopState, Runner, choose_next
+from kerasattention.decoding.backends.runner import (
+    LoopResult,
+    LoopState,
+    Runner,
+    choose_next,
+    positions_at,
+)
 from kerasattention.decoding.graph.run import Values
 from kerasattention.decoding.record import Record
 
@@ -103,8 +109,9 @@ class ComparedRunner:
         for at in range(state.position, state.position + steps):
             if made and state.stop.shape[0] and _holds_all(finished):
                 break
-            logits = self.runner.extend(tokens[:, None], at, 1, state.padding)  # (B, V)
-            record.note_logits(tokens[:, None], logits)
+            given = positions_at(state, len(made))
+            logits = self.runner.extend(tokens[:, None], at, 1, state.padding, given)  # (B, V)
+            record.note_logits(tokens[:, None], logits, given)
             tokens, finished, fails = choose_next(self.plan, state, logits, at, tokens, finished)
             made.append(tokens)
             if _holds_all(fails):

@@ -42,7 +42,7 @@ class Record:
         self._tokens: list[np.ndarray] = []  # (B, t, ...) each
         self._logits: list[tuple[int, Tensor]] = []  # index of a token, (B, ...) after it
         self._choices: list[_Choices] = []
-        self._positions: dict[int, list[np.ndarray]] = {}  # (B, t) of steps, by input
+        self._positions: dict[int, list[np.ndarray]] = {}  # (B, t, ...) of steps, by input
         self._prompt_length = self.length = 0
 
     @property
@@ -53,9 +53,7 @@ class Record:
     def note_logits(self, tokens: Tensor, logits: Tensor, given: Values | None = None) -> None:
         """Notes tokens (B, t, ...), the logits (B, ...) after the last, and their positions."""
         self._take(numpy_of(tokens))
-        sources = {self.plan.step_inputs[slot]: x for slot, x in (given or {}).items()}
-        for slot, x in sources.items():
-            self._positions.setdefault(slot, []).append(numpy_of(x))
+        self._take_positions(given or {})
         self._logits.append((self.length - 1, logits))
 
     def note_choices(self, state: LoopState, result: LoopResult) -> None:
@@ -63,12 +61,19 @@ class Record:
         chosen = numpy_of(result.tokens)[:, : result.count]  # (B, n)
         first = numpy_of(state.tokens)[:, None]  # (B, 1)
         self._take(np.concatenate([first, chosen[:, :-1]], axis=1))
+        self._take_positions({slot: x[:, : result.count] for slot, x in state.positions.items()})
         self._choices.append(_Choices(state, chosen))
 
     def _take(self, tokens: np.ndarray) -> None:
         self._tokens.append(tokens)
         self.length += tokens.shape[1]
         self._prompt_length = self._prompt_length or self.length
+
+    def _take_positions(self, given: Values) -> None:
+        """Notes positions (B, t, ...) by the slots that steps read."""
+        sources = {self.plan.step_inputs[slot]: x for slot, x in given.items()}
+        for slot, x in sources.items():
+            self._positions.setdefault(slot, []).append(numpy_of(x))
 
     def compare(self, output: Tensor) -> None:
         """Compares what is noted with the model's output (B, T, ...) for `inputs()`.
@@ -111,7 +116,10 @@ class Record:
             whole = self._rolled(extended(argument, whole, self.length))  # (B, T)
             if argument == POSITIONS and self._padding is not None:
                 # No token sees the padding behind it.
-                is_padding = np.arange(self.length) >= self.length - self._padding[:, None]
+                is_padding = (
+                    np.arange(self.length) >= self.length - self._padding[:, None]
+                )  # (B, T)
+                is_padding = is_padding.reshape(*is_padding.shape, *[1] * (whole.ndim - 2))
                 whole = np.where(is_padding, whole.max(axis=1, keepdims=True) + 1, whole)
             whole = extended(argument, whole, length).astype(given.dtype)
             found[slot] = ops.convert_to_tensor(whole)

@@ -20,6 +20,8 @@ class Position:
         needs_axes: Whether it takes only positions with so many axes.
         longest_cached: The longest sequence in which keys that were cached earlier keep their
             rotation; None for any length.
+        compares_axes: Whether its bias compares the axes of a query's position and a key's, so
+            that a cache of keys does not suffice.
     """
 
     @property
@@ -33,6 +35,10 @@ class Position:
     @property
     def longest_cached(self) -> int | None:
         return None
+
+    @property
+    def compares_axes(self) -> bool:
+        return False
 
     def prepare(self, num_query_heads: int, head_size: int) -> None:
         """Checks sizes and makes variables; called once, when a layer is built."""

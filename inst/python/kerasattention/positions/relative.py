@@ -84,6 +84,10 @@ class RelativePosition(keras.layers.Layer, Position):
     def needs_axes(self) -> bool:
         return self._axes > 1
 
+    @property
+    def compares_axes(self) -> bool:
+        return self._axes > 1
+
     def prepare(self, num_query_heads: int, head_size: int) -> None:
         if self.num_heads is None:
             self.build(num_query_heads)

@@ -13,6 +13,7 @@ from kerasattention.decoding.backends.runner import (
     LoopResult,
     LoopState,
     choose_next,
+    positions_at,
     traced_extend,
     traced_prefill,
 )
@@ -146,8 +147,9 @@ class JaxRunner:
         def decode_one(carry: Any) -> Any:
             index, arrays, tokens, finished, made, failed = carry
             at = state.position + index
+            given = positions_at(state, index)
             logits, arrays = self._run_extend(
-                weights, arrays, kept, tokens[:, None], at, None, state.padding
+                weights, arrays, kept, tokens[:, None], at, None, state.padding, given
             )  # (B, V)
             tokens, finished, fails = choose_next(self.plan, state, logits, at, tokens, finished)
             failed = jnp.minimum(failed, jnp.where(fails, index, room))

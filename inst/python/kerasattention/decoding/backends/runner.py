@@ -16,6 +16,7 @@ from kerasattention.decoding.graph.run import (
     of_steps,
     run_per_prompt,
     run_per_token,
+    take_token,
     with_mask_of_each,
 )
 from kerasattention.decoding.sampling import are_unusable, choose_tokens
@@ -37,6 +38,7 @@ class LoopState(NamedTuple):
         padding: None or (B), the number of padding tokens at the start of each row.
         finished: (B), the rows that make no more tokens and repeat their last one.
         stop: (n) tokens that finish a row.
+        positions: (B, room, ...), the positions of the steps, by the slots that steps read.
     """
 
     kind: Any
@@ -48,6 +50,7 @@ class LoopState(NamedTuple):
     padding: Tensor | None
     finished: Tensor
     stop: Tensor
+    positions: Values = {}  # noqa: RUF012
 
 
 class LoopResult(NamedTuple):
@@ -152,6 +155,11 @@ def traced_extend(
     context = cache_context(runner, storage, info, cross_kv, tokens)
     values = attach_masks(prompt_values) | (given or {})
     return run_per_token(runner.plan, context, tokens, values)
+
+
+def positions_at(state: LoopState, index: Any) -> Values:
+    """The positions (B, 1, ...) of a step of a loop, by slot."""
+    return {slot: take_token(x, index) for slot, x in state.positions.items()}
 
 
 def choose_next(

@@ -15,6 +15,7 @@ from kerasattention.decoding.backends.runner import (
     LoopResult,
     LoopState,
     choose_next,
+    positions_at,
     traced_extend,
     traced_prefill,
 )
@@ -117,17 +118,18 @@ class TensorFlowRunner:
         return traced_extend(self, storage, kept, tokens, position, count, padding, given)
 
     def _run_decode_loop(self, state: LoopState, kept: Any) -> Any:
-        def step(tokens: Tensor, at: Tensor, arrays: Any) -> Any:
-            return self._run_extend(kept, tokens, at, None, state.padding), arrays
+        def step(tokens: Tensor, at: Tensor, given: Values, arrays: Any) -> Any:
+            logits = self._run_extend(kept, tokens, at, None, state.padding, given=given)
+            return logits, arrays
 
         return self._repeat(state, step, ())[:4]
 
     def _run_compiled_loop(self, state: LoopState, kept: Any) -> Any:
         """The loop with the caches in its state, where XLA updates them in place."""
 
-        def step(tokens: Tensor, at: Tensor, arrays: Any) -> Any:
+        def step(tokens: Tensor, at: Tensor, given: Values, arrays: Any) -> Any:
             storage = ArrayStorage(arrays)
-            logits = self._run_extend(kept, tokens, at, None, state.padding, storage)
+            logits = self._run_extend(kept, tokens, at, None, state.padding, storage, given)
             return logits, storage.arrays
 
         variables = self.storage.variables
@@ -152,7 +154,8 @@ class TensorFlowRunner:
             arrays: Any,
         ) -> Any:
             at = state.position + index
-            logits, arrays = step(tokens[:, None], at, arrays)  # (B, V)
+            given = positions_at(state, index)
+            logits, arrays = step(tokens[:, None], at, given, arrays)  # (B, V)
             tokens, finished, fails = choose_next(self.plan, state, logits, at, tokens, finished)
             failed = tf.minimum(failed, tf.where(fails, index, state.room))
             here = tf.range(state.room) == index  # (room)

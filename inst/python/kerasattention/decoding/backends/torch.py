@@ -15,6 +15,7 @@ from kerasattention.decoding.backends.runner import (
     LoopState,
     cache_context,
     choose_next,
+    positions_at,
 )
 from kerasattention.decoding.backends.trace_torch import trace
 from kerasattention.decoding.cache.context import CrossKV, StepInfo
@@ -102,6 +103,7 @@ class TorchRunner:
                     count = index
                     break
                 at = state.position + index
+                self.prompt_values |= positions_at(state, index)
                 logits = self._decode_one(tokens[:, None], at, state.padding)  # (B, V)
                 tokens, finished, unusable[index] = choose_next(
                     self.plan, state, logits, at, tokens, finished

@@ -162,7 +162,7 @@ def attention_spec(
         _check_self_attention(instruction, arguments, mask, program)
     masks = [arguments.get("value_mask"), arguments.get("key_mask")]
     masks += [get_keras_mask(program.specs[x.index]) for x in (value, key)]
-    sizes, positions = layer.cached_sizes, arguments.get("positions")
+    sizes, positions = layer.cached_sizes, _compared_positions(arguments, program)
     spec = CacheSpec(
         layer=layer.name,
         kv_heads=sizes.heads,
@@ -175,9 +175,7 @@ def attention_spec(
         masked=any(mask is not None for mask in masks)
         or any(x.index in program.masked for x in (value, key)),
         segmented=arguments.get("segment_ids") is not None,
-        position_dtype=program.specs[positions.index].dtype
-        if isinstance(positions, Slot)
-        else None,
+        position_dtype=None if positions is None else program.specs[positions.index].dtype,
         mask=layer.mask,
         lookahead=mask.lookahead or 0,
         key_axes=key_head_axes(layer),
@@ -243,16 +241,25 @@ def _check_self_attention(
         if name not in PROMPT_ARGUMENTS or not is_input:
             raise refusal(instruction.name, unknown(name))
         if name == "positions":
-            _check_positions(instruction, len(program.specs[given.index].shape))
+            _check_positions(instruction)
     if mask.lookahead is None:
         raise refusal(instruction.name, NOT_CAUSAL)
 
 
-def _check_positions(instruction: Instruction, rank: int) -> None:
+def _compared_positions(arguments: dict[str, Any], program: Program) -> Slot | None:
+    """The positions of a call that rules compare: not those of several axes."""
+    given = arguments.get("positions")
+    is_compared = isinstance(given, Slot) and len(program.specs[given.index].shape) == 2
+    return given if is_compared else None
+
+
+def _check_positions(instruction: Instruction) -> None:
     """Refuses given positions that a cache cannot keep."""
-    if rank != 2:
+    position = instruction.operation.position
+    if position is not None and position.compares_axes:
         raise refusal(
-            instruction.name, "it is called with `positions` of several axes, which no cache keeps"
+            instruction.name,
+            "its `position` compares `positions` of several axes, which no cache keeps",
         )
     if longest_cached(instruction.operation) is not None:
         raise refusal(

@@ -115,7 +115,7 @@ def check_numbers(
     name: str,
     argument: str,
     given: np.ndarray,
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     dtype: str,
     tokens: str = "prompts",
 ) -> None:
@@ -125,14 +125,15 @@ def check_numbers(
         name: Of the model's input.
         argument: Of the attention layer.
         given: What the input was given.
-        shape: (B, t) of the tokens.
+        shape: (B, t), or (B, t, axes) for positions of several axes.
         dtype: Of the model's input.
         tokens: What they are.
     """
     kind = f"The input '{name}' is the `{argument}` of the {tokens}"
     if given.shape != shape:
+        numbers = "a number" if len(shape) == 2 else f"{shape[2]} numbers"
         raise ValueError(
-            f"{kind}: a number for each token, of shape {shape}. Rows of different lengths are "
+            f"{kind}: {numbers} for each token, of shape {shape}. Rows of different lengths are "
             f"padded on the left with 0. Received: shape {given.shape}"
         )
     is_number = given.dtype.kind in "iuf" and bool(np.isfinite(given).all())
@@ -149,7 +150,7 @@ def check_numbers(
 
 
 def extended(argument: str, given: np.ndarray, length: int) -> np.ndarray:
-    """(B, length): what the tokens after the prompt would be given in a full pass."""
+    """(B, length, ...): what the tokens after the prompt would be given in a full pass."""
     if argument == "bidirectional":
         return pad_right(given, length)
     # No token sees one behind all others.
