@@ -1,9 +1,26 @@
-# Run the tests of the installed R package: Rscript tools/test-r.R REPORT [FILTER]
-# REPORT is a JUnit file with one case per test_that() block.
+# Run the tests of the installed R package: Rscript tools/test-r.R REPORT [PART]
+# REPORT is a JUnit file with one case per test_that() block. PART is "sessions" for the files whose
+# tests start R again, which wait more than they compute, or "rest" for the others.
 
 arguments <- commandArgs(trailingOnly = TRUE)
 report <- normalizePath(arguments[[1]], mustWork = FALSE)
-filter <- if (length(arguments) > 1) arguments[[2]]
+part <- if (length(arguments) > 1) arguments[[2]] else "all"
+
+files <- list.files("tests/testthat", "^test-.*[.]R$", full.names = TRUE)
+starts_r <- vapply(
+  files,
+  function(file) any(grepl("run_r(", readLines(file), fixed = TRUE)),
+  logical(1)
+)
+files <- switch(
+  part,
+  all = files,
+  sessions = files[starts_r],
+  rest = files[!starts_r],
+  stop("PART must be \"sessions\" or \"rest\". Received: ", part)
+)
+names <- sub("^test-(.*)[.]R$", "\\1", basename(files))
+filter <- paste0("^(", paste(names, collapse = "|"), ")$")
 
 # Whatever CRAN's machines skip runs here.
 Sys.setenv(NOT_CRAN = "true")

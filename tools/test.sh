@@ -76,9 +76,14 @@ run_suite() {
     python-*) pytest_on "${suite#python-}" tests/python "$report" "${workers[@]}" "${quick[@]}" "${coverage[@]}" ;;
     fuzz-*) fuzz "${suite#fuzz-}" "$report" ;;
     rpy2-*) pytest_on "${suite#rpy2-}" tests/rpy2 "$report" -p no:xdist ;;
+    r-*-sessions | r-*-rest)
+      local backend=${suite#r-}
+      KERAS_BACKEND=${backend%-*} Rscript tools/test-r.R "$report" "${suite##*-}"
+      ;;
     r-*) KERAS_BACKEND=${suite#r-} Rscript tools/test-r.R "$report" ;;
     *)
-      echo "No suite '$suite'. There are: python-BACKEND, r-BACKEND, rpy2-BACKEND, fuzz-BACKEND." >&2
+      echo "No suite '$suite'. There are: python-BACKEND, r-BACKEND, r-BACKEND-sessions, r-BACKEND-rest," \
+        "rpy2-BACKEND, fuzz-BACKEND." >&2
       return 2
       ;;
   esac
@@ -101,8 +106,9 @@ run_in_background() {
 
 suites=("$@")
 if [ "${#suites[@]}" -eq 0 ]; then
-  suites=(python-tensorflow python-jax python-torch r-tensorflow fuzz-jax fuzz-tensorflow
-    fuzz-torch rpy2-jax)
+  # The longest of those beside each other comes first.
+  suites=(python-tensorflow python-jax python-torch r-tensorflow-sessions r-tensorflow-rest
+    fuzz-jax fuzz-tensorflow fuzz-torch rpy2-jax)
 fi
 beside=()
 for suite in "${suites[@]}"; do

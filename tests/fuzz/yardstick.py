@@ -144,7 +144,8 @@ def evaluate(tape, config, data, weights):
         **further,
     )
     causal = config["causal_layer"] if config["causal"] is None else config["causal"]
-    causal = causal or (config["rule"] is not None and is_causal_rule(config["rule"]))
+    # Of real positions, later keys closer than 1 are in the chunk or window of a query.
+    only_earlier = causal or (config["rule"] is not None and is_causal_rule(config["rule"]))
     key = data.get("key", data.get("value", data["query"]))
     rate = config["rate"] if config["training"] else 0.0
     query_mask, key_mask = padding_masks(config, data)
@@ -160,6 +161,7 @@ def evaluate(tape, config, data, weights):
         bidirectional=tokens_of_batches(data.get("bidirectional"), batches),
         **places_of_batches(config, data, batches),
         causal=causal,
+        only_earlier=only_earlier,
         keep_seed=data.get("seed words"),
         rate=rate,
     )

@@ -28,6 +28,9 @@ else:
     # What is written for one backend is not collected on the others.
     backends = {"tensorflow", "jax", "torch"} - {keras.config.backend()}
     collect_ignore_glob = [f"test_*_{backend}.py" for backend in backends]
+    # What starts processes and is the same on each backend runs where they start fastest.
+    if keras.config.backend() != "torch":
+        collect_ignore_glob += ["test_backend.py", "test_wheel.py"]
     # Run by `test_devices_jax.py`, in processes with several devices.
     if "KERASATTENTION_DEVICES" not in os.environ:
         collect_ignore_glob.append("devices/*")

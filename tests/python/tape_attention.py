@@ -296,6 +296,7 @@ class Layer:
         positions=None,
         coordinates=None,
         causal=False,
+        only_earlier=None,
         keep_seed=None,
         rate=0.0,
     ):
@@ -304,7 +305,10 @@ class Layer:
         `inputs` holds "query" and, for attention over others, "value" and "key"; masks of padding
         have the inputs' axes but the last, `mask` and `bias` those of the scores, all of them,
         `segments`, `bidirectional` and `positions` are (B', T), `coordinates` (B'|1, T, axes).
+        `only_earlier` says whether relative positions are those of earlier keys, by default where
+        `causal`.
         """
+        only_earlier = causal if only_earlier is None else only_earlier
         leaves = {name: tape.leaf(x) for name, x in inputs.items()}
         leaves |= {name: tape.leaf(x) for name, x in self.weights.items()}
         query = leaves["query"]
@@ -338,7 +342,7 @@ class Layer:
             biases.append(tape.look_up(leaves["table"], entries))
         elif kind in ("alibi", "relative"):
             biases.append(
-                self.position_bias(tape, leaves, N, distances(places, key_places), causal)
+                self.position_bias(tape, leaves, N, distances(places, key_places), only_earlier)
             )
         if after:
             q, k = self.normalised(tape, leaves, norm, q, k)

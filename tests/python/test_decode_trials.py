@@ -81,6 +81,6 @@ def test_a_trial_is_no_longer_than_the_length_that_a_scaling_allows():
     tokens, x = embedded()
     model = keras.Model(tokens, layers.Dense(VOCABULARY)(Wrapped(attention)(x)))
     made = ka.generate(model, np.array([[1, 2, 3]]), 6)
-    for at in range(3, 9):
-        full = keras.ops.convert_to_numpy(model(made[:, :at]))
-        assert full[0, -1].argmax() == made[0, at]
+    # Up to 16 tokens the scaling does not depend on their number: one pass shows every choice.
+    full = keras.ops.convert_to_numpy(model(made))
+    np.testing.assert_array_equal(full[0, 2:8].argmax(-1), made[0, 3:])
