@@ -1,4 +1,4 @@
-#' Relative keys (Shaw, Transformer-XL, DeBERTa)
+#' Relative keys (Shaw, BERT, Transformer-XL, DeBERTa)
 #'
 #' @description
 #' Each distance between a query and a key has its own key, a relative key. Its product with
@@ -13,6 +13,9 @@
 #' * `"shaw"`: q k + q r(d), with a learned table r of 2 `max_distance` + 1 rows for all heads
 #'   (Shaw et al. 2018; `"relative_key"` in models of Hugging Face). Values have no relative
 #'   part.
+#' * `"huang"`: q k + q r(d) + k r(d), with the same table for queries and keys (Huang et al.
+#'   2020, method 4; `"relative_key_query"` in models of Hugging Face). It needs as many key/value
+#'   heads as query heads.
 #' * `"transformer_xl"`: (q + u) k + (q + v) r(d), where r(d) is a learned projection of
 #'   sinusoids of the distance, and u and v are learned vectors of each head (Dai et al. 2019). The
 #'   sinusoids have N * H features, sine and cosine in turn as in Conformers. Give the
@@ -27,7 +30,7 @@
 #' The tables are weights of the layer. Layers that are given the same object share them.
 #'
 #' @param max_distance The largest distance that has its own relative key.
-#' @param kind `"shaw"`, `"transformer_xl"` or `"deberta"`.
+#' @param kind `"shaw"`, `"huang"`, `"transformer_xl"` or `"deberta"`.
 #' @param num_buckets For `"deberta"`: `NULL` for a row for each distance, or the number of rows, a
 #'   multiple of 4. Distances up to a quarter of it have a row each, greater ones grow with the
 #'   logarithm up to `max_distance`. It is twice the `position_buckets` of a config.
@@ -35,7 +38,9 @@
 #' @section Models:
 #' * Wav2Vec2-BERT: `position_relative_keys(64)`. Its table ends 8 positions after the query:
 #'   repeat its last row.
-#' * BERT with `"relative_key"`: the rows of its table are those of query less key; reverse them.
+#' * BERT with `"relative_key"` is `"shaw"`, with `"relative_key_query"` `"huang"`;
+#'   `max_distance` is its `max_position_embeddings` - 1. The rows of its table are those of query
+#'   less key: reverse them.
 #' * Conformers such as Wav2Vec2-Conformer, and Transformer-XL: `"transformer_xl"`.
 #' * DeBERTa-v2 and v3: `position_relative_keys(512, "deberta", num_buckets = 512)` in layers with
 #'   `scale = 1 / sqrt(3 * H)`. The tables r and s of a layer are the checkpoint's normalised
@@ -45,6 +50,9 @@
 #' @references
 #' Shaw et al. (2018). Self-Attention with Relative Position Representations.
 #' \doi{10.48550/arXiv.1803.02155}
+#'
+#' Huang et al. (2020). Improve Transformer Models with Better Relative Position Embeddings.
+#' \doi{10.48550/arXiv.2009.13658}
 #'
 #' Dai et al. (2019). Transformer-XL: Attentive Language Models Beyond a Fixed-Length Context.
 #' \doi{10.48550/arXiv.1901.02860}
@@ -56,6 +64,7 @@
 #' @export
 #' @examples
 #' position_relative_keys(64)
+#' position_relative_keys(511, "huang")
 #' position_relative_keys(512, "deberta", num_buckets = 512)
 #'
 #' @examplesIf kerasattention:::can_run_examples()
@@ -70,12 +79,12 @@
 #'   dim()
 position_relative_keys <- function(
   max_distance,
-  kind = c("shaw", "transformer_xl", "deberta"),
+  kind = c("shaw", "huang", "transformer_xl", "deberta"),
   num_buckets = NULL
 ) {
   check_required(max_distance)
   check_whole_number(max_distance, min = 1, max = 2^18)
-  kind <- check_choice(kind, c("shaw", "transformer_xl", "deberta"))
+  kind <- check_choice(kind, c("shaw", "huang", "transformer_xl", "deberta"))
   args <- list(max_distance = as.integer(max_distance), kind = kind)
   if (!is.null(num_buckets)) {
     check_key_buckets(num_buckets, max_distance, kind)

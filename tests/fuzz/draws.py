@@ -324,7 +324,7 @@ def drawn_position(rng, own, rotated=None):
 def drawn_relative_keys(rng):
     made = {
         "kind": "relative keys",
-        "type": pick(rng, "shaw", "transformer_xl", "deberta"),
+        "type": pick(rng, "shaw", "huang", "transformer_xl", "deberta"),
         "max_distance": pick(rng, 1, 4, 13, 60),
     }
     if made["type"] == "deberta" and chance(rng, 0.5):

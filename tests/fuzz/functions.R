@@ -274,7 +274,7 @@ functions <- list(
   position_relative_keys = list(
     arguments = alist(
       max_distance = c(5, 128),
-      kind = list("shaw", "transformer_xl", "deberta")
+      kind = list("shaw", "huang", "transformer_xl", "deberta")
     ),
     result = function(x) inherits(x, "kerasattention_position")
   )

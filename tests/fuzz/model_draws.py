@@ -78,6 +78,7 @@ def position(rng, size, groups):
         made.append(lambda: ka.RotaryPosition(50.0, scaling=PROPORTIONAL))
     if groups == 1:
         made.append(lambda: ka.RelativeKeysPosition(13, "deberta", num_buckets=8))
+        made.append(lambda: ka.RelativeKeysPosition(7, "huang"))
     return pick(rng, *made)
 
 

@@ -434,11 +434,16 @@ class Layer:
         scale = 1.0 / math.sqrt(query.value.shape[3]) if self.scale is None else self.scale
         farthest, kind = self.position["max_distance"], self.position["type"]
         away = np.clip(away, -farthest, farthest)
-        if kind == "shaw":
+        if kind in ("shaw", "huang"):
             table = leaves["key_table"]
             table = tape.reshape(table, (table.value.shape[0], table.value.shape[2]))
             products = tape.einsum("btnh,eh->bnte", tape.scale(query, scale), table)
-            return tape.pick(products, away + farthest)
+            of_queries = tape.pick(products, away + farthest)
+            if kind == "shaw":
+                return of_queries
+            products = tape.einsum("bsnh,eh->bnse", tape.scale(key, scale), table)
+            of_keys = tape.pick(products, np.swapaxes(away, 1, 2) + farthest)
+            return tape.add(of_queries, tape.transpose(of_keys, (0, 1, 3, 2)))
         if kind == "transformer_xl":
             kernel = leaves["position_kernel"]
             waves = tape.leaf(tape.rounded(sinusoids(farthest, kernel.value.shape[0])))

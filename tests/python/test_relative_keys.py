@@ -29,16 +29,17 @@ PLACES = np.random.default_rng(1).integers(0, 17, (B, T))
 
 POSITIONS = {
     "shaw": lambda: RelativeKeysPosition(4),
+    "huang": lambda: RelativeKeysPosition(4, "huang"),
     "transformer_xl": lambda: RelativeKeysPosition(4, "transformer_xl"),
     "transformer_xl, all distances": lambda: RelativeKeysPosition(99, "transformer_xl", width=7),
     "deberta": lambda: RelativeKeysPosition(4, "deberta"),
     "deberta, buckets": lambda: RelativeKeysPosition(9, "deberta", num_buckets=8),
 }
-KINDS = ("shaw", "transformer_xl", "deberta")
+KINDS = ("shaw", "huang", "transformer_xl", "deberta")
 
 
 def heads_of(kind):
-    return (N, N) if kind.startswith("deberta") else (N, K)
+    return (N, N) if kind.startswith(("deberta", "huang")) else (N, K)
 
 
 def layer_of(kind, position=None, **options):
@@ -78,10 +79,11 @@ def logits_of(kind, position, weights, query, key, distance):
     """(N) logits of one query (N, H) and one key (K, H), without the scale."""
     groups = query.shape[0] // key.shape[0]
     key = np.repeat(key, groups, axis=0)
-    if kind == "shaw":
+    if kind in ("shaw", "huang"):
         far = max(-position.max_distance, min(position.max_distance, distance))
         relative = weights["key_table"][far + position.max_distance]
-        return (query * (key + relative)).sum(-1)
+        of_key = (key * relative).sum(-1) if kind == "huang" else 0
+        return (query * (key + relative)).sum(-1) + of_key
     if kind.startswith("transformer_xl"):
         relative = sine_keys(position, weights["position_kernel"], distance)
         of_content = (query + weights["content_bias"]) * key
@@ -187,9 +189,9 @@ def test_long_sequences_hold_no_scores_and_give_the_same(kind):
         np.testing.assert_allclose(to_numpy(each(tensor(x))), expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", ["shaw", "transformer_xl", "deberta, buckets"])
+@pytest.mark.parametrize("kind", ["shaw", "huang", "transformer_xl", "deberta, buckets"])
 def test_decoding_is_that_of_full_passes(kind, monkeypatch):
-    if kind.startswith("deberta"):
+    if heads_of(kind) == (N, N):
         monkeypatch.setattr(checks, "K", checks.N)
     checks.check_decoding(position=POSITIONS[kind]())
     checks.check_decoding(position=POSITIONS[kind](), sliding_window=3)
@@ -312,7 +314,7 @@ def test_a_position_gives_its_keys_to_look_at():
         position = make()
         position.prepare(N, H)
         found = to_numpy(position(tensor(np.arange(-12, 13).reshape(5, 5))))
-        assert found.shape == (5, 5, 1 if kind == "shaw" else N, H)
+        assert found.shape == (5, 5, 1 if kind in ("shaw", "huang") else N, H)
     shaw = RelativeKeysPosition(4)
     shaw.prepare(N, H)
     np.testing.assert_array_equal(
@@ -351,7 +353,7 @@ def test_wrong_arguments_are_refused(name):
         make()
 
 
-@pytest.mark.parametrize("kind", ["shaw", "transformer_xl", "deberta"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("heads", [1, 2])
 def test_rows_of_a_batch_do_not_touch_each_other(kind, heads):
     """oneDNN multiplies (B, 1, t, H) and (1, 1, H, L) wrongly, which TensorFlow does not say."""

@@ -140,11 +140,12 @@ RELATIVE = {"kind": "relative", "num_buckets": 8, "max_distance": 11}
 
 
 SHAW = {"kind": "relative keys", "type": "shaw", "max_distance": 3}
+HUANG = SHAW | {"type": "huang"}
 TRANSFORMER_XL = SHAW | {"type": "transformer_xl"}
 DEBERTA = SHAW | {"type": "deberta", "num_buckets": 8, "max_distance": 13}
 GRID = {"kind": "grid", "max_distance": (1, 2)}
 RELATIVE_KEYS = {
-    "key_table": {"shaw": (7, 1, 4), "deberta": (8, 3, 4)},
+    "key_table": {"shaw": (7, 1, 4), "huang": (7, 1, 4), "deberta": (8, 3, 4)},
     "query_table": {"deberta": (8, 3, 4)},
     "position_kernel": {"transformer_xl": (5, 3, 4)},
     "position_bias": {"transformer_xl": (3, 4)},
@@ -160,7 +161,9 @@ def weights_of_position(rng, position):
 
 
 @pytest.mark.parametrize(
-    "position", [ROTARY, RELATIVE, {"kind": "alibi"}, SHAW, TRANSFORMER_XL, DEBERTA, GRID], ids=str
+    "position",
+    [ROTARY, RELATIVE, {"kind": "alibi"}, SHAW, HUANG, TRANSFORMER_XL, DEBERTA, GRID],
+    ids=str,
 )
 def test_gradients_of_a_layer_are_differences_of_its_output(position):
     """Of every input and weight, along a random direction each."""

@@ -1,6 +1,7 @@
 test_that("relative keys print as they are given, and reach Python", {
   expect_snapshot({
     position_relative_keys(64)
+    position_relative_keys(511, "huang")
     position_relative_keys(16, "transformer_xl")
     position_relative_keys(512, "deberta", num_buckets = 512)
   })
@@ -24,15 +25,15 @@ test_that("wrong arguments are told apart", {
   })
 })
 
-test_that("the query is multiplied with the key of the distance", {
-  skip_without_keras()
+# One head against the formula.
+expect_relative <- function(kind) {
   x <- numbers(2, 5, 6)
   # One head as wide as the input, whose projections are the identity.
   layer <- layer_multi_head_attention(
     num_heads = 1,
     key_dim = 6,
     use_bias = FALSE,
-    position = position_relative_keys(2)
+    position = position_relative_keys(2, kind)
   )
   layer(x)
   table <- numbers(5, 1, 6)
@@ -51,13 +52,20 @@ test_that("the query is multiplied with the key of the distance", {
       for (k in 1:5) {
         distance <- max(-2, min(2, k - q))
         relative <- table[distance + 3, 1, ]
-        logits[q, k] <- logits[q, k] + sum(x[b, q, ] * relative)
+        seen <- x[b, q, ] + if (kind == "huang") x[b, k, ] else 0
+        logits[q, k] <- logits[q, k] + sum(seen * relative)
       }
     }
     weights <- exp(logits / sqrt(6))
     expected[b, , ] <- (weights / rowSums(weights)) %*% x[b, , ]
   }
   expect_close(layer(x), expected)
+}
+
+test_that("the query, and the key, is multiplied with the key of the distance", {
+  skip_without_keras()
+  expect_relative("shaw")
+  expect_relative("huang")
 })
 
 test_that("tables are shared, saved and refused for grouped heads", {

@@ -1,5 +1,6 @@
 """Relative keys: logits that depend on the query and the distance together."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -22,7 +23,11 @@ from kerasattention.attend.tensors import (
 from kerasattention.positions.base import Position
 from kerasattention.positions.key_bias import KeyBias
 
-KINDS = ("shaw", "transformer_xl", "deberta")
+KINDS = ("shaw", "huang", "transformer_xl", "deberta")
+# One table of vectors for all heads.
+ONE_TABLE = ("shaw", "huang")
+# Their keys have products too, so each needs its own query head.
+SEES_KEYS = ("huang", "deberta")
 MOST_DISTANCE = 2**18
 
 
@@ -39,6 +44,9 @@ class RelativeKeysPosition(keras.layers.Layer, Position):
         kind: "shaw" (Shaw et al. 2018, https://arxiv.org/abs/1803.02155): one learned table
             of the distances from -max_distance to max_distance, key less query, for all
             heads.
+            "huang" (Huang et al. 2020, https://arxiv.org/abs/2009.13658, method 4): the same
+            table, whose rows are multiplied with the query and with the key. Needs as many
+            key/value heads as query heads.
             "transformer_xl" (Dai et al. 2019, https://arxiv.org/abs/1901.02860; Conformer): the
             keys are a learned projection of sinusoids, and each head has two learned vectors,
             one added to the query for all keys, the other for relative keys.
@@ -81,11 +89,11 @@ class RelativeKeysPosition(keras.layers.Layer, Position):
     # Variables ---------------------------------------------------------------------------------
 
     def check_heads(self, num_query_heads: int, num_key_value_heads: int) -> None:
-        if self.kind == "deberta" and num_key_value_heads != num_query_heads:
+        if self.kind in SEES_KEYS and num_key_value_heads != num_query_heads:
             raise ValueError(
-                '`RelativeKeysPosition` of kind "deberta" needs as many key/value heads as query '
-                f"heads. Received: {num_query_heads} query heads, {num_key_value_heads} key/value "
-                "heads"
+                f'`RelativeKeysPosition` of kind "{self.kind}" needs as many key/value heads as '
+                f"query heads. Received: {num_query_heads} query heads, {num_key_value_heads} "
+                "key/value heads"
             )
 
     def prepare(self, num_query_heads: int, head_size: int) -> None:
@@ -109,14 +117,15 @@ class RelativeKeysPosition(keras.layers.Layer, Position):
         checks.width(heads, size)
         self.num_heads, self.head_size = heads, size
         make = {
-            "shaw": self._build_shaw,
+            "shaw": self._build_one_table,
+            "huang": self._build_one_table,
             "transformer_xl": self._build_transformer_xl,
             "deberta": self._build_deberta,
         }
         make[self.kind](heads, size)
         self.built = True
 
-    def _build_shaw(self, heads: int, size: int) -> None:
+    def _build_one_table(self, heads: int, size: int) -> None:
         self.key_table = self._add("key_table", (2 * self.max_distance + 1, 1, size))
 
     def _build_transformer_xl(self, heads: int, size: int) -> None:
@@ -145,7 +154,7 @@ class RelativeKeysPosition(keras.layers.Layer, Position):
         self.prepare(config["num_heads"], config["head_size"])
 
     def head_axis(self, variable: Any) -> int | None:
-        if self.kind == "shaw" or not any(variable is own for own in self.weights):
+        if self.kind in ONE_TABLE or not any(variable is own for own in self.weights):
             return None
         return len(variable.shape) - 2
 
@@ -156,9 +165,14 @@ class RelativeKeysPosition(keras.layers.Layer, Position):
     ) -> BlockBias | None:
         # A masked-out NaN would reach the gradients of the tables: 0 * NaN is NaN.
         query = clean(query)  # (B, T, N, H)
-        if self.kind == "shaw":
-            entries = tuple(range(2 * self.max_distance + 1))
-            return KeyBias(query, ops.convert_to_tensor(self.key_table), entries, scale)
+        if self.kind in ONE_TABLE:
+            entries, table = tuple(range(2 * self.max_distance + 1)), self.key_table
+            bias = KeyBias(query, ops.convert_to_tensor(table), entries, scale)
+            if self.kind == "shaw":
+                return bias
+            return dataclasses.replace(
+                bias, key=clean(key), key_table=ops.convert_to_tensor(table), sees_keys=True
+            )
         if self.kind == "transformer_xl":
             farthest = self._farthest(query, key, mask)
             query = query + ops.cast(self.position_bias, query.dtype)  # (B, T, N, H)
@@ -201,7 +215,7 @@ class RelativeKeysPosition(keras.layers.Layer, Position):
             entries = deberta_entries(self.max_distance, self.num_buckets)
             farthest, table = self.max_distance, ops.convert_to_tensor(self.key_table)
             table = ops.take(table, np.array(entries, dtype="int32"), axis=0)  # (2 M + 1, N, H)
-        elif self.kind == "shaw":
+        elif self.kind in ONE_TABLE:
             farthest, table = self.max_distance, ops.convert_to_tensor(self.key_table)
         else:
             farthest, table = self.max_distance, self._projected_sinusoids(self.max_distance)
