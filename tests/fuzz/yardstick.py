@@ -145,7 +145,9 @@ def evaluate(tape, config, data, weights):
     )
     causal = config["causal_layer"] if config["causal"] is None else config["causal"]
     # Of real positions, later keys closer than 1 are in the chunk or window of a query.
-    only_earlier = causal or (config["rule"] is not None and is_causal_rule(config["rule"]))
+    rules = [["window", config["window"], config["window"]]] if config["window"] else []
+    rules += [config["rule"]] if config["rule"] is not None else []
+    only_earlier = causal or any(map(is_causal_rule, rules))
     key = data.get("key", data.get("value", data["query"]))
     rate = config["rate"] if config["training"] else 0.0
     query_mask, key_mask = padding_masks(config, data)

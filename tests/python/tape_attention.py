@@ -116,9 +116,10 @@ def rotary_angles(
     several = places.ndim == 3
     places = places[..., axes_of_pairs(**sections)] if several else places[..., None]
     angles = places * frequencies
-    if tape.rounding and single:
+    if tape.rounding:
         # Twice: the frequency is rounded, and the product.
-        angles = tape.rounded(tape.rounded(angles, 2.0**-23), 2.0**-23).real.astype(float)
+        digit = 2.0**-23 if single else 2.0**-52
+        angles = tape.rounded(tape.rounded(angles, digit), digit).real.astype(float)
     return [factor * f(angles)[:, :, None] for f in (np.cos, np.sin)]
 
 
