@@ -1,4 +1,4 @@
-#' Relative position bias (T5, Swin)
+#' Relative position bias (T5, Swin, BEiT)
 #'
 #' @description
 #' The relative position bias of T5 (Raffel et al. 2020): each head learns one number for
@@ -24,6 +24,8 @@
 #'   `num_buckets`. With several axes the farthest offset that is told apart, one number or one for
 #'   each axis.
 #' @param axes The number of axes of a position.
+#' @param class_token With several axes: whether the first token of a row is a class token, which
+#'   has no place in the image.
 #'
 #' @section Positions of several axes:
 #' With `axes = 2` the bias depends on the offsets along rows and columns, as in Swin (Liu et
@@ -38,6 +40,10 @@
 #' `relative_position_bias_table` of Swin fits unchanged. Models with such positions are not
 #' decoded.
 #'
+#' With `class_token = TRUE`, as in BEiT (Bao et al. 2022), the table has three more rows: for the
+#' class token as the query, for it as the key, and for both. `positions` must be given, for all
+#' tokens; the first one of a row may be any number.
+#'
 #' @section Models:
 #' T5: 32 buckets up to 128, one table for all layers of the encoder and one for those of
 #' the decoder. T5 does not scale its logits by 1 / sqrt(H): multiply the query kernel of
@@ -45,10 +51,16 @@
 #'
 #' Swin: `position_relative(max_distance = 6, axes = 2)` for windows of 7 x 7.
 #'
+#' BEiT: `position_relative(max_distance = 13, axes = 2, class_token = TRUE)` for 14 x 14 patches.
+#' Its key projection has no bias: set it to 0. The table of a checkpoint fits unchanged.
+#'
 #' @inherit position_rotary return
 #' @references
 #' Raffel et al. (2020). Exploring the Limits of Transfer Learning with a Unified
 #' Text-to-Text Transformer. \doi{10.48550/arXiv.1910.10683}
+#'
+#' Bao et al. (2022). BEiT: BERT Pre-Training of Image Transformers.
+#' \doi{10.48550/arXiv.2106.08254}
 #'
 #' Liu et al. (2021). Swin Transformer: Hierarchical Vision Transformer using Shifted Windows.
 #' \doi{10.48550/arXiv.2103.14030}
@@ -79,15 +91,38 @@
 #'   ) |>
 #'   as.array() |>
 #'   dim()
-position_relative <- function(num_buckets = 32, max_distance = 128, axes = 1) {
+#'
+#' # A class token and 2 x 3 patches, whose places are rows and columns
+#' tokens <- array(rnorm(7 * 16), c(1, 7, 16))
+#' places <- rbind(c(0, 0), as.matrix(expand.grid(row = 0:1, column = 0:2)))
+#' tokens |>
+#'   layer_multi_head_attention(
+#'     num_heads = 4,
+#'     key_dim = 8,
+#'     position = position_relative(max_distance = c(1, 2), axes = 2, class_token = TRUE),
+#'     positions = array(places, c(1, 7, 2))
+#'   ) |>
+#'   as.array() |>
+#'   dim()
+position_relative <- function(
+  num_buckets = 32,
+  max_distance = 128,
+  axes = 1,
+  class_token = FALSE
+) {
   check_whole_number(axes, min = 1, max = 4)
+  check_flag(class_token)
   if (axes > 1) {
     if (!missing(num_buckets)) {
       hint <- "Each offset has a number; `max_distance` is the farthest."
       rule <- "left out with several axes"
       abort_argument("num_buckets", rule, num_buckets, hint)
     }
-    return(position_of_axes(max_distance, axes))
+    return(position_of_axes(max_distance, axes, class_token))
+  }
+  if (class_token) {
+    rule <- "FALSE for positions of one axis"
+    abort_argument("class_token", rule, class_token)
   }
   check_whole_number(num_buckets, min = 4, max = 2^14)
   if (num_buckets %% 2 != 0) {
@@ -109,7 +144,12 @@ position_relative <- function(num_buckets = 32, max_distance = 128, axes = 1) {
   )
 }
 
-position_of_axes <- function(max_distance, axes, call = caller_env()) {
+position_of_axes <- function(
+  max_distance,
+  axes,
+  class_token,
+  call = caller_env()
+) {
   arg <- "max_distance"
   check_whole_numbers(max_distance, min = 0, max = 2^18, arg = arg, call = call)
   farthest <- as.integer(unlist(max_distance))
@@ -122,11 +162,8 @@ position_of_axes <- function(max_distance, axes, call = caller_env()) {
     hint <- "It has 2 * `max_distance` + 1 rows for each axis, multiplied."
     abort_argument(arg, rule, max_distance, hint, call)
   }
-  new_position(
-    "position_relative",
-    "RelativePosition",
-    max_distance = farthest,
-    axes = as.integer(axes),
-    shared = TRUE
-  )
+  further <- if (class_token) list(class_token = TRUE)
+  args <- list(max_distance = farthest, axes = as.integer(axes), shared = TRUE)
+  class <- c("position_relative", "RelativePosition")
+  do.call(new_position, c(class, args, further))
 }

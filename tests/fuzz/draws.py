@@ -148,6 +148,8 @@ def layer_call(rng, kind):
     H = position.pop("size") if position and "size" in position else None
     H = latent.get("H") or H or pick(rng, 1, 2, 3, 5, 8, 11)
     coordinates = drawn_coordinates(rng, position, own, attended)
+    if position and position["kind"] == "grid" and coordinates != "grid" and chance(rng, 0.3):
+        position["class_token"] = True
     values = pick(rng, None, None, 1, 4, 7) if kind != "gqa" else None
     key_as_value = chance(rng, 0.1) and kind != "mla" and form != "key"
     return latent | {

@@ -105,8 +105,12 @@ def rotate_axes(x, positions, frequencies, axes, layout):
     return turned
 
 
-def offset_entries(queries, keys, farthest):
-    """(T, S): entry of the offset of each query and key, positions (T, axes) and (S, axes)."""
+def offset_entries(queries, keys, farthest, class_token=False):
+    """(T, S): entry of the offset of each query and key, positions (T, axes) and (S, axes).
+
+    A class token comes first: then the last entries are for its query, its key and for both.
+    """
+    count = math.prod(2 * most + 1 for most in farthest)
     entries = np.zeros((len(queries), len(keys)), int)
     for t, here in enumerate(queries):
         for s, there in enumerate(keys):
@@ -114,5 +118,7 @@ def offset_entries(queries, keys, farthest):
             for q, k, most in zip(here, there, farthest, strict=True):
                 offset = max(-most, min(most, math.trunc(float(q) - float(k))))
                 entry = entry * (2 * most + 1) + offset + most
+            if class_token and 0 in (t, s):
+                entry = count + (2 if t == s else 0 if t == 0 else 1)
             entries[t, s] = entry
     return entries

@@ -192,13 +192,19 @@ def frequencies_by_length(size, theta, scaling, longest):
     return theta ** (-2.0 * i / size) / divisors, attention
 
 
-def offsets(coordinates, farthest):
-    """(B|1, T, T): the entry of each pair's offsets along the axes, query less key."""
+def offsets(coordinates, farthest, class_token=False):
+    """(B|1, T, T): the entry of each pair's offsets along the axes, query less key.
+
+    The last three are those of a class token, which comes first: its query, its key, both.
+    """
     entries = 0
     for axis, most in enumerate(farthest):
         of_axis = np.asarray(coordinates, float)[..., axis]
         away = np.trunc(of_axis[:, :, None] - of_axis[:, None, :])
         entries = entries * (2 * most + 1) + np.clip(away, -most, most).astype(int) + most
+    if class_token:
+        count = math.prod(2 * most + 1 for most in farthest)
+        entries[:, 0], entries[:, :, 0], entries[:, 0, 0] = count, count + 1, count + 2
     return entries
 
 
@@ -339,7 +345,8 @@ class Layer:
             longest = longest_of(*at)
             q, k = (self.rotated(tape, x, p, longest) for x, p in ((q, at[0]), (k, at[1])))
         elif kind == "grid":
-            entries = offsets(coordinates, self.position["max_distance"])
+            grid = {name: x for name, x in self.position.items() if name != "kind"}
+            entries = offsets(coordinates, grid.pop("max_distance"), **grid)
             biases.append(tape.look_up(leaves["table"], entries))
         elif kind in ("alibi", "relative"):
             biases.append(

@@ -13,7 +13,7 @@ from kerasattention import RelativePosition
 from kerasattention.attend import api
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import KeySpans, Span
-from kerasattention.positions.grid import GridBias, entries_of
+from kerasattention.positions.grid import GridBias, entries_of, with_class_token
 from layer_twins import randomize, weights_of
 from position_reference import B, K, N, T, numbers
 from problems import block_size
@@ -35,19 +35,20 @@ def test_entries_by_hand():
     assert entries_of((6, 0, 2)) == 13 * 1 * 5
 
 
-KERNELS = [(kind, each) for kind in ("own", "shared") for each in ("plain", "blocked")]
+KERNELS = [(kind, each) for kind in ("own", "shared", "class") for each in ("plain", "blocked")]
 
 
-@pytest.mark.parametrize(("places", "implementation"), sampled(KERNELS, 3))
+@pytest.mark.parametrize(("places", "implementation"), sampled(KERNELS, 4))
 def test_output_and_gradients_by_kernel(places, implementation):
-    at = PLACES if places == "own" else PLACES[:1]
-    entries = np.stack([formulas.offset_entries(x, x, FARTHEST) for x in at])  # (B|1, T, T)
+    at, is_class = PLACES[:1] if places == "shared" else PLACES, places == "class"
+    entries = np.stack([formulas.offset_entries(x, x, FARTHEST, is_class) for x in at])
+    count = COUNT + (3 if is_class else 0)
     entries = np.broadcast_to(entries, (B, T, T))
     arrays = {
         "query": numbers(B, T, N, 6),
         "key": numbers(B, T, K, 6, seed=1),
         "value": numbers(B, T, K, 5, seed=2),
-        "table": numbers(COUNT, N, seed=3),
+        "table": numbers(count, N, seed=3),
     }
     bias = np.moveaxis(arrays["table"][entries], -1, 1)
     named = {name: arrays[name] for name in ("query", "key", "value")}
@@ -55,10 +56,10 @@ def test_output_and_gradients_by_kernel(places, implementation):
     upstream = numbers(B, T, N, 5, seed=4)
     expected, _ = reference.attention(**named, bias=bias)
     gradients = reference.attention_gradients(**named, bias=bias, upstream=upstream)
-    given = tensor(at)
+    given = with_class_token(tensor(at)) if is_class else tensor(at)
 
     def ours(query, key, value, table):
-        made = GridBias(table, given, given, FARTHEST)
+        made = GridBias(table, given, given, FARTHEST, is_class)
         mask = AttentionMask(causal=True)
         return (api.attend(query, key, value, mask, biases=[made], implementation=implementation),)
 
@@ -69,7 +70,7 @@ def test_output_and_gradients_by_kernel(places, implementation):
     np.testing.assert_allclose(output, expected, atol=1e-5)
     for name in ("query", "key", "value"):
         np.testing.assert_allclose(found[name], gradients[name], atol=2e-5)
-    by_entry = np.zeros((COUNT, N))
+    by_entry = np.zeros((count, N))
     np.add.at(by_entry, entries, np.moveaxis(gradients["bias"], 1, -1))
     np.testing.assert_allclose(found["table"], by_entry, atol=5e-5)
 
@@ -119,7 +120,8 @@ def expected_output(layer, x, places):
     weights = weights_of(layer)
     heads = [layer_reference.project(weights, name, x) for name in ("query", "key", "value")]
     table = to_numpy(layer.position.table.value)
-    entries = [formulas.offset_entries(at, at, layer.position.max_distance) for at in places]
+    options = layer.position.max_distance, layer.position.class_token
+    entries = [formulas.offset_entries(at, at, *options) for at in places]
     bias = np.moveaxis(table[np.stack(entries)], -1, 1)
     seen = np.ones((len(x), N, *bias.shape[2:]), bool)
     found, _ = reference.attention(*heads, seen=seen, bias=np.broadcast_to(bias, seen.shape))
@@ -155,6 +157,39 @@ def test_real_positions_count_without_their_fraction():
     at = PLACES + np.random.default_rng(7).integers(0, 8, PLACES.shape) / 8.0
     expected = expected_output(layer, x, at)
     np.testing.assert_allclose(to_numpy(layer(tensor(x), positions=at)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("flash", [False, True])
+def test_a_class_token_has_entries_of_its_own(flash, tmp_path):
+    position = RelativePosition(max_distance=FARTHEST, axes=2, class_token=True)
+    layer = ka.MultiHeadAttention(N, 6, position=position, flash_attention=flash)
+    x = numbers(B, T, D).astype("float32")
+    inputs, places = keras.Input((T, D)), keras.Input((T, 2), dtype="int32")
+    model = keras.Model([inputs, places], layer(inputs, positions=places))
+    assert tuple(position.table.shape) == (COUNT + 3, N)
+    randomize(layer)
+    expected = expected_output(layer, x, PLACES)
+    given = [tensor(x), tensor(PLACES, "int32")]
+    with block_size(4):
+        found = to_numpy(model(given))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    other = PLACES.copy()
+    other[:, 0] = 99  # is not read
+    np.testing.assert_allclose(to_numpy(layer(tensor(x), positions=other)), expected, atol=1e-5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.layers[-1].position.get_config() == position.get_config()
+    np.testing.assert_allclose(to_numpy(loaded(given)), found, atol=1e-6)
+    copy = keras.models.model_from_json(model.to_json())
+    copy.set_weights(model.get_weights())
+    np.testing.assert_allclose(to_numpy(copy(given)), found, atol=1e-6)
+
+
+def test_a_class_token_needs_positions():
+    position = RelativePosition(max_distance=2, axes=2, class_token=True)
+    layer = ka.MultiHeadAttention(N, 6, position=position)
+    with pytest.raises(ValueError, match=r"class token and needs `positions`.*positions=None"):
+        layer(tensor(numbers(2, 3, 5, D)))
 
 
 def test_files_copies_and_pruned_heads(tmp_path):
@@ -194,6 +229,8 @@ WRONG = {
     "three": ({"axes": 2, "max_distance": (1, 2, 3)}, r"one for each of 2 axes.*\(1, 2, 3\)"),
     "real": ({"axes": 2, "max_distance": (1, 2.5)}, "one for each of 2 axes.*2.5"),
     "large": ({"axes": 2, "max_distance": 2000}, "must be at most 4194304.*2000"),
+    "class token": ({"class_token": True}, "`class_token` is for positions of several `axes`"),
+    "flag": ({"axes": 2, "class_token": 2}, "`class_token` must be True or False. Received.*=2"),
     "one axis": ({"max_distance": (1, 2)}, "`max_distance` must be an integer greater"),
 }
 

@@ -399,6 +399,38 @@ def test_axial_sections_are_those_of_images_in_qwen2_vl():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
+def test_a_class_token_is_that_of_beit():
+    from transformers.models.beit import modeling_beit as theirs
+    from transformers.models.beit.configuration_beit import BeitConfig
+
+    side, N, H = 3, 3, 4
+    config = BeitConfig(
+        hidden_size=N * H,
+        num_attention_heads=N,
+        image_size=side,
+        patch_size=1,
+        attention_probs_dropout_prob=0.0,
+    )
+    config._attn_implementation = "eager"
+    made, relative = theirs.BeitAttention(config), theirs.BeitRelativePositionBias(config)
+    randomize(made)
+    randomize(relative)
+    x = np.random.default_rng(9).normal(size=(B, side**2 + 1, N * H)).astype("float32")
+    expected = as_numpy(made(torch.as_tensor(x), attention_mask=relative((side, side)))[0])
+    position = kerasattention.RelativePosition(max_distance=side - 1, axes=2, class_token=True)
+    layer = kerasattention.MultiHeadAttention(N, H, position=position)
+    places = np.concatenate([[[0, 0]], np.indices((side, side)).reshape(2, -1).T])[None]
+    layer.build(x.shape)
+    weights = dict(joined(made.o_proj.weight, made.o_proj.bias, N))
+    for name in ("query", "key", "value"):
+        linear = getattr(made, f"{name[0]}_proj")
+        bias = torch.zeros(N * H) if linear.bias is None else linear.bias
+        weights |= dict(split(name, linear.weight, bias, N))
+    copy_weights(layer, weights | {"table": as_numpy(relative.relative_position_bias_table)})
+    found = to_numpy(layer(tensor(x), positions=places))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize(
     ("count", "farthest"), [(32, 128), (32, 20), (8, 100), (64, 256), (6, 17), (10, 1000)]

@@ -144,6 +144,7 @@ HUANG = SHAW | {"type": "huang"}
 TRANSFORMER_XL = SHAW | {"type": "transformer_xl"}
 DEBERTA = SHAW | {"type": "deberta", "num_buckets": 8, "max_distance": 13}
 GRID = {"kind": "grid", "max_distance": (1, 2)}
+CLASS = GRID | {"class_token": True}
 RELATIVE_KEYS = {
     "key_table": {"shaw": (7, 1, 4), "huang": (7, 1, 4), "deberta": (8, 3, 4)},
     "query_table": {"deberta": (8, 3, 4)},
@@ -156,13 +157,15 @@ RELATIVE_KEYS = {
 def weights_of_position(rng, position):
     kind = position.get("type")
     found = {name: shapes[kind] for name, shapes in RELATIVE_KEYS.items() if kind in shapes}
-    found |= {"table": (15, 3)} if position is GRID else {}
+    found |= (
+        {"table": (18, 3) if position is CLASS else (15, 3)} if position in (GRID, CLASS) else {}
+    )
     return {name: rng.normal(size=shape) for name, shape in found.items()}
 
 
 @pytest.mark.parametrize(
     "position",
-    [ROTARY, RELATIVE, {"kind": "alibi"}, SHAW, HUANG, TRANSFORMER_XL, DEBERTA, GRID],
+    [ROTARY, RELATIVE, {"kind": "alibi"}, SHAW, HUANG, TRANSFORMER_XL, DEBERTA, GRID, CLASS],
     ids=str,
 )
 def test_gradients_of_a_layer_are_differences_of_its_output(position):
@@ -182,7 +185,7 @@ def test_gradients_of_a_layer_are_differences_of_its_output(position):
     }
     given["bias"] = given["bias"][None]
 
-    if position is not GRID:
+    if position not in (GRID, CLASS):
         given.pop("coordinates")
 
     def run(**moved):

@@ -29,6 +29,7 @@ test_that("several axes have a table of offsets, and no buckets", {
   expect_snapshot({
     position_relative(max_distance = 6, axes = 2)
     position_relative(max_distance = c(2, 4), axes = 2)
+    position_relative(max_distance = 13, axes = 2, class_token = TRUE)
   })
   expect_snapshot(error = TRUE, {
     position_relative(axes = 0)
@@ -37,6 +38,8 @@ test_that("several axes have a table of offsets, and no buckets", {
     position_relative(max_distance = c(1, 2, 3), axes = 2)
     position_relative(max_distance = 2000, axes = 2)
     position_relative(max_distance = c(20, 30))
+    position_relative(class_token = TRUE)
+    position_relative(max_distance = 2, axes = 2, class_token = NA)
   })
 })
 
@@ -77,4 +80,38 @@ test_that("the bias of a window is that of Swin's table", {
   expect_close(rows(flat, positions = positions), expected)
   found <- aperm(as.array(made(windows)), c(1, 3, 2, 4))
   expect_close(array(found, c(2, 6, 5)), expected)
+})
+
+test_that("a class token has the last rows of the table", {
+  skip_without_keras()
+  x <- numbers(1, 5, 6)
+  made <- layer_multi_head_attention(
+    num_heads = 1,
+    key_dim = 6,
+    position = position_relative(
+      max_distance = 1,
+      axes = 2,
+      class_token = TRUE
+    )
+  )
+  at <- rbind(c(9, 9), c(0, 0), c(0, 1), c(1, 0), c(1, 1))
+  positions <- array(at, c(1, 5, 2))
+  made(x, positions = positions)
+  table <- numbers(12, 1)
+  made$position$table$assign(table)
+  bias <- matrix(0, 5, 5)
+  for (q in 2:5) {
+    for (k in 2:5) {
+      offset <- at[q, ] - at[k, ]
+      bias[q, k] <- table[(offset[[1]] + 1) * 3 + offset[[2]] + 1 + 1, 1]
+    }
+  }
+  bias[1, -1] <- table[10, 1]
+  bias[-1, 1] <- table[11, 1]
+  bias[1, 1] <- table[12, 1]
+  plain <- layer_multi_head_attention(num_heads = 1, key_dim = 6)
+  plain(x)
+  plain$set_weights(made$get_weights()[-1])
+  expected <- plain(x, attention_bias = array(bias, c(1, 1, 5, 5)))
+  expect_close(made(x, positions = positions), as.array(expected))
 })

@@ -25,6 +25,12 @@ def check_coordinates(call: LayerCall, fold: AxisFold, position: Position | None
             "Positions of several axes are for self-attention, in which queries and keys share "
             f"them. Received: query {tuple(call.query.shape)}, key {tuple(call.key.shape)}"
         )
+    if position.class_token and not is_given:
+        raise ValueError(
+            f"The layer's `position` has a class token and needs `positions` of shape "
+            f"(B, T, {axes}), of which the first of each row is not read. "
+            f"Received: positions={_described(call.positions)}"
+        )
     if position.needs_axes and not (is_given or is_grid):
         attended = "" if call.positions is None else f", {len(fold.axes)} attended axes"
         raise ValueError(

@@ -22,7 +22,10 @@ class Position:
             rotation; None for any length.
         compares_axes: Whether its bias compares the axes of a query's position and a key's, so
             that a cache of keys does not suffice.
+        class_token: Whether the first token of a row has no place on the axes.
     """
+
+    class_token = False
 
     @property
     def axes(self) -> int:

@@ -28,12 +28,15 @@ class GridBias:
         query_coordinates: (B|1, T, axes) integers or real numbers.
         key_coordinates: (B|1, S, axes) of them.
         farthest: M of each axis.
+        class_token: Whether some tokens have no offsets. E is then 3 more: of such a query, of
+            such a key, of both. The coordinates are (B|1, T, axes + 1), the last one 1 for them.
     """
 
     table: Tensor
     query_coordinates: Tensor
     key_coordinates: Tensor
     farthest: tuple[int, ...]
+    class_token: bool = False
 
     def tensors(self) -> dict[str, Tensor]:
         return {
@@ -72,7 +75,7 @@ class GridBias:
         self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Columns
     ) -> dict[str, Tensor]:
         entries = self.entries(rows, columns)  # (B|1, t, s)
-        return {"table": sum_by_entry(gradient, entries, entries_of(self.farthest))}
+        return {"table": sum_by_entry(gradient, entries, self.table.shape[0])}
 
     def entries(self, rows: Span, columns: Columns) -> Tensor:
         """(B|1, t, s) int32: the entry of each pair in the table."""
@@ -82,7 +85,19 @@ class GridBias:
         for axis, farthest in enumerate(self.farthest):
             offsets = queries[:, :, None, axis] - keys[:, None, :, axis]  # (B|1, t, s)
             entry = entry * (2 * farthest + 1) + clipped(offsets, farthest)  # (B|1, t, s)
-        return entry
+        if not self.class_token:
+            return entry
+        of_query, of_key, of_both = range(entries_of(self.farthest), self.table.shape[0])
+        is_query, is_key = queries[:, :, None, -1] > 0, keys[:, None, :, -1] > 0
+        entry = ops.where(is_key, of_key, entry)  # (B|1, t, s)
+        return ops.where(is_query, ops.where(is_key, of_both, of_query), entry)  # (B|1, t, s)
+
+
+def with_class_token(coordinates: Tensor) -> Tensor:
+    """Positions (B|1, T, axes) with one number more, 1 for the first token, else 0."""
+    none = ops.zeros_like(coordinates[:, :, :1])  # (B|1, T, 1)
+    marks = ops.concatenate([none[:, :1] + 1, none[:, 1:]], axis=1)  # (B|1, T, 1)
+    return ops.concatenate([coordinates, marks], axis=-1)  # (B|1, T, axes + 1)
 
 
 def entries_of(farthest: tuple[int, ...]) -> int:

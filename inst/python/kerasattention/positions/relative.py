@@ -11,7 +11,7 @@ from kerasattention.attend.bias import BlockBias
 from kerasattention.attend.tensors import Tensor
 from kerasattention.positions.base import Position
 from kerasattention.positions.buckets import BucketBias, distance_buckets
-from kerasattention.positions.grid import GridBias, entries_of
+from kerasattention.positions.grid import GridBias, entries_of, with_class_token
 
 # Tables of these sizes are made from two numbers, which may come from a file.
 MOST_BUCKETS = 2**14
@@ -39,6 +39,9 @@ class RelativePosition(keras.layers.Layer, Position):
     are query less key, the last axis the fastest, as in Swin (Liu et al. 2021,
     https://arxiv.org/abs/2103.14030), whose windows of h x w have M = (h - 1, w - 1). Without
     positions, a layer that attends over so many axes takes the indices along each.
+    With `class_token` the first token of a row has no place, as in BEiT (Bao et al. 2022,
+    https://arxiv.org/abs/2106.08254): the last three entries are those of the class token's
+    query, of its key, and of both; the first position of a row is not read.
 
     One object given to several layers is one table that they share, as in T5.
 
@@ -48,6 +51,7 @@ class RelativePosition(keras.layers.Layer, Position):
         max_distance: Distance from which on all share a bucket, at most 262144. With
             several axes: one integer for each, or one for all.
         axes: Number of axes of a position.
+        class_token: With several axes: whether the first token is a class token.
         **kwargs: `name`, `trainable`, `dtype` of a Keras layer.
 
     Raises:
@@ -59,12 +63,19 @@ class RelativePosition(keras.layers.Layer, Position):
         num_buckets: int | None = None,
         max_distance: int | Sequence[int] = 128,
         axes: int = 1,
+        class_token: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.class_token = checks.switch("class_token", class_token)
         if not checks.is_integer(axes) or not 1 <= axes <= MOST_AXES:
             raise ValueError(
                 f"`axes` must be an integer from 1 to {MOST_AXES}. Received: axes={axes!r}"
+            )
+        if self.class_token and axes == 1:
+            raise ValueError(
+                "`class_token` is for positions of several `axes`. Received: class_token=True, "
+                "axes=1"
             )
         self._axes = axes
         self.num_heads: int | None = None
@@ -123,14 +134,18 @@ class RelativePosition(keras.layers.Layer, Position):
     def num_entries(self) -> int:
         """Rows of the table."""
         farthest = self.max_distance
-        return entries_of(farthest) if isinstance(farthest, tuple) else self.num_buckets or 0
+        if isinstance(farthest, tuple):
+            return entries_of(farthest) + (3 if self.class_token else 0)
+        return self.num_buckets or 0
 
     def block_bias(
         self, num_query_heads: int, causal: bool, coordinates: Tensor | None = None
     ) -> BlockBias:
         table, farthest = ops.convert_to_tensor(self.table), self.max_distance
         if isinstance(farthest, tuple):
-            return GridBias(table, coordinates, coordinates, farthest)
+            if self.class_token:
+                coordinates = with_class_token(coordinates)  # (B|1, T, axes + 1)
+            return GridBias(table, coordinates, coordinates, farthest, self.class_token)
         return self._bucket_bias(table, causal)
 
     def _bucket_bias(self, table: Tensor, causal: bool) -> BucketBias:
@@ -157,6 +172,7 @@ class RelativePosition(keras.layers.Layer, Position):
             "num_buckets": self.num_buckets,
             "max_distance": self.max_distance,
             **({"axes": self._axes} if self._axes > 1 else {}),
+            **({"class_token": True} if self.class_token else {}),
         }
 
     @classmethod
