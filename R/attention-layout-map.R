@@ -2,7 +2,9 @@
 #'
 #' `attention_layout_map()` makes a `keras$distribution$LayoutMap` that splits the heads of
 #' attention layers, ours and Keras's, for a `keras$distribution$ModelParallel()` of your own.
-#' [head_parallel()] needs no map, and can split fewer key/value heads than devices.
+#' [head_parallel()] needs no map, and can split fewer key/value heads than devices. It also splits
+#' what a map cannot tell from the path of a weight: the tables of [position_relative_keys()], and
+#' the scales of norms that are of each head.
 #'
 #' `layout_set()` adds a rule to a map. In R, `map[["pattern"]] <- axes` would change an attribute
 #' of the Python object and leave the map as it is, without an error.

@@ -8,6 +8,7 @@ from kerasattention import (
     GroupQueryAttention,
     HeadParallel,
     MultiHeadAttention,
+    RelativeKeysPosition,
     attention_layout_map,
     check_sharding,
     layout_set,
@@ -179,6 +180,15 @@ def test_the_map_splits_heads(kind):
     assert found.pop("head/kernel") == (None, "model")
     assert all("model" in spec for spec in found.values())
     assert len(found) == 4 + 4 + 1 + len(options)
+
+
+def test_the_map_splits_relative_keys_where_the_path_shows_heads():
+    layouts = attention_layout_map(mesh(), 8)
+    with with_distribution(KD.ModelParallel(layout_map=layouts, batch_dim_name="batch")):
+        for kind, split in (("transformer_xl", 3), ("deberta", 0)):
+            model = decoder(key_value=8, kind="ours", position=RelativeKeysPosition(3, kind))
+            found = {path: spec for path, spec in specs(model).items() if "relative_keys" in path}
+            assert sum("model" in spec for spec in found.values()) == split, found
 
 
 def test_one_key_value_head_stays_whole():

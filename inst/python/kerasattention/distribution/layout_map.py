@@ -17,6 +17,9 @@ def attention_layout_map(
 ) -> keras.distribution.LayoutMap:
     """A map that splits the heads of attention layers over an axis of a mesh.
 
+    A map sees the path of a weight, and not its shape. Tables of relative keys, which have one head
+    or N, and scales of norms that may be of each head stay whole; `HeadParallel` splits them.
+
     Args:
         mesh: The `keras.distribution.DeviceMesh`.
         num_key_value_heads: K, of all attention layers: 1 or a multiple of the axis's devices.
@@ -50,6 +53,9 @@ def attention_layout_map(
         (model_axis, None, None),
     )
     layout_set(found, _BEHIND + "sink$", (model_axis,))
+    of_relative_keys = f"{_BEHIND}relative_keys_position(?:_[0-9]+)?/"
+    layout_set(found, of_relative_keys + "(?:content|position)_bias$", (model_axis, None))
+    layout_set(found, of_relative_keys + "position_kernel$", (None, model_axis, None))
     return layout_set(found, _BEHIND + r"relative_position(?:_\d+)?/table$", (None, model_axis))
 
 
