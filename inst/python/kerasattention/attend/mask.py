@@ -245,6 +245,12 @@ class AttentionMask:
         return min(known, default=None)
 
     @property
+    def is_exact(self) -> bool:
+        """Whether `lookahead` also holds of positions that are no integers."""
+        found = [rule for rule in self.position_rules if rule.lookahead == self.lookahead]
+        return any(rule.is_exact for rule in found)
+
+    @property
     def is_causal(self) -> bool:
         """Whether no query sees a key after its own position, but for those of its span."""
         return self.causal or any(rule.lookahead == 0 for rule in self._rules_outside_spans)

@@ -78,6 +78,8 @@ class MaskRule:
         is_relative: Whether it compares nothing but the distance of a key and a query.
         lookahead: No key after its own position is visible to a query whose position is this
             number or larger; None where that is not known.
+        is_exact: Whether `lookahead` also holds of positions that are no integers. A window of 1
+            and a chunk of 1 let a query see keys that are less than 1 behind it.
         differs_by_query: Whether the queries of a sample may see different keys, where the rule
             does not compare positions.
         is_per_token: Whether it holds tensors (B, T) and (B, S), where it does not compare
@@ -90,6 +92,7 @@ class MaskRule:
     reach: Reach = Reach(None, None)
     is_band: bool = False
     is_relative: bool = False
+    is_exact: bool = False
     differs_by_query: bool = True
     is_per_token: bool = False
     num_heads: int = 1
@@ -153,6 +156,7 @@ class CausalRule(MaskRule):
     reach = Reach(None, 0)
     is_band = True
     is_relative = True
+    is_exact = True
 
     def block_mask(self, positions: Positions, rows: Span, columns: Columns) -> Tensor:
         queries, keys = positions.block_positions(rows, columns)

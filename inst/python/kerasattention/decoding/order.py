@@ -33,7 +33,7 @@ class PositionOrder:
         given = {slot: as_numpy(inputs[slot])[:, :count] for slot in plan.prompt_inputs}
         positions = [slot for slot, x in plan.prompt_inputs.items() if x == POSITIONS]
         self._largest: dict[int, np.ndarray] = {}
-        self._bounds: dict[int, np.ndarray] = {}
+        self._compared: set[int] = set()
         if not positions:
             return
         own = np.ones(given[positions[0]].shape[:2], bool)  # (B, t)
@@ -46,14 +46,15 @@ class PositionOrder:
                 if argument == "segment_ids":
                     own &= given[slot] == given[slot][:, -1:]
         # The first tokens may be seen by all others, as by a rule for a prefix.
-        least = max((spec.lookahead for spec in compared), default=0) - 1
+        self._first = max((spec.lookahead for spec in compared), default=0)
+        self._step = max((spec.least_step for spec in compared), default=0)
         for slot in positions:
             x = given[slot]  # (B, t) or (B, t, axes)
             has_axes = x.ndim == 3
             seen = np.where(own, x.max(axis=-1) if has_axes else x, -np.inf).max(axis=1)  # (B)
             self._largest[slot] = seen
             if not has_axes:
-                self._bounds[slot] = np.maximum(seen, least) if least >= 0 else seen
+                self._compared.add(slot)
 
     def add(self, positions: dict[int, np.ndarray]) -> None:
         """Takes the positions (B, t) or (B, t, axes) of new tokens, by slot.
@@ -64,22 +65,22 @@ class PositionOrder:
         self._check(positions)
         for slot, given in positions.items():
             largest = given.reshape(len(given), -1).max(axis=1)  # (B)
-            for held in (self._largest, self._bounds):
-                if slot in held:
-                    held[slot] = np.maximum(held[slot], largest)
+            self._largest[slot] = np.maximum(self._largest[slot], largest)
 
     def _check(self, positions: dict[int, np.ndarray]) -> None:
-        for slot, last in self._bounds.items():
-            if slot not in positions:
-                continue
-            smallest = positions[slot].min(axis=1)  # (B)
-            rows = np.flatnonzero(smallest <= last)
+        for slot in self._compared & set(positions):
+            smallest, last = positions[slot].min(axis=1), self._largest[slot]  # (B), (B)
+            least = np.maximum(last + self._step, self._first)  # (B)
+            rows = np.flatnonzero((smallest <= last) | (smallest < least))
             if rows.size:
+                row = rows[0]
+                rule = f"greater than those before them, {last[row]:g}"
+                if least[row] > last[row]:
+                    rule = f"at least {least[row]:g}"
                 raise ValueError(
-                    f"The positions in '{self._specs[slot].name}' of new tokens must be greater "
-                    f"than those before them, {last[rows[0]]:g} in row {rows[0] + 1} of "
-                    f"{len(last)}: earlier tokens must not see later ones. "
-                    f"Received: {smallest[rows[0]]:g}"
+                    f"The positions in '{self._specs[slot].name}' of new tokens must be {rule} in "
+                    f"row {row + 1} of {len(last)}: earlier tokens must not see later ones. "
+                    f"Received: {smallest[row]:g}"
                 )
 
     def following(self, count: int, step: float) -> dict[int, np.ndarray]:
@@ -92,6 +93,12 @@ class PositionOrder:
             ValueError: The dtype of the model's input cannot hold them, or earlier tokens would
                 see them.
         """
+        if self._compared and step < self._step:
+            raise ValueError(
+                f"`position_step` must be at least {self._step}: the `mask` of an attention layer "
+                "lets earlier tokens see those less than that behind them, but for "
+                f"`use_causal_mask=True`. Received: position_step={step:g}"
+            )
         found = {}
         for slot, largest in self._largest.items():
             spec = self._specs[slot]

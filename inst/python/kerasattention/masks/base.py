@@ -111,6 +111,10 @@ class AndMask(_Combined):
     def lookahead(self) -> int | None:
         return min((m.lookahead for m in self.masks if m.lookahead is not None), default=None)
 
+    @property
+    def is_exact(self) -> bool:
+        return any(m.is_exact and m.lookahead == self.lookahead for m in self.masks)
+
     def visible_keys(self, first: int, last: int) -> Intervals:
         found = (mask.visible_keys(first, last) for mask in self.masks)
         return functools.reduce(intervals.intersection, found)
@@ -140,6 +144,10 @@ class OrMask(_Combined):
     @property
     def lookahead(self) -> int | None:
         return _largest([mask.lookahead for mask in self.masks])
+
+    @property
+    def is_exact(self) -> bool:
+        return all(mask.is_exact for mask in self.masks)
 
     def visible_keys(self, first: int, last: int) -> Intervals:
         found = (mask.visible_keys(first, last) for mask in self.masks)

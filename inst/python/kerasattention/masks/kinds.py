@@ -101,6 +101,8 @@ class PrefixMask(Mask):
 
     n: int
 
+    is_exact = True
+
     def __post_init__(self) -> None:
         checks.positive_integer("n", self.n)
 

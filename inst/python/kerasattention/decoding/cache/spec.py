@@ -39,6 +39,7 @@ class CacheSpec:
         segmented: Whether its prompt has segments: which keys belong to the last one is kept.
         mask: The layer's rule of positions, or None.
         lookahead: The number of first tokens that may see later ones, which a prompt must have.
+        least_step: How far the positions of new tokens must be behind those before.
         key_axes: The axes of a mesh of devices that split K.
         longest: The longest sequence in which cached keys keep their rotation, or None.
         position_dtype: Of the positions that are given for each token, which are then kept; or
@@ -57,6 +58,7 @@ class CacheSpec:
     masked: bool
     mask: Mask | None = None
     lookahead: int = 0
+    least_step: int = 0
     key_axes: tuple[str, ...] = ()
     longest: int | None = None
     segmented: bool = False

@@ -178,6 +178,7 @@ def attention_spec(
         position_dtype=None if positions is None else program.specs[positions.index].dtype,
         mask=layer.mask,
         lookahead=mask.lookahead or 0,
+        least_step=0 if mask.is_exact else 1,
         key_axes=key_head_axes(layer),
         longest=longest_cached(layer),
     )
