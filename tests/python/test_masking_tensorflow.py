@@ -1,10 +1,12 @@
 """Masked diagonals of a block and counts of its keys, against the mask itself."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+import kerasattention as ka
 from backends import tensor
 from kerasattention.attend.api import make_inputs
 from kerasattention.attend.kernels.tensorflow import masking
@@ -63,3 +65,36 @@ def test_keys_are_counted(block, padding):
     np.testing.assert_array_equal(
         np.squeeze(found, (1, 4)), expected.sum(-1).reshape(-1, 1, rows.size)
     )
+
+
+@pytest.mark.parametrize("kernel", ["plain", "blocked", None])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_tensorflows_checker_of_numerics_finds_nothing(kernel, compiled):
+    """Of masked-out keys and values that hold NaN, and of a query that sees no key.
+
+    In a graph it checks the function's arguments too.
+    """
+    rng = np.random.default_rng(4)
+    mask = rng.random((2, 1, 13, 17)) < 0.7
+    mask[..., 5:8], mask[:, :, 3] = False, False
+    sizes = {"query": (2, 13, 6, 5), "key": (2, 17, 3, 5), "value": (2, 17, 3, 4)}
+    given = {name: rng.normal(size=size).astype("float32") for name, size in sizes.items()}
+    given["key"][:, 5:8] = given["value"][:, 5:8] = 0.0 if compiled else np.nan
+    tensors = {name: tf.constant(x) for name, x in given.items()}
+
+    def gradients(**tensors):
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            output = ka.scaled_dot_product_attention(
+                **tensors, attention_mask=mask, causal=True, implementation=kernel
+            )
+        return output, tape.gradient(output, tensors)
+
+    expected = gradients(**tensors)
+    tf.debugging.enable_check_numerics()
+    try:
+        found = (tf.function(gradients) if compiled else gradients)(**tensors)
+    finally:
+        tf.debugging.disable_check_numerics()
+    for x, y in zip(tf.nest.flatten(found), tf.nest.flatten(expected), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-6)

@@ -59,7 +59,9 @@ def block_logits(inputs: AttentionInputs, rows: Span, columns: Columns) -> tuple
         logits = logits + group_heads(bias, inputs.kv_heads)  # (B, K, G, t, s)
     mask = inputs.mask.block_mask(rows, columns)  # (B|1, N|1, t|1, s|1)
     if mask is not None:
-        logits = softmax.mask_logits(logits, group_heads(mask, inputs.kv_heads))  # (B, K, G, t, s)
+        logits = softmax.mask_logits(
+            logits, group_heads(mask, inputs.kv_heads), inputs.masked_out
+        )  # (B, K, G, t, s)
     return logits, capped
 
 
@@ -104,7 +106,7 @@ def forward_block(
     """
     logits, _ = block_logits(inputs, rows, columns)  # (B, K, G, t, s)
     numerator, denominator, row_max = softmax.exponentiate(
-        logits, sink_logits(inputs), inputs.may_be_empty
+        logits, sink_logits(inputs), inputs.may_be_empty, inputs.masked_out
     )  # (B, K, G, t, s), (B, K, G, t, 1), (B, K, G, t, 1)
     keep = keep_factor(inputs, rows, columns)  # (B, K, G, t, s)
     if keep is not None:

@@ -7,6 +7,7 @@ from keras import ops
 
 from kerasattention.attend.bias import BlockBias
 from kerasattention.attend.mask import AttentionMask
+from kerasattention.attend.softmax import MASKED_OUT
 from kerasattention.attend.tensors import (
     Span,
     Tensor,
@@ -69,6 +70,16 @@ class AttentionInputs:
         if not self.key.shape[2]:  # none, or a number that is not known
             return True
         return self.mask.may_mask_out_all_keys or self.bias is not None
+
+    @property
+    def masked_out(self) -> float:
+        """What is added to the logits of masked-out keys.
+
+        `tf.debugging.enable_check_numerics()` refuses infinities. A bias may be as low as any
+        number, all others are far above 1e30.
+        """
+        is_finite = keras.backend.backend() == "tensorflow" and self.bias is None
+        return -1e30 if is_finite else MASKED_OUT
 
     def widened(self) -> "AttentionInputs":
         """The same inputs in the precision that products outside accelerators need."""

@@ -71,7 +71,7 @@ def _output_and_lse(inputs: AttentionInputs) -> Tensor:
     inputs = inputs.scaled()
     logits, _ = block_logits(inputs, inputs.rows(), inputs.columns())  # (B, K, G, T, S)
     numerator, denominator, row_max = softmax.exponentiate(
-        logits, None, may_be_empty=True
+        logits, None, may_be_empty=True, masked_out=inputs.masked_out
     )  # (B, K, G, T, S), (B, K, G, T, 1), (B, K, G, T, 1)
     output = combine(numerator, inputs.value, inputs.groups)  # (B, K, G, T, Hv)
     output = output * softmax.reciprocal(denominator, may_be_empty=True)  # (B, K, G, T, Hv)

@@ -10,7 +10,7 @@ from keras import ops
 
 from kerasattention.attend.tensors import Tensor, tanh
 
-_MASKED_OUT = float("-inf")
+MASKED_OUT = float("-inf")
 
 
 class SoftmaxParts(NamedTuple):
@@ -36,18 +36,19 @@ def cap_gradient(capped: Tensor, soft_cap: float | None) -> Tensor | float:
     return 1.0 - tanh_of_logits * tanh_of_logits  # (..., t, s)
 
 
-def mask_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """Sets logits to minus infinity where the mask (or its broadcast) is False.
+def mask_logits(logits: Tensor, mask: Tensor | None, masked_out: float = MASKED_OUT) -> Tensor:
+    """Adds `masked_out` to logits where the mask (or its broadcast) is False.
 
-    Adds zeros and minus infinities of the mask's smaller shape: an addition broadcasts faster
-    than a selection.
+    Adds numbers of the mask's smaller shape: an addition broadcasts faster than a selection.
     """
     if mask is None:
         return logits
-    return logits + ops.cast(ops.where(mask, 0.0, _MASKED_OUT), logits.dtype)  # (..., t, s)
+    return logits + ops.cast(ops.where(mask, 0.0, masked_out), logits.dtype)  # (..., t, s)
 
 
-def exponentiate(logits: Tensor, sink: Tensor | None, may_be_empty: bool) -> SoftmaxParts:
+def exponentiate(
+    logits: Tensor, sink: Tensor | None, may_be_empty: bool, masked_out: float = MASKED_OUT
+) -> SoftmaxParts:
     """The parts of a softmax over the last axis.
 
     Args:
@@ -55,6 +56,7 @@ def exponentiate(logits: Tensor, sink: Tensor | None, may_be_empty: bool) -> Sof
         sink: None or logits that broadcast to (..., t, 1) and join the
             denominator only (gpt-oss; Xiao et al. 2023 name them sinks).
         may_be_empty: Whether a row may see no key.
+        masked_out: What was added to the logits of keys that are masked out.
     """
     row_max = _row_max(logits)  # (..., t, 1)
     if sink is not None:
@@ -62,7 +64,7 @@ def exponentiate(logits: Tensor, sink: Tensor | None, may_be_empty: bool) -> Sof
         row_max = ops.where(row_max > sink, row_max, sink)  # (..., t, 1)
     if may_be_empty:
         # An infinite maximum would make -inf - -inf = NaN of a row without keys.
-        row_max = ops.where(row_max == _MASKED_OUT, 0.0, row_max)  # (..., t, 1)
+        row_max = ops.where(row_max <= 0.5 * masked_out, 0.0, row_max)  # (..., t, 1)
     # The softmax is the same for any number here. Derivatives by it cancel, but for rounding:
     # summed over all rows, that took two digits off the gradient of a sink.
     row_max = ops.stop_gradient(row_max)  # (..., t, 1)
@@ -76,7 +78,7 @@ def exponentiate(logits: Tensor, sink: Tensor | None, may_be_empty: bool) -> Sof
 def _row_max(logits: Tensor) -> Tensor:
     """(..., t, 1); minus infinity for a row of no logits, of which Keras refuses a maximum."""
     if 0 in logits.shape:
-        return ops.sum(logits, axis=-1, keepdims=True) + _MASKED_OUT  # (..., t, 1)
+        return ops.sum(logits, axis=-1, keepdims=True) + MASKED_OUT  # (..., t, 1)
     return ops.max(logits, axis=-1, keepdims=True)  # (..., t, 1)
 
 

@@ -36,6 +36,6 @@ def attention_weights(inputs: AttentionInputs, rows: Span | None = None) -> Tens
 def _weights(inputs: AttentionInputs, rows: Span) -> Tensor:
     logits, _ = block_logits(inputs, rows, inputs.columns())  # (B, K, G, t, S)
     numerator, denominator, _ = softmax.exponentiate(
-        logits, sink_logits(inputs), inputs.may_be_empty
+        logits, sink_logits(inputs), inputs.may_be_empty, inputs.masked_out
     )  # (B, K, G, t, S), (B, K, G, t, 1)
     return numerator * softmax.reciprocal(denominator, inputs.may_be_empty)  # (B, K, G, t, S)
