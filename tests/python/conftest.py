@@ -4,7 +4,12 @@ import gc
 import importlib.util
 import os
 
+import hypothesis
 import pytest
+
+# The time of an example is that of the machine and of what runs beside it.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
