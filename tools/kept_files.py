@@ -1,6 +1,6 @@
 """Makes the small models that are kept under tests/files, one for each option of the layers.
 
-    python tools/kept_files.py             # writes tests/files/VERSION, for a new version
+    python tools/kept_files.py             # writes tests/files/VERSION, or what it lacks
     python tools/kept_files.py compare     # does this backend save what is kept?
 
 `tests/python/test_kept_files.py` loads what is there and compares the numbers. Kept files are
@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,52 @@ def both(**options: Any) -> keras.Model:
     return keras.Model(inputs, ka.GroupQueryAttention(H, N, 1, name="gqa", **own)(x))
 
 
-def one(shape: tuple[int, ...] = (T, D), **options: Any) -> keras.Model:
-    inputs = keras.Input(shape)
-    return keras.Model(inputs, ka.MultiHeadAttention(N, H, name="mha", **options)(inputs))
+def one(shape: tuple[int, ...] = (T, D), axes: int = 0, **options: Any) -> keras.Model:
+    """One layer, with an input of positions of so many axes, if any."""
+    inputs, layer = keras.Input(shape), ka.MultiHeadAttention(N, H, name="mha", **options)
+    if not axes:
+        return keras.Model(inputs, layer(inputs))
+    positions = keras.Input((T, axes), dtype="int32")
+    return keras.Model([inputs, positions], layer(inputs, positions=positions))
 
 
 def shared_table() -> keras.Model:
     table = ka.RelativePosition(8, 6)
     return both(position=lambda: table)
 
+
+def shared_keys() -> keras.Model:
+    inputs = keras.Input((T, D))
+    first = ka.GroupQueryAttention(H, N, 1, name="first", use_causal_mask=True)
+    second = ka.GroupQueryAttention(
+        H, N, 1, name="second", use_causal_mask=True, key_value_of=first, use_gate="head"
+    )
+    return keras.Model(inputs, second(first(inputs)))
+
+
+def latent() -> keras.Model:
+    inputs = keras.Input((T, D))
+    layer = ka.LatentAttention(
+        N, H, 3, query_rank=5, rotary_dim=2, use_causal_mask=True, name="mla"
+    )
+    return keras.Model(inputs, layer(inputs))
+
+
+@keras.saving.register_keras_serializable("kept_files")
+def sees_even_keys(queries: Any, keys: Any) -> Any:
+    return (keys <= queries) & (keys % 2 == 0)
+
+
+def rotary_of(**scaling: Any) -> Callable[[], ka.RotaryPosition]:
+    return lambda: ka.RotaryPosition(500.0, scaling=scaling)
+
+
+SINKS = ka.CausalMask() & (ka.WindowMask(2) | ka.PrefixMask(1))
+KINDS = (ka.ChunkMask(3) | ka.DilatedMask(2)) & ~ka.BlockMask([[0, 1], [1, 0]], 3)
+NORM = {"type": "layer", "over": "width", "epsilon": 1e-3, "after_position": True, "bias": True}
+SHORT = {"original_max_position_embeddings": 4, "factor": 2.0}
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LONG = {"short_factor": [1.0, 1.5], "long_factor": [2.0, 3.0]}
 
 CASES = {
     "plain": lambda: both(),
@@ -72,6 +110,35 @@ CASES = {
     "value-dim": lambda: one(value_dim=3, output_shape=(7,)),
     "int8": lambda: both(use_gate=True),
     "lora": lambda: both(qk_norm=True),
+    "mask-sinks": lambda: both(mask=SINKS),
+    "mask-kinds": lambda: both(mask=KINDS),
+    "mask-function": lambda: both(mask=ka.MaskFunction(sees_even_keys)),
+    "norms": lambda: both(qk_norm=NORM, value_norm=True, scale="learned", use_gate="head"),
+    "query-scale": lambda: both(
+        qk_norm="l2", scale=0.3, query_scale={"type": "llama4", "floor_scale": 2}
+    ),
+    "rotary-llama3": lambda: both(position=rotary_of(type="llama3", **SHORT, **LLAMA3)),
+    "rotary-dynamic": lambda: both(position=rotary_of(type="dynamic", **SHORT)),
+    "rotary-longrope": lambda: both(position=rotary_of(type="longrope", **SHORT, **LONG)),
+    "rotary-proportional": lambda: both(
+        position=rotary_of(type="proportional", factor=2.0, partial_rotary_factor=0.5)
+    ),
+    "rotary-sections": lambda: one(axes=2, position=ka.RotaryPosition(500.0, sections=(1, 1))),
+    "relative-axes": lambda: one(
+        (3, T, D), attention_axes=(1, 2), position=ka.RelativePosition(max_distance=2, axes=2)
+    ),
+    "relative-class-token": lambda: one(
+        axes=2, position=ka.RelativePosition(max_distance=2, axes=2, class_token=True)
+    ),
+    "relative-keys-shaw": lambda: both(position=lambda: ka.RelativeKeysPosition(3)),
+    "relative-keys-huang": lambda: one(position=ka.RelativeKeysPosition(3, "huang")),
+    "relative-keys-deberta": lambda: one(position=ka.RelativeKeysPosition(8, "deberta", 8)),
+    "relative-keys-transformer-xl": lambda: both(
+        position=lambda: ka.RelativeKeysPosition(3, "transformer_xl")
+    ),
+    "key-as-value": lambda: both(use_key_as_value=True),
+    "key-value-of": shared_keys,
+    "latent": latent,
 }
 
 
@@ -90,26 +157,35 @@ def make(name: str) -> keras.Model:
     return model
 
 
-def inputs_of(model: keras.Model) -> np.ndarray:
-    shape = (2, *model.input_shape[1:])
-    return np.random.default_rng(11).normal(size=shape).astype("float32")
+def inputs_of(model: keras.Model) -> list[np.ndarray]:
+    random, found = np.random.default_rng(11), []
+    for given in model.inputs:
+        shape = (2, *given.shape[1:])
+        is_real = "float" in given.dtype
+        x = random.normal(size=shape) if is_real else random.integers(0, 4, shape)
+        found.append(x.astype(given.dtype))
+    return found
 
 
 def outputs_of(model: keras.Model) -> np.ndarray:
-    return keras.ops.convert_to_numpy(model(inputs_of(model), training=False))
+    given = inputs_of(model)
+    given = given if len(given) > 1 else given[0]
+    return keras.ops.convert_to_numpy(model(given, training=False))
 
 
 def write(folder: Path) -> None:
-    folder.mkdir(parents=True)
-    outputs = {}
-    for name in CASES:
+    """Writes the cases that the folder lacks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "outputs.npz"
+    outputs = dict(np.load(kept)) if kept.exists() else {}
+    for name in [case for case in CASES if case not in outputs]:
         model = make(name)
         model.save(folder / f"{name}.keras")
         model.save_weights(folder / f"{name}.weights.h5")
         outputs[name] = outputs_of(model)
         _compress(folder / f"{name}.keras")
         _compress(folder / f"{name}.weights.h5")
-    np.savez_compressed(folder / "outputs.npz", **outputs)
+    np.savez_compressed(kept, **outputs)
 
 
 def _compress(path: Path) -> None:
@@ -154,9 +230,10 @@ def _content(path: Path) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def _without_ids(config: Any) -> Any:
-    """A config without what differs from one process to the next."""
+    """A config without what differs from one process, or place of a class, to the next."""
+    left_out = ("shared_object_id", "module", "key")
     if isinstance(config, dict):
-        return {k: _without_ids(v) for k, v in config.items() if k != "shared_object_id"}
+        return {k: _without_ids(v) for k, v in config.items() if k not in left_out}
     return [_without_ids(item) for item in config] if isinstance(config, list) else config
 
 
