@@ -197,6 +197,23 @@ def test_decoding_is_that_of_full_passes(kind, monkeypatch):
     checks.check_decoding(position=POSITIONS[kind](), sliding_window=3)
 
 
+def test_one_query_has_the_logits_and_gradients_of_several(monkeypatch):
+    """Of kind "transformer_xl", where the sinusoids are not projected for one query on torch."""
+    layer = layer_of("transformer_xl", dtype="float32")
+    x, upstream = X[:, :1], np.random.default_rng(6).normal(size=(B, 1, D))
+    further = {"value": X}
+
+    def run():
+        return value_and_gradients_of_layer(layer, {"query": x, **further}, tensor(upstream))
+
+    expected = to_numpy(layer(tensor(np.repeat(x, 2, axis=1)), tensor(X)))[:, :1]
+    np.testing.assert_allclose(to_numpy(layer(tensor(x), tensor(X))), expected, atol=1e-5)
+    found = run()
+    monkeypatch.setattr(RelativeKeysPosition, "_is_step", lambda self, query: False)
+    for name, gradient in run().items():
+        np.testing.assert_allclose(found[name], gradient, atol=1e-5, err_msg=name)
+
+
 def test_generated_tokens_are_the_most_likely_of_full_passes():
     model = checks.token_model({"position": RelativeKeysPosition(4)})
     tokens = np.array([[3, 1, 4]])
