@@ -13,7 +13,7 @@
 #'   hundred samples give stable results.
 #' @param ... Not used.
 #' @param loss A Keras loss, its name or an object; by default the loss that the model was
-#'   compiled with.
+#'   compiled with. Tokens that the mask of the output masks out have none, as in `fit()`.
 #' @param batch_size Number of samples in a batch.
 #' @param normalize Whether to divide each layer's importances by their Euclidean norm, as
 #'   the paper does, to make layers comparable.

@@ -75,6 +75,36 @@ def test_inputs_may_be_lists_dictionaries_and_tensors():
         measure(x | {"value": x["value"][:4]}, y)
 
 
+@pytest.mark.parametrize("reduction", ["sum", "sum_over_batch_size", None, "name"])
+def test_samples_count_alike_in_every_batch_and_padding_not_at_all(reduction, data):
+    """As the loss of each sample by itself, which Keras reduces and masks."""
+    model, tokens = classifier(gqa, depth=1, pooled=False), np.array(data[0][:3])
+    tokens[0, 4:] = 0  # padding
+    y = np.random.default_rng(2).integers(0, 3, tokens.shape)
+    loss = keras.losses.MeanSquaredError(reduction="sum" if reduction == "sum" else "mean")
+    y = np.eye(3)[y].astype("float32")
+    kernel = model.get_layer("attention_0")._output_dense.kernel
+    array, slopes = to_numpy(kernel), []
+    for head in range(array.shape[0]):
+        ends = []
+        for gate in (1.1, 0.9):
+            changed = array.copy()
+            changed[head] *= gate
+            kernel.assign(changed)
+            outputs = predicted(model, tokens)
+            ends.append(
+                [float(loss(y[i][real], outputs[i][real])) for i, real in enumerate(tokens != 0)]
+            )
+        slopes.append(np.abs(np.subtract(*ends) / 0.2).mean())
+    kernel.assign(array)
+    given = "mse" if reduction == "name" else keras.losses.MeanSquaredError(reduction=reduction)
+    for size in (3, 2):
+        found = kerasattention.head_importance(
+            model, tokens, y, loss=given, batch_size=size, normalize=False
+        )
+        np.testing.assert_allclose(found["attention_0"], slopes, rtol=0.01, atol=1e-6)
+
+
 def test_losses_that_are_not_one_are_refused(data):
     with pytest.raises(ValueError, match=r"`loss` must be one Keras loss.*loss=\['mse'\]"):
         kerasattention.head_importance(classifier(gqa), *data, loss=["mse"])

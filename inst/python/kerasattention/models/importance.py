@@ -2,12 +2,13 @@
 
 import operator
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from kerasattention._keras import get_keras_mask
 from kerasattention.attend.tensors import Tensor, numpy_of, tensor_of
 from kerasattention.layers.attention import AttentionLayer
 from kerasattention.layers.context import AttentionContext, attention_context
@@ -36,7 +37,8 @@ def head_importance(
         model: A model with one output; ours or Keras's attention layers.
         x: Inputs (n, ...), or a list or dictionary of them.
         y: Targets (n, ...).
-        loss: A Keras loss, by default the one the model is compiled with.
+        loss: A Keras loss, by default the one the model is compiled with. Tokens that the mask of
+            the output masks out have none, as in `fit()`.
         batch_size: Examples at a time.
         normalize: Whether to divide by the layer's Euclidean norm, as the paper
             does to compare layers.
@@ -89,16 +91,44 @@ def _loss_function(model: keras.Model, loss: Any) -> Callable[[Any, Tensor], Ten
             "`loss` must be one Keras loss, or the model compiled with one. "
             f"Received: loss={loss!r}"
         )
-    function = cast("Callable[..., Tensor]", keras.losses.get(loss))
+    function = keras.losses.get(loss)
+    adds_up = getattr(function, "reduction", None) == "sum"
 
     def total(y: Any, prediction: Tensor) -> Tensor:
         """The sum over examples, so that each gate's gradient is its own example's."""
-        values = function(ops.convert_to_tensor(y), prediction)
-        if len(values.shape) == 0:  # a Loss object has taken the mean over all
+        values = _values_of(function, ops.convert_to_tensor(y), prediction)  # (B, ...) or ()
+        if len(values.shape) == 0:  # a user's function has taken the mean over all
             return values * len(y)
-        return ops.sum(values) / (int(np.prod(values.shape)) // len(y))
+        weights = _weights_of(values, get_keras_mask(prediction))  # (B, ...)
+        values = ops.reshape(values * weights, (len(y), -1))  # (B, n)
+        if adds_up:
+            return ops.sum(values)
+        counts = ops.sum(ops.reshape(weights, (len(y), -1)), axis=1)  # (B)
+        return ops.sum(ops.sum(values, axis=1) / ops.maximum(counts, 1))
 
     return total
+
+
+def _values_of(function: Any, y: Tensor, prediction: Tensor) -> Tensor:
+    """The losses (B, ...), which a `Loss` would add up over the batch."""
+    if not isinstance(function, keras.losses.Loss):
+        return function(y, prediction)
+    return function.call(ops.cast(y, function.dtype), ops.cast(prediction, function.dtype))
+
+
+def _weights_of(values: Tensor, mask: Tensor | None) -> Tensor:
+    """1 for each loss (B, ...) that counts, 0 for those of padding, as in `fit()`."""
+    if mask is None:
+        return ops.ones_like(values)
+    rank = len(values.shape)
+    if rank == len(mask.shape) + 1 and values.shape[-1] == 1:
+        mask = ops.expand_dims(mask, -1)  # (B, ..., 1)
+    if rank != len(mask.shape):
+        raise ValueError(
+            "`loss` must give a number for each token of an output with a mask, whose padding does "
+            f"not count. Received: losses {tuple(values.shape)}, a mask {tuple(mask.shape)}"
+        )
+    return ops.cast(mask, values.dtype)
 
 
 def _gate_gradients(
