@@ -26,8 +26,8 @@ def rotary():
 
 
 def relative_keys(kind):
-    # Those of "deberta" need as many key/value heads as query heads.
-    heads = {"heads": N} if kind == "deberta" else {}
+    # Kinds that see the key need as many key/value heads as query heads.
+    heads = {"heads": N} if kind in ("huang", "deberta") else {}
     return {"position": ka.RelativeKeysPosition(9, kind, name="relative"), **heads}
 
 
@@ -55,8 +55,13 @@ OPTIONS = {
         "position": ka.RelativePosition(max_distance=9, axes=2, name="relative"),
         "call": "sections",
     },
+    "relative grid, class token": lambda: {
+        "position": ka.RelativePosition(max_distance=9, axes=2, class_token=True, name="relative"),
+        "call": "sections",
+    },
     "relative keys": lambda: relative_keys("shaw"),
     "relative keys, transformer_xl": lambda: relative_keys("transformer_xl"),
+    "relative keys, huang": lambda: relative_keys("huang"),
     "relative keys, deberta": lambda: relative_keys("deberta"),
     "sink": lambda: {"attention_sink": True},
     "gate": lambda: {"use_gate": True},
