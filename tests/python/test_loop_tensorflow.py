@@ -8,13 +8,17 @@ import tensorflow as tf
 
 from backends import tensor, to_numpy
 from kerasattention import (
+    CausalMask,
     GroupQueryAttention,
+    PrefixMask,
     RelativePosition,
     scaled_dot_product_attention,
 )
 from kerasattention.attend import api, registry
-from kerasattention.attend.kernels.tensorflow import loop
+from kerasattention.attend.inputs import AttentionInputs
+from kerasattention.attend.kernels.tensorflow import loop, loop_blocks
 from kerasattention.attend.mask import AttentionMask
+from kerasattention.attend.tensors import Span
 from problems import OF_EACH_KIND, PROBLEMS, SMALL_BLOCK, K, N, block_size, kernel, problem
 
 CLOSE = {"rtol": 1e-5, "atol": 5e-6}
@@ -152,3 +156,36 @@ def test_positions_of_one_row_for_all_where_the_rows_are_unknown():
     traced = tf.function(gradient, input_signature=signature, autograph=False)
     positions = 2 * tf.range(5)[None]
     np.testing.assert_allclose(traced(x, positions), gradient(x, positions), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "mask", [AttentionMask(causal=True), AttentionMask(further_rules=(PrefixMask(3), CausalMask()))]
+)
+def test_blocks_have_few_numbers_of_keys_and_all_that_they_see(mask):
+    # oneDNN compiles a product for each number of keys, and keeps the code.
+    size, count = 4, 200
+    keys = np.zeros((1, 1, size * count - 3, 1), "float32")
+    inputs = AttentionInputs(keys[:, :, None], keys, keys, mask, scale=1.0)
+    blocks = loop_blocks.BlockLoop(size, count, compiled=False)
+    found = [blocks.block(inputs, tf.constant(i)).columns for i in range(count)]
+    stops = [int(columns.start + columns.size) for columns in found]
+    wanted = [mask.key_spans(Span(i * size, size), keys.shape[2])[-1].stop for i in range(count)]
+    assert all(a <= b <= keys.shape[2] for a, b in zip(wanted, stops, strict=True))
+    assert all(b - a <= keys.shape[2] / 60 for a, b in zip(wanted, stops, strict=True))
+    assert len(set(stops)) <= loop_blocks.MOST_SIZES
+
+
+def test_a_gradient_calls_no_operation_that_xla_compiles_for_each_block():
+    @tf.function(autograph=False)
+    def gradient(query, key):
+        with tf.GradientTape() as tape:
+            tape.watch([query, key])
+            output = scaled_dot_product_attention(query, key, key, causal=True)
+        return tape.gradient(output, [query, key])
+
+    like = tf.TensorSpec((1, 2**14, 2, 4))
+    graph = gradient.get_concrete_function(like, like).graph.as_graph_def()
+    nodes = [*graph.node, *(x for f in graph.library.function for x in f.node_def)]
+    kinds = {node.op for node in nodes}
+    assert "TensorScatterAdd" in kinds
+    assert not any(kind.startswith("Xla") for kind in kinds)

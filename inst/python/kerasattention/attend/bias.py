@@ -19,6 +19,7 @@ from kerasattention.attend.tensors import (
     Span,
     Tensor,
     accumulator_of,
+    add_at,
     pad_columns,
     shape_of,
     slice_axis,
@@ -253,12 +254,7 @@ def add_block_gradient(
 def add_in_place(total: Tensor, part: Tensor, axis: int, columns: Columns) -> Tensor:
     """Adds a part of some tokens in their place on an axis."""
     for span, of_span in split_columns(part, axis, columns):
-        here = slice_axis(total, axis, span)  # as `of_span`
-        if keras.backend.backend() == "torch":
-            here += of_span  # a view: an update would copy all of it for each block
-            continue
-        starts = [span.start if i == axis else 0 for i in range(len(total.shape))]
-        total = ops.slice_update(total, tuple(starts), here + of_span)
+        total = add_at(total, axis, span, of_span)
     return total
 
 

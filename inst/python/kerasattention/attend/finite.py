@@ -29,6 +29,7 @@ from kerasattention.attend.tensors import (
     Tensor,
     accumulator_of,
     are_finite,
+    is_compiled_by_xla,
     is_dtensor,
     shape_of,
 )
@@ -128,8 +129,6 @@ def decides_at_run_time() -> bool:
     """Whether a graph is traced that can branch on computed values."""
     if keras.backend.backend() != "tensorflow":
         return False
-    from kerasattention.attend.kernels.tensorflow.masking import is_compiled_by_xla
-
     return not is_compiled_by_xla()
 
 

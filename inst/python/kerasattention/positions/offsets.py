@@ -18,6 +18,7 @@ from kerasattention.attend.tensors import (
     Columns,
     Span,
     Tensor,
+    is_compiled_by_xla,
     is_static,
     one_span,
     segment_sum,
@@ -94,8 +95,6 @@ def _may_vary(columns: Columns) -> bool:
     """Whether sizes may be tensors: on TensorFlow, but not where XLA compiles."""
     if keras.backend.backend() != "tensorflow" or not isinstance(columns, Span):
         return False
-    from kerasattention.attend.kernels.tensorflow.masking import is_compiled_by_xla
-
     return not is_compiled_by_xla()
 
 

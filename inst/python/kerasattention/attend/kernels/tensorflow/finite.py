@@ -41,7 +41,8 @@ def clean(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
 
 
 def _finite_or_zero(x: Tensor) -> Tensor:
-    return tf.where(tf.math.is_finite(x), x, tf.zeros_like(x))
+    # A number: a graph keeps zeros of a known shape as a constant, of a branch that never runs too.
+    return tf.where(tf.math.is_finite(x), x, tf.zeros((), x.dtype))
 
 
 def clean_unless(finite: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
-from keras import ops
 
 from kerasattention.attend.bias import add_block_gradient
 from kerasattention.attend.block import Block
@@ -22,12 +21,13 @@ from kerasattention.attend.kernels.tensorflow.block import (
     block_output,
 )
 from kerasattention.attend.kernels.tensorflow.loop_blocks import BlockLoop, choose_block_size
-from kerasattention.attend.kernels.tensorflow.masking import is_compiled_by_xla
 from kerasattention.attend.tensors import (
     Columns,
     KeySpans,
     Span,
     Tensor,
+    add_at,
+    is_compiled_by_xla,
     is_static,
     shape_of,
     slice_axis,
@@ -69,17 +69,21 @@ def looped_attention(
     def backward(named: Named, output: Tensor, _: Tensor, upstream: Tensor) -> Named:
         given = inputs.with_tensors(named)
         upstream = tf.cast(upstream, inputs.accumulator)  # (B, K, G, count * size, Hv)
-        return _if_short(
-            whole,
-            max_block_logits,
-            lambda: (
-                {"query": tf.zeros_like(given.query, inputs.accumulator)} | _no_gradients(given)
-            ),
-            lambda: _backward_as_one(given, whole, output, upstream),
-            lambda: _backward(given, loop, output, upstream),
-        )
+        # Otherwise a graph computes the first blocks beside the forward pass, and holds them.
+        with tf.control_dependencies([output, upstream]):
+            return _if_short(
+                whole,
+                max_block_logits,
+                lambda: (
+                    {"query": tf.zeros_like(given.query, inputs.accumulator)} | _no_gradients(given)
+                ),
+                lambda: _backward_as_one(given, whole, output, upstream),
+                lambda: _backward(given, loop, output, upstream),
+            )
 
     output = with_gradient(forward, backward, inputs)  # (B, K, G, count * size, Hv)
+    if is_static(missing) and missing == 0:  # the gradient of a slice is a copy
+        return output
     return output[:, :, :, :length]  # (B, K, G, T, Hv)
 
 
@@ -142,7 +146,7 @@ def _forward(inputs: AttentionInputs, loop: BlockLoop) -> Tensor:
 
     def step(index: Tensor, outputs: tf.TensorArray) -> tuple[Tensor, tf.TensorArray]:
         output = block_output(inputs, loop.block(inputs, index))  # (B, K, G, t, Hv)
-        return index + 1, outputs.write(index, output)
+        return index - 1, outputs.write(index, output)
 
     _, outputs = _loop(loop, step, outputs)
     return _join_rows(outputs, inputs.query, inputs.value.shape[-1])  # (B, K, G, count * size, Hv)
@@ -155,7 +159,7 @@ def _backward(inputs: AttentionInputs, loop: BlockLoop, output: Tensor, upstream
         block = loop.block(inputs, index)
         part = [slice_axis(x, 3, block.rows) for x in (output, upstream)]  # (B, K, G, t, Hv)
         found = block_gradients(inputs, block, *part)
-        return index + 1, queries.write(index, found.query), _add(inputs, totals, found, block)
+        return index - 1, queries.write(index, found.query), _add(inputs, totals, found, block)
 
     queries = tf.TensorArray(inputs.accumulator, size=loop.count)
     _, queries, totals = _loop(loop, step, queries, _no_gradients(inputs))
@@ -177,7 +181,12 @@ def _no_gradients(inputs: AttentionInputs) -> Named:
     """Zeros for every tensor but the query."""
     tensors = inputs.tensors()
     names = [name for name in inputs.differentiable() if name != "query"]
-    return {name: tf.zeros(tf.shape(tensors[name]), inputs.accumulator) for name in names}
+    return {name: _zeros(tf.shape(tensors[name]), inputs.accumulator) for name in names}
+
+
+def _zeros(shape: Any, dtype: str) -> Tensor:
+    """As `tf.zeros()`, which a graph keeps as a constant beside the sum that begins with it."""
+    return tf.raw_ops.Empty(shape=shape, dtype=dtype, init=True)
 
 
 def _add(inputs: AttentionInputs, totals: Named, found: BlockGradients, block: Block) -> Named:
@@ -203,10 +212,15 @@ def _add(inputs: AttentionInputs, totals: Named, found: BlockGradients, block: B
 
 
 def _loop(loop: BlockLoop, step: Callable[..., tuple], *state: Any) -> tuple:
+    """From the last block to the first: where a rule is causal the first has the fewest keys.
+
+    TensorFlow's allocator gives no memory back, and uses what a larger block had for a smaller one.
+    From the first to the last, a gradient of T = 16,384 took 0.95 GB for 0.46 GB of tensors.
+    """
     return tf.while_loop(
-        lambda index, *_: index < loop.count,
+        lambda index, *_: index >= 0,
         step,
-        (tf.zeros((), tf.int32), *state),
+        (tf.convert_to_tensor(loop.count - 1, tf.int32), *state),
         parallel_iterations=1,
     )
 
@@ -226,5 +240,4 @@ def _add_columns(total: Tensor, part: Tensor, columns: Columns) -> Tensor:
         return total
     if is_static(columns.start):
         return total + part  # (B, K, S, X)
-    here = slice_axis(total, 2, columns)  # (B, K, s, X)
-    return ops.slice_update(total, (0, 0, columns.start, 0), here + part)  # (B, K, S, X)
+    return add_at(total, 2, columns, part)  # (B, K, S, X)

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from kerasattention.attend.bias import BlockBias, SumOfBiases, TensorBias
 from kerasattention.attend.inputs import AttentionInputs
@@ -19,6 +18,7 @@ from kerasattention.attend.tensors import (
     Span,
     Tensor,
     group_heads,
+    is_compiled_by_xla,
     is_static,
     one_span,
     shape_of,
@@ -140,13 +140,6 @@ def _whole_addend(masking: BlockMasking, rows: Span, columns: Columns) -> Tensor
 def has_infinities(inputs: AttentionInputs) -> bool:
     """Whether a bias may mask keys out by minus infinity."""
     return inputs.bias is not None and _may_hold_infinity(inputs.bias)
-
-
-def is_compiled_by_xla() -> bool:
-    """Whether XLA will compile what is traced now, as in `fit()` with `jit_compile=True`."""
-    return not tf.executing_eagerly() and GraphOrParentsInXlaContext(
-        tf.compat.v1.get_default_graph()
-    )
 
 
 # Causal rule and window as diagonals -----------------------------------------------------

@@ -18,7 +18,6 @@ from kerasattention.attend.kernels.tensorflow.block import (
     block_gradients,
     block_output,
 )
-from kerasattention.attend.kernels.tensorflow.masking import is_compiled_by_xla
 from kerasattention.attend.kernels.tensorflow.windows import (
     alike_blocks,
     differs_in_tokens_only,
@@ -27,7 +26,7 @@ from kerasattention.attend.kernels.tensorflow.windows import (
     unfold_rows,
     unfold_spans,
 )
-from kerasattention.attend.tensors import Span, Tensor, is_static, slice_axis
+from kerasattention.attend.tensors import Span, Tensor, is_compiled_by_xla, is_static, slice_axis
 from kerasattention.attend.tiling import StridedBlocks
 
 # Queries of a block: with half or twice as many a causal forward takes longer.
