@@ -20,6 +20,7 @@ check_call <- function(
     check(check_mask, name)
   }
   check(check_array, "attention_bias")
+  check_no_mask(arguments$attention_bias, "attention_bias", call)
   check(check_ids, "segment_ids")
   check(check_ids, "bidirectional")
   check(check_positions, "positions")
@@ -31,6 +32,14 @@ check_call <- function(
   shapes <- lapply(inputs, shape_of)
   check_shapes(inputs, shapes, axes, call)
   check_call_shapes(arguments, shapes, heads, call)
+}
+
+# A mask in place of a bias: added as 0 and 1 it would mask nothing out.
+check_no_mask <- function(x, arg, call) {
+  if (is.logical(x)) {
+    hint <- "What a query attends is `attention_mask`."
+    abort_argument(arg, "an array of numbers, or NULL", x, hint, call)
+  }
 }
 
 # The output of a layer, which holds more than its numbers: an R array does not.

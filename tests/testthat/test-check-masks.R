@@ -16,6 +16,14 @@ test_that("masks of other shapes and values are refused, with the way out", {
   })
 })
 
+test_that("a logical bias is refused: it would mask nothing out", {
+  expect_error(
+    check(attention_bias = matrix(TRUE, 3, 7)),
+    "attention_bias.*numbers.*attention_mask",
+    class = "kerasattention_error"
+  )
+})
+
 test_that("masks of padding have a row for each sequence", {
   expect_silent(check(query_mask = matrix(TRUE, 2, 3)))
   expect_silent(check(

@@ -4,7 +4,9 @@ from typing import Any, Unpack
 
 from keras import ops
 
+from kerasattention import checks
 from kerasattention.attend.bias import TensorBias
+from kerasattention.attend.booleans import check_boolean
 from kerasattention.attend.int32 import check_int32
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.prepare import InputOptions, check_heads, expand_mask, make_inputs
@@ -74,6 +76,7 @@ def scaled_dot_product_attention(
     )
     for ids in (query_segments, key_segments):
         check_int32("segment_ids", ids)
+    check_boolean("attention_mask", attention_mask)
     mask = AttentionMask(
         causal=causal,
         window=sliding_window,
@@ -81,7 +84,9 @@ def scaled_dot_product_attention(
         key_segments=_as_tensor(key_segments, "int32"),
         mask=expand_mask(_as_tensor(attention_mask, "bool"), "attention_mask"),
     )
-    bias = expand_mask(_as_tensor(attention_bias, None), "attention_bias")
+    bias = _as_tensor(attention_bias, None)
+    checks.bias(bias)
+    bias = expand_mask(bias, "attention_bias")
     return attend(
         query,
         key,

@@ -15,6 +15,7 @@ import keras
 from kerasattention import checks
 from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
 from kerasattention.attend.bias import BlockBias, TensorBias
+from kerasattention.attend.booleans import check_boolean
 from kerasattention.attend.int32 import check_int32
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Tensor
@@ -24,7 +25,13 @@ from kerasattention.layers.axes import AxisFold, resolve_axes
 from kerasattention.layers.context import current_context, lazy_weights
 from kerasattention.layers.coordinates import check_coordinates, coordinates_of
 from kerasattention.layers.heads import Heads
-from kerasattention.layers.inputs import INPUTS, NUMBERS_OF_TOKENS, LayerCall, arguments_by_name
+from kerasattention.layers.inputs import (
+    INPUTS,
+    MASKS,
+    NUMBERS_OF_TOKENS,
+    LayerCall,
+    arguments_by_name,
+)
 from kerasattention.layers.keras_override import attend_overridden
 from kerasattention.layers.nonfinite import Projector, choose_projector
 from kerasattention.layers.options import OPTIONS
@@ -129,6 +136,8 @@ class AttentionLayer(AttendingLayer):
             )
         for name in NUMBERS_OF_TOKENS:
             check_int32(name, given.get(name))
+        for name in MASKS:
+            check_boolean(name, given.get(name))
         if given.get("positions") is not None:
             given["positions"] = hide_real(given["positions"], self, query)
             if "positions" in kwargs:  # by place Keras takes tensors only

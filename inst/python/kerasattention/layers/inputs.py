@@ -18,6 +18,7 @@ from kerasattention.masks.join import rule_fields
 
 INPUTS = ("query", "value", "key")
 # Arguments with a number for each token.
+MASKS = ("query_mask", "value_mask", "key_mask", "attention_mask")
 NUMBERS_OF_TOKENS = ("segment_ids", "positions", "bidirectional")
 
 
