@@ -16,16 +16,24 @@ conversion_of <- function(x, arg) {
   call <- function(f, ...) {
     paste0("`", f, "(", paste(c(arg, ...), collapse = ", "), ")`")
   }
+  # `as.numeric()` takes away the axes.
+  numeric <- function(...) {
+    code <- paste0("as.numeric(", paste(c(arg, ...), collapse = ", "), ")")
+    if (length(dim(x)) < 2) {
+      return(code)
+    }
+    paste0("array(", code, ", dim(", arg, "))")
+  }
   if (inherits(x, "Matrix")) {
     call("as.matrix")
   } else if (inherits(x, "integer64")) {
-    paste(call("as.numeric"), "with the package bit64 loaded")
+    paste0("`", numeric(), "` with the package bit64 loaded")
   } else if (inherits(x, "difftime")) {
-    call("as.numeric", 'units = "days"')
+    paste0("`", numeric('units = "days"'), "`")
   } else if (inherits(x, "Date")) {
-    paste(call("as.numeric"), "gives days")
+    paste0("`", numeric(), "` gives days")
   } else if (inherits(x, "POSIXct")) {
-    paste0("`as.numeric(", arg, ") / 86400` gives days")
+    paste0("`", numeric(), " / 86400` gives days")
   } else if (inherits(x, c("table", "ts"))) {
     if (length(dim(x)) > 1) {
       call("array", paste0("dim(", arg, ")"))

@@ -26,6 +26,20 @@ test_that("classes that are no plain numbers are named, with the conversion", {
   })
 })
 
+test_that("the conversion of a matrix of times keeps its axes", {
+  times <- as.Date("2024-02-28") + 1:6
+  dim(times) <- c(2, 3)
+  hint <- conversion_hint(times, "times")
+  code <- regmatches(hint, regexpr("`.*`", hint))
+  expect_equal(dim(eval(str2lang(gsub("`", "", code)))), c(2, 3))
+  times <- structure(as.POSIXct(times), dim = c(2, 3))
+  expect_match(
+    conversion_hint(times, "times"),
+    "`array(as.numeric(times), dim(times)) / 86400` gives days",
+    fixed = TRUE
+  )
+})
+
 test_that("tables and time series are arrays of their numbers", {
   f <- function(x, ...) check_array(x, ...)
   expect_silent(f(xtabs(~ cyl + gear + am, mtcars), axes = 3))
