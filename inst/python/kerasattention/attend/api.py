@@ -5,8 +5,8 @@ from typing import Any, Unpack
 from keras import ops
 
 from kerasattention import checks
+from kerasattention.attend.added_masks import check_not_added
 from kerasattention.attend.bias import TensorBias
-from kerasattention.attend.booleans import check_boolean
 from kerasattention.attend.int32 import check_int32
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.prepare import InputOptions, check_heads, expand_mask, make_inputs
@@ -76,7 +76,7 @@ def scaled_dot_product_attention(
     )
     for ids in (query_segments, key_segments):
         check_int32("segment_ids", ids)
-    check_boolean("attention_mask", attention_mask)
+    check_not_added("attention_mask", attention_mask)
     mask = AttentionMask(
         causal=causal,
         window=sliding_window,

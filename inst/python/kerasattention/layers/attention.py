@@ -14,8 +14,8 @@ import keras
 
 from kerasattention import checks
 from kerasattention._keras import flatten_layers, get_keras_mask, set_keras_mask
+from kerasattention.attend.added_masks import check_not_added
 from kerasattention.attend.bias import BlockBias, TensorBias
-from kerasattention.attend.booleans import check_boolean
 from kerasattention.attend.int32 import check_int32
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Tensor
@@ -137,7 +137,7 @@ class AttentionLayer(AttendingLayer):
         for name in NUMBERS_OF_TOKENS:
             check_int32(name, given.get(name))
         for name in MASKS:
-            check_boolean(name, given.get(name))
+            check_not_added(name, given.get(name))
         if given.get("positions") is not None:
             given["positions"] = hide_real(given["positions"], self, query)
             if "positions" in kwargs:  # by place Keras takes tensors only

@@ -13,11 +13,11 @@ CAUSAL = np.tril(np.ones((5, 5), "float32"))
 
 @pytest.mark.parametrize("made", [np.asarray, ops.convert_to_tensor], ids=["array", "tensor"])
 @pytest.mark.parametrize("name", MASKS)
-def test_masks_of_other_numbers_are_refused(name, made):
+def test_masks_to_be_added_to_logits_are_refused(name, made):
     layer, x = GroupQueryAttention(4, 2, 2), np.ones((2, 5, 3), "float32")
     shown = CAUSAL if name == "attention_mask" else CAUSAL[[2, 4]]
     assert layer(x, **{name: made(shown)}).shape == (2, 5, 3)
-    for least in (-np.inf, -1e9):
+    for least in (-np.inf, -1e9, -1e4):
         added = np.where(shown > 0, 0, least).astype("float32")
         with pytest.raises(ValueError, match=f"`{name}` must be True and False, or 1 and 0"):
             layer(x, **{name: made(added)})
@@ -25,7 +25,7 @@ def test_masks_of_other_numbers_are_refused(name, made):
 
 def test_the_function_refuses_them_and_a_bias_of_booleans():
     x = np.random.default_rng(1).normal(size=(2, 5, 1, 4)).astype("float32")
-    for mask in (np.where(CAUSAL > 0, 0, -np.inf), 2 * CAUSAL.astype("int32")):
+    for mask in (np.where(CAUSAL > 0, 0, -np.inf), np.where(CAUSAL > 0, 0, -10000)):
         with pytest.raises(ValueError, match="`attention_mask` must be True and False"):
             scaled_dot_product_attention(x, x, x, attention_mask=mask)
     with pytest.raises(ValueError, match="`attention_bias` is added to the logits"):

@@ -1,4 +1,4 @@
-"""Refuses masks of numbers other than 0 and 1: one added to logits hides what it should show."""
+"""Refuses masks that were made to be added to logits: they say the opposite as booleans."""
 
 from typing import Any
 
@@ -9,43 +9,48 @@ from keras import ops
 from kerasattention.attend.finite import value_on_jax
 from kerasattention.attend.tensors import Tensor
 
+# Numbers added to hide keys are -1e4 in BERT, -3e4 in Keras, -1e9 or minus infinity elsewhere.
+ADDED = -1e3
 
-def check_boolean(name: str, x: Any) -> None:
-    """Refuses an array of numbers, or a tensor of real numbers, other than 0 and 1.
 
-    A mask of 0 and minus infinity, as others add it to the logits, would be the opposite of what
-    it means. Nothing is known of the numbers in graphs and in functions that are compiled.
+def check_not_added(name: str, x: Any) -> None:
+    """Refuses an array, or a tensor of real numbers, that holds numbers far below 0.
+
+    Any number but 0 attends, so that a mask of 0 and minus infinity, as others add it to the
+    logits, would be the opposite of what it means. Nothing is known of the numbers in graphs and
+    in functions that are compiled.
 
     Args:
         name: Of the argument.
         x: A mask, or None.
 
     Raises:
-        ValueError: A number that is not 0 and not 1.
+        ValueError: A number of -1000 or below, or NaN.
     """
-    if not _is_boolean(x):
+    if _holds_added(x):
         raise ValueError(
             f"`{name}` must be True and False, or 1 and 0: whether to attend. "
             "Numbers to add to the logits are `attention_bias`. "
-            f"Received: {name} of dtype {keras.backend.standardize_dtype(x.dtype)} with others"
+            f"Received: {name} of dtype {keras.backend.standardize_dtype(x.dtype)} with numbers "
+            f"below {ADDED:g}"
         )
 
 
-def _is_boolean(x: Any) -> bool:
-    """False where some numbers are known to be others."""
+def _holds_added(x: Any) -> bool:
+    """True where it is known to."""
     if isinstance(x, np.ndarray):
-        return x.dtype.kind not in "iuf" or bool(((x == 0) | (x == 1)).all())
+        return x.dtype.kind in "if" and not bool((x > ADDED).all())
     if not ops.is_tensor(x) or isinstance(x, keras.KerasTensor):
-        return True
+        return False
     if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype)):
-        return True
+        return False
     known = _known(x)
     if known is None:
-        return True
+        return False
     try:
-        return bool(ops.all(ops.logical_or(known == 0, known == 1)))
+        return not bool(ops.all(known > ADDED))
     except RuntimeError:  # no number on torch: a fake or meta tensor, or torch.func.vmap()
-        return True
+        return False
 
 
 def _known(x: Tensor) -> Tensor | None:
