@@ -9,14 +9,18 @@
 #' @details
 #' A token x has a latent c and a rotated key r that all heads share; R rotates by the token's
 #' position. The projections of head n are
-#' \deqn{c = \mathrm{rms}(W_c x), \quad r = R(W_r x), \quad k_n = [U_n c, r], \quad v_n = V_n c}{c = rms(W_c x), r = R(W_r x), k_n = [U_n c, r], v_n = V_n c}
-#' and its query is \eqn{q_n = [A_n x, R(B_n x)]}{q_n = [A_n x, R(B_n x)]}, or the same of a
-#' second latent \eqn{\mathrm{rms}(W_q x)}{rms(W_q x)} with `query_rank` numbers. The logits are
-#' \eqn{q_n \cdot k_n / \sqrt{H + R}}{q_n . k_n / sqrt(H + R)}, with H = `head_dim` and R =
-#' `rotary_dim`.
+#' \ifelse{html}{\out{<i>c</i> = rms(<i>W<sub>c</sub> x</i>), <i>r</i> = R(<i>W<sub>r</sub> x</i>), <i>k<sub>n</sub></i> = [<i>U<sub>n</sub> c</i>, <i>r</i>], <i>v<sub>n</sub></i> = <i>V<sub>n</sub> c</i>}}{\eqn{c = \mathrm{rms}(W_c x), \; r = R(W_r x), \; k_n = [U_n c, r], \; v_n = V_n c}{c = rms(W_c x), r = R(W_r x), k_n = [U_n c, r], v_n = V_n c}}
+#' and its query is
+#' \ifelse{html}{\out{<i>q<sub>n</sub></i> = [<i>A<sub>n</sub> x</i>, R(<i>B<sub>n</sub> x</i>)]}}{\eqn{q_n = [A_n x, R(B_n x)]}{q_n = [A_n x, R(B_n x)]}},
+#' or the same of a second latent
+#' \ifelse{html}{\out{rms(<i>W<sub>q</sub> x</i>)}}{\eqn{\mathrm{rms}(W_q x)}{rms(W_q x)}} with
+#' `query_rank` numbers. The logits are
+#' \ifelse{html}{\out{<i>q<sub>n</sub></i> &middot; <i>k<sub>n</sub></i> / &radic;(<i>H</i> + <i>R</i>)}}{\eqn{q_n \cdot k_n / \sqrt{H + R}}{q_n . k_n / sqrt(H + R)}},
+#' with H = `head_dim` and R = `rotary_dim`.
 #'
-#' Since \eqn{q \cdot U c = U^T q \cdot c}{q . U c = (U' q) . c}, a step of [generate_tokens()] and
-#' [incremental_decoder()] multiplies its queries by U, attends to the latents themselves, and
+#' Since
+#' \ifelse{html}{\out{<i>q</i> &middot; <i>U c</i> = <i>U</i><sup>T</sup><i>q</i> &middot; <i>c</i>}}{\eqn{q \cdot U c = U^T q \cdot c}{q . U c = (U' q) . c}},
+#' a step of [generate_tokens()] and [incremental_decoder()] multiplies its queries by U, attends to the latents themselves, and
 #' multiplies the result by V: no key or value of an earlier token is computed again. The results
 #' are those of full passes.
 #'
