@@ -590,7 +590,7 @@ def test_deberta_is_the_attention_of_deberta_v2(buckets, shared):
 def test_buckets_of_deberta_v2(buckets, longest):
     from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
-    from kerasattention.positions.relative_keys import deberta_entries
+    from kerasattention.positions.distance_tables import deberta_entries
 
     distances = torch.arange(2 * longest, -2 * longest - 1, -1)
     found = make_log_bucket_position(distances, buckets, longest).long()

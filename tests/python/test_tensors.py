@@ -60,23 +60,6 @@ def test_a_span_of_an_axis_is_taken_unless_the_axis_broadcasts():
     np.testing.assert_array_equal(to_numpy(found), x[:, 2:5])
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_part_is_added_to_a_span_of_an_axis(axis):
-    x = numbers(B, T, H)
-    span = Span(1, x.shape[axis] - 1)
-    part = np.take(x, range(span.size), axis) * 2
-    expected = x.copy()
-    expected[(slice(None),) * axis + (slice(1, None),)] += part
-    found = to_numpy(tensors.add_at(tensor(x.copy()), axis, span, tensor(part)))
-    np.testing.assert_array_equal(found, expected)
-
-    def from_tensor(start):
-        return tensors.add_at(tensor(x.copy()), axis, Span(start, span.size), tensor(part))
-
-    found = compiled(from_tensor)(tensor(np.array(1, "int32")))
-    np.testing.assert_array_equal(to_numpy(found), expected)
-
-
 def test_the_dtype_to_compute_in():
     kinds = ("float16", "bfloat16", "float32", "float64")
     found = [tensors.accumulator_of(kind) for kind in kinds]

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import keras
 from keras import ops
 
+from kerasattention.attend.add_at import add_at
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import (
     Axes,
@@ -19,7 +20,6 @@ from kerasattention.attend.tensors import (
     Span,
     Tensor,
     accumulator_of,
-    add_at,
     pad_columns,
     shape_of,
     slice_axis,

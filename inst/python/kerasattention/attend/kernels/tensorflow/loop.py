@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from kerasattention.attend.add_at import add_at
 from kerasattention.attend.bias import add_block_gradient
 from kerasattention.attend.block import Block
 from kerasattention.attend.gradient import Named, with_gradient
@@ -26,7 +27,6 @@ from kerasattention.attend.tensors import (
     KeySpans,
     Span,
     Tensor,
-    add_at,
     is_compiled_by_xla,
     is_static,
     shape_of,
