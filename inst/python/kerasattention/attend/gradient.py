@@ -1,8 +1,8 @@
 """Functions with a custom backward pass, on each backend.
 
-`forward` maps named tensors to (output, kept); `backward` maps the same named
-tensors, output, kept and the output's gradient to a gradient per differentiable
-name. Every tensor goes in by name, none by closure: JAX needs to see them all.
+`forward` maps inputs to (output, kept); `backward` maps the same inputs, output, kept and the
+output's gradient to a gradient per differentiable name. Every tensor goes in by name, none by
+closure: JAX needs to see them all.
 
 A backward pass that is itself differentiated is that of the plain formula, which the
 backend can differentiate as often as asked for: it holds (T, S) logits. In a gradient of
@@ -21,22 +21,37 @@ from kerasattention.attend.tensors import Tensor
 Named = dict[str, Tensor]
 Forward = Callable[[Named], tuple[Tensor, Tensor]]
 Backward = Callable[[Named, Tensor, Tensor, Tensor], Named]
+InputsForward = Callable[[AttentionInputs], tuple[Tensor, Tensor]]
+InputsBackward = Callable[[AttentionInputs, Tensor, Tensor, Tensor], Named]
 Plain = Callable[[Named], Tensor]
 
 
-def with_gradient(forward: Forward, backward: Backward, inputs: AttentionInputs) -> Tensor:
-    """Runs `forward` on the tensors of the inputs so that differentiating it runs `backward`."""
+def with_gradient(
+    forward: InputsForward, backward: InputsBackward, inputs: AttentionInputs
+) -> Tensor:
+    """Runs `forward` on the inputs so that differentiating it runs `backward`.
+
+    Both get inputs of which all blocks share what they can (`with_shared_products()`).
+    """
     named = inputs.tensors()
+
+    def run_forward(named: Named) -> tuple[Tensor, Tensor]:
+        return forward(inputs.with_tensors(named).with_shared_products())
+
+    def run_backward(named: Named, output: Tensor, kept: Tensor, upstream: Tensor) -> Named:
+        given = inputs.with_tensors(named).with_shared_products()
+        return given.fold_shared_gradients(backward(given, output, kept, upstream))
+
     run = {"tensorflow": _tensorflow, "jax": with_gradient_jax, "torch": _torch}.get(
         keras.backend.backend()
     )
     if run is None:
-        return forward(named)[0]
+        return run_forward(named)[0]
 
     def plain(named: Named) -> Tensor:
         return plain_attention(inputs.with_tensors(named))
 
-    return run(forward, backward, plain, named, inputs.differentiable())
+    return run(run_forward, run_backward, plain, named, inputs.differentiable())
 
 
 def _cast_like(gradients: Named, named: Named) -> Named:

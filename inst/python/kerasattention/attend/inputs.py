@@ -7,6 +7,7 @@ from keras import ops
 
 from kerasattention.attend.bias import BlockBias
 from kerasattention.attend.mask import AttentionMask
+from kerasattention.attend.shared_products import fold_shared_gradients, with_shared_products
 from kerasattention.attend.softmax import MASKED_OUT
 from kerasattention.attend.tensors import (
     Span,
@@ -151,6 +152,20 @@ class AttentionInputs:
             mask=self.mask.without_tensors(),
             bias=bias,
         )
+
+    def with_shared_products(self) -> "AttentionInputs":
+        """The same inputs, whose bias holds the products that all blocks share."""
+        if self.bias is None:
+            return self
+        return dataclasses.replace(self, bias=with_shared_products(self.bias, self.mask))
+
+    def fold_shared_gradients(self, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The gradients of the inputs before `with_shared_products()`."""
+        if self.bias is None:
+            return gradients
+        of_bias = fold_shared_gradients(self.bias, tensors_under("bias/", gradients))
+        kept = {name: x for name, x in gradients.items() if not name.startswith("bias/")}
+        return kept | {f"bias/{name}": x for name, x in of_bias.items()}
 
     def has_samples(self, name: str) -> bool:
         """Whether the first axis of the tensor of this name is B."""

@@ -4,9 +4,9 @@ Shape letters as in `positions/offsets.py`.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
+import keras
 from keras import ops
 
 from kerasattention.attend.bias import add_in_place
@@ -25,6 +25,7 @@ from kerasattention.attend.tensors import (
     split_columns,
     transpose_last,
 )
+from kerasattention.positions import far_keys
 from kerasattention.positions.offsets import Offsets, Uniform, divided, offsets_of
 
 
@@ -45,6 +46,8 @@ class KeyBias:
         key_table: (E, N|1, H), the relative queries.
         sees_keys: Whether it has `key` and `key_table`.
         dtype: In which the bias is computed.
+        far: None or (B, S, N, 2), the products of each key with the relative queries of the
+            farthest distances, before and behind: no block of queries changes them.
     """
 
     query: Tensor
@@ -55,16 +58,19 @@ class KeyBias:
     key_table: Tensor | None = None
     sees_keys: bool = False
     dtype: str = "float32"
+    far: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         found = {"query": self.query, "table": self.table}
-        return found | ({"key": self.key, "key_table": self.key_table} if self.sees_keys else {})
+        if self.sees_keys:
+            found |= {"key": self.key, "key_table": self.key_table}
+        return found | ({} if self.far is None else {"far": self.far})
 
     def differentiable(self) -> list[str]:
         return list(self.tensors())
 
     def axes(self, name: str) -> Axes:
-        if name in ("query", "key"):
+        if name in ("query", "key", "far"):
             return ("batch", None, "heads", None)
         return (None, "heads", None)
 
@@ -82,12 +88,49 @@ class KeyBias:
     def in_precision(self, dtype: str) -> "KeyBias":
         return dataclasses.replace(self, dtype=dtype)
 
+    def with_shared_products(self, mask: AttentionMask) -> "KeyBias":
+        # JAX's loops have tiles of any place, whose keys are not divided.
+        is_divided = mask.positions_are_indices and keras.backend.backend() != "jax"
+        if not self.sees_keys or not is_divided:
+            return self
+        products = far_keys.far_products(ops.cast(self.key, self.dtype), self._far_rows())
+        return dataclasses.replace(self, far=products * self.scale)  # (B, S, N, 2)
+
+    def fold_shared_gradients(self, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+        if "far" not in gradients:
+            return gradients
+        far = gradients["far"] * self.scale  # (B, S, N, 2)
+        count, heads, size = self.key_table.shape
+        key = ops.cast(self.key, self.dtype)  # (B, S, N, H)
+        of_rows = ops.reshape(far_keys.rows_gradient(far, key, heads), (2, -1))  # (2, (N|1) * H)
+        of_table = sum(
+            Uniform(entry).rows_gradient(of_rows[place : place + 1], count)
+            for place, entry in enumerate(self._far_entries())
+        )  # (E, (N|1) * H)
+        added = {
+            "key": far_keys.key_gradient(far, self._far_rows()),  # (B, S, N, H)
+            "key_table": ops.reshape(of_table, (count, heads, size)),  # (E, N|1, H)
+        }
+        kept = {name: x for name, x in gradients.items() if name != "far"}
+        return kept | {name: kept[name] + x if name in kept else x for name, x in added.items()}
+
+    def _far_entries(self) -> tuple[int, int]:
+        """The rows of the farthest distances, before and behind."""
+        return self.entries[0], self.entries[-1]
+
+    def _far_rows(self) -> Tensor:
+        """(2, N|1, H), of the relative queries."""
+        rows = [self.key_table[entry] for entry in self._far_entries()]  # (N|1, H)
+        return ops.cast(ops.stack(rows), self.dtype)  # (2, N|1, H)
+
     def block(self, mask: AttentionMask, rows: Span, columns: Columns) -> Tensor:
         """(B, N, t, s), or (B, N, t, 1) where all keys are far."""
         parts = divided(mask, len(self.entries) // 2, rows, columns)
         biases = [self._block(mask, rows, *part) for part in parts]  # (B, N, t, s|1)
         if len(biases) == 1:
             return biases[0]
+        if self.far is not None:
+            return ops.concatenate(biases, axis=-1)  # (B, N, t, s)
         batch, heads, length, _ = shape_of(biases[0])
         sizes = [(batch, heads, length, span.size) for span, _ in parts]
         whole = [ops.broadcast_to(x, size) for x, size in zip(biases, sizes, strict=True)]
@@ -98,7 +141,7 @@ class KeyBias:
     ) -> Offsets:
         """`side` is -1 or 1 where all keys are farther than any relative key, before or behind."""
         if side is not None:
-            return Uniform(self.entries[0 if side < 0 else -1])
+            return Uniform(self._far_entries()[0 if side < 0 else 1])
         return offsets_of(self.entries, mask, rows, columns)
 
     def _block(self, mask: AttentionMask, rows: Span, columns: Columns, side: int | None) -> Tensor:
@@ -108,6 +151,8 @@ class KeyBias:
         bias = offsets.spread(_products(query, table))  # (B, N, t, s|1)
         if not self.sees_keys:
             return bias
+        if side is not None and self.far is not None:
+            return bias + far_keys.of_block(self.far, columns, side)  # (B, N, t, s)
         offsets = offsets.of_keys()
         key, table = self._of_block(self.key, columns), self._rows(self.key_table, offsets)
         of_keys = offsets.spread(_products(key, table))  # (B, N, s, t)
@@ -116,11 +161,14 @@ class KeyBias:
     def block_gradient(
         self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Columns
     ) -> dict[str, Tensor]:
-        found = self._parts(gradient, mask, rows, columns)
-        for name, span in (("query", rows), ("key", columns)):
-            if name in found:
-                found[name] = _placed(found[name], span, shape_of(self.tensors()[name])[1])
-        return found  # (B, T, N, H), (E, N|1, H), (B, S, N, H), (E, N|1, H)
+        totals: dict[str, Tensor] = {}
+        for span, found in self._parts(gradient, mask, rows, columns):
+            spans = _places(rows, span)
+            for name, part in found.items():
+                if name in spans:
+                    part = _placed(part, spans[name], shape_of(self.tensors()[name])[1])
+                totals[name] = totals[name] + part if name in totals else part
+        return totals  # (B, T, N, H), (E, N|1, H), (B, S, N, H), (E, N|1, H), (B, S, N, 2)
 
     def add_gradients(
         self,
@@ -134,35 +182,29 @@ class KeyBias:
 
         To place them among zeros first was a pass over all queries and keys for each block.
         """
-        found = self._parts(gradient, mask, rows, columns)
-        spans = {"query": rows, "key": columns}
-        return {
-            name: add_in_place(total, found[name], 1, spans[name])
-            if name in spans
-            else total + found[name]
-            for name, total in totals.items()
-        }
+        totals = dict(totals)
+        for span, found in self._parts(gradient, mask, rows, columns):
+            spans = _places(rows, span)
+            for name, part in found.items():
+                if name in spans:
+                    totals[name] = add_in_place(totals[name], part, 1, spans[name])
+                else:
+                    totals[name] = totals[name] + part
+        return totals
 
     def _parts(
         self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Columns
-    ) -> dict[str, Tensor]:
-        """The gradients of a block's queries and keys, and of the tables."""
+    ) -> list[tuple[Columns, dict[str, Tensor]]]:
+        """The keys of a block in parts, each with the gradients of its tokens and the tables."""
         parts = divided(mask, len(self.entries) // 2, rows, columns)
         if len(parts) == 1:
-            return self._parts_of(gradient, mask, rows, *parts[0])
+            return [(columns, self._parts_of(gradient, mask, rows, *parts[0]))]
         found, start = [], 0
         for span, side in parts:
             of_span = slice_axis(gradient, 3, Span(start, span.size))  # (B, N, t, s)
-            found.append(self._parts_of(of_span, mask, rows, span, side))
+            found.append((span, self._parts_of(of_span, mask, rows, span, side)))
             start = start + span.size
-        joined = {
-            name: functools.reduce(ops.add, [x[name] for x in found])
-            for name in found[0]
-            if name != "key"
-        }
-        if self.sees_keys:
-            joined["key"] = ops.concatenate([x["key"] for x in found], axis=1)  # (B, s, N, H)
-        return joined
+        return found
 
     def _parts_of(
         self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Columns, side: int | None
@@ -170,7 +212,11 @@ class KeyBias:
         offsets = self._offsets(mask, rows, columns, side)
         query, table = self._gradients(gradient, self.query, self.table, offsets, rows)
         found = {"query": query, "table": table}  # (B, t, N, H), (E, N|1, H)
-        if self.sees_keys:
+        if not self.sees_keys:
+            return found
+        if side is not None and self.far is not None:
+            found["far"] = far_keys.gradient_of_block(gradient, side)  # (B, s, N, 2)
+        else:
             gradient = transpose_last(gradient)  # (B, N, s, t)
             offsets = offsets.of_keys()
             key, table = self._gradients(gradient, self.key, self.key_table, offsets, columns)
@@ -215,6 +261,11 @@ def _products(x: Tensor, rows: Tensor) -> Tensor:
     if rows.shape[0] == 1:
         return ops.einsum("bntx,lx->bntl", x, rows[0])
     return ops.einsum("bntx,nlx->bntl", x, rows)
+
+
+def _places(rows: Span, columns: Columns) -> dict[str, Columns]:
+    """Where the gradients of tokens belong, by the name of the tensor."""
+    return {"query": rows, "key": columns, "far": columns}
 
 
 def _placed(part: Tensor, span: Columns, length: int) -> Tensor:

@@ -37,14 +37,12 @@ def blocked_attention(inputs: AttentionInputs, block_size: int | None = None) ->
     inputs = inputs.scaled()
     blocks = plan_blocks(inputs, block_size or BLOCK_SIZE)
 
-    def forward(named: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        given = inputs.with_tensors(named)
+    def forward(given: AttentionInputs) -> tuple[Tensor, Tensor]:
         return forward_with_lse(given, blocks)
 
     def backward(
-        named: dict[str, Tensor], output: Tensor, lse: Tensor, upstream: Tensor
+        given: AttentionInputs, output: Tensor, lse: Tensor, upstream: Tensor
     ) -> dict[str, Tensor]:
-        given = inputs.with_tensors(named)
         return _backward_blocks(given, blocks, output, lse, upstream)
 
     return with_gradient(forward, backward, inputs)

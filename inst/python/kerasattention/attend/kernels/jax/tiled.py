@@ -98,15 +98,14 @@ def _has_trained_bias(inputs: AttentionInputs) -> bool:
 @functools.partial(jax.jit, static_argnames=("frame", "tile"))
 def _tiled(named: Named, frame: AttentionInputs, tile: TileSize) -> Tensor:
     """Compiled once for each kind of inputs, also where nothing around it is compiled."""
-    inputs = frame.with_tensors(named)
 
-    def forward(named: Named) -> tuple[Tensor, Tensor]:
-        return forward_with_lse(frame.with_tensors(named), tile)
+    def forward(given: AttentionInputs) -> tuple[Tensor, Tensor]:
+        return forward_with_lse(given, tile)
 
-    def backward(named: Named, output: Tensor, lse: Tensor, upstream: Tensor) -> Named:
-        return backward_pass(frame.with_tensors(named), tile, output, lse, upstream)
+    def backward(given: AttentionInputs, output: Tensor, lse: Tensor, upstream: Tensor) -> Named:
+        return backward_pass(given, tile, output, lse, upstream)
 
-    return with_gradient(forward, backward, inputs)
+    return with_gradient(forward, backward, frame.with_tensors(named))
 
 
 # Forward -------------------------------------------------------------------------------

@@ -55,8 +55,7 @@ def looped_attention(
     inputs = _pad_queries(inputs, missing)
     whole = Block(Span(0, length), Span(0, keys))
 
-    def forward(named: Named) -> tuple[Tensor, Tensor]:
-        given = inputs.with_tensors(named)
+    def forward(given: AttentionInputs) -> tuple[Tensor, Tensor]:
         output = _if_short(
             whole,
             max_block_logits,
@@ -66,8 +65,7 @@ def looped_attention(
         )
         return output, tf.zeros(())
 
-    def backward(named: Named, output: Tensor, _: Tensor, upstream: Tensor) -> Named:
-        given = inputs.with_tensors(named)
+    def backward(given: AttentionInputs, output: Tensor, _: Tensor, upstream: Tensor) -> Named:
         upstream = tf.cast(upstream, inputs.accumulator)  # (B, K, G, count * size, Hv)
         # Otherwise a graph computes the first blocks beside the forward pass, and holds them.
         with tf.control_dependencies([output, upstream]):

@@ -16,15 +16,15 @@ from kerasattention.attend.tensors import Columns, KeySpans, Span, Tensor, is_st
 BLOCK_SIZE = 256
 # Queries of a block of a mask that leaves few keys, as a share of these.
 WINDOW_SHARE = 2
-# Logits of a block, over all heads and samples: 64 MB, or half of that beside a bias. A backward
+# Logits of a block, over all heads and samples: 32 MB, or half of that beside a bias. A backward
 # pass holds four such tensors, and a few of a bias.
-MOST_LOGITS = 2**24
+MOST_LOGITS = 2**23
 # Queries of the smallest block that is made for this.
 LEAST_ROWS = 64
 # Different numbers of keys that blocks may have. oneDNN compiles each of the products anew for each
 # number, and keeps about 0.2 MB of code: a first gradient of T = 16,384 with 128 of them takes 2 s
-# longer than with 64, and 0.07 GB more. Steps after it take 1% longer with 64.
-MOST_SIZES = 64
+# longer than with 64, and 0.07 GB more. Each half makes later steps 1 or 2% longer.
+MOST_SIZES = 32
 
 
 def choose_block_size(inputs: AttentionInputs) -> int:

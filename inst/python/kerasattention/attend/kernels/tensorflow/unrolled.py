@@ -50,15 +50,13 @@ def unrolled_attention(
     steps = plan_steps(inputs, block_size, strided_logits)
     head_groups = plan_head_groups(inputs)
 
-    def forward(named: Named) -> tuple[Tensor, Tensor]:
-        given = inputs.with_tensors(named)
+    def forward(given: AttentionInputs) -> tuple[Tensor, Tensor]:
         outputs = [_forward(_of_head_group(given, heads), steps) for heads in head_groups]
         # Heads before rows: the parts of a step are freed as soon as they are joined.
         rows = [_join_heads(parts) for parts in zip(*outputs, strict=True)]
         return tf.concat(rows, axis=3), tf.zeros(())  # (B, K, G, T, Hv)
 
-    def backward(named: Named, output: Tensor, _: Tensor, upstream: Tensor) -> Named:
-        given = inputs.with_tensors(named)
+    def backward(given: AttentionInputs, output: Tensor, _: Tensor, upstream: Tensor) -> Named:
         upstream = tf.cast(upstream, inputs.accumulator)  # (B, K, G, T, Hv)
         found = []
         for heads in head_groups:

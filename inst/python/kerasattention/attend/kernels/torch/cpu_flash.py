@@ -39,11 +39,11 @@ def cpu_flash_attention(inputs: AttentionInputs, block_size: int | None = None) 
     inputs = prepared(inputs).widened()
     calls = plan_kernel_calls(inputs, True, block_size, merges=True)
 
-    def forward(named: Named) -> tuple[Tensor, Tensor]:
-        return _forward_calls(inputs.with_tensors(named), calls)
+    def forward(given: AttentionInputs) -> tuple[Tensor, Tensor]:
+        return _forward_calls(given, calls)
 
-    def backward(named: Named, output: Tensor, lse: Tensor, upstream: Tensor) -> Named:
-        return _backward_calls(inputs.with_tensors(named), calls, output, lse, upstream)
+    def backward(given: AttentionInputs, output: Tensor, lse: Tensor, upstream: Tensor) -> Named:
+        return _backward_calls(given, calls, output, lse, upstream)
 
     return with_gradient(forward, backward, inputs)[..., :value_size]
 

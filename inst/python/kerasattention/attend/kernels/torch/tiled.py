@@ -51,16 +51,15 @@ def tiled_attention(
     inputs = inputs.scaled()
     plan = plan_query_blocks(inputs, block_size or BLOCK_SIZE, tile_keys)
 
-    def forward(named: Named) -> tuple[Tensor, Tensor]:
-        given = inputs.with_tensors(named)
+    def forward(given: AttentionInputs) -> tuple[Tensor, Tensor]:
         parts = [_forward_block(given, block) for block in plan]
         outputs, lses = zip(*parts, strict=True)
         return torch.cat(outputs, dim=3), torch.cat(
             lses, dim=3
         )  # (B, K, G, T, Hv), (B, K, G, T, 1)
 
-    def backward(named: Named, output: Tensor, lse: Tensor, upstream: Tensor) -> Named:
-        return _backward(inputs.with_tensors(named), plan, output, lse, upstream)
+    def backward(given: AttentionInputs, output: Tensor, lse: Tensor, upstream: Tensor) -> Named:
+        return _backward(given, plan, output, lse, upstream)
 
     return with_gradient(forward, backward, inputs)
 
