@@ -123,15 +123,21 @@ def block_index(rows: Span) -> Any:
 
 def joined_tile(lists: TileLists, index: Any) -> ListedTile:
     """The one tile of a block."""
-    parts, counted = [], []
     of_block = jnp.asarray(lists.edge)[index]  # (spans, 3)
+    places = jnp.arange(sum(lists.widths), dtype="int32")  # (s)
+    parts, before = [], 0
+    counted = jnp.zeros(places.shape, bool)  # (s)
     for place, width in enumerate(lists.widths):
         start, first, stop = of_block[place]
         parts.append(Span(start, width))
-        keys = start + jnp.arange(width, dtype="int32")  # (s)
-        counted.append(jnp.logical_and(keys >= first, keys < stop))
+        keys = places + (start - before)  # (s)
+        of_part = jnp.logical_and(keys >= first, keys < stop)  # (s)
+        # Selected, not concatenated: XLA puts this into the loop of the exponential, which a
+        # concatenation makes one number after the other.
+        counted = jnp.where(places >= before, of_part, counted)  # (s)
+        before += width
     columns = KeySpans(tuple(parts)) if len(parts) > 1 else parts[0]
-    return ListedTile(columns, jnp.concatenate(counted))
+    return ListedTile(columns, counted)
 
 
 def edge_tile(of_tile: Any, columns: int) -> ListedTile:
