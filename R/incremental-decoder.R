@@ -9,6 +9,9 @@
 #' it has only the last W positions; where all layers have a window, rows may become longer
 #' than `max_length`.
 #'
+#' The caches hold what the weights of the model made of the tokens. When weights have changed,
+#' by training or loading, begin again with `$prefill()`.
+#'
 #' If the model has custom layers or functions, a run on random tokens and then the logits
 #' of a prompt and of the steps after it are compared with full passes of the model: the first
 #' steps at once, later ones each time that the number of tokens has doubled. A difference is an
