@@ -8,6 +8,7 @@ tests are collected once, and each mutant runs in a fork of that process: the qu
 that call its function, until one fails.
 """
 
+import inspect
 import json
 import os
 import random
@@ -179,6 +180,16 @@ class Mutants:
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
 
 
+def read_through_wrappers() -> None:
+    """Has Keras find the arguments of a layer whose `__init__` has mutants.
+
+    It asks for the signature, which follows a wrapper to the function, and for the argument
+    specification, which does not, and fails where they differ.
+    """
+    of_function = inspect.getfullargspec
+    inspect.getfullargspec = lambda func: of_function(inspect.unwrap(func))
+
+
 def fork(function: Any) -> int:
     pid = os.fork()
     if pid == 0:
@@ -219,6 +230,7 @@ if __name__ == "__main__":
         case ["write"]:
             write()
         case ["run", count, seed, pattern]:
+            read_through_wrappers()
             mutants = Mutants(int(count), int(seed), pattern)
             options = [
                 "-q",
