@@ -6,6 +6,7 @@ import pytest
 from backends import tensor, to_numpy
 from kerasattention.layers.axes import (
     AxisFold,
+    _product,
     output_equation,
     projection_equation,
     resolve_axes,
@@ -108,3 +109,12 @@ def test_three_axes_are_left_as_they_are():
     assert PLAIN.unfold_padding(mask, like) is mask
     assert tuple(PLAIN.fold_scores(tensor(numbers(B, X, X)), like, like).shape) == (B, 1, X, X)
     assert PLAIN.fold_scores(None, like, like) is None
+
+
+def test_sizes_that_are_tensors_are_multiplied():
+    sizes = [tensor(np.array(size)) for size in (2, 3, 5)]
+    same(_product(tuple(sizes)), 30)
+    same(_product((sizes[0], 3, 5)), 30)
+    same(_product((2, 3, sizes[2])), 30)
+    assert _product((2, 3, 5)) == 30
+    assert _product((7,)) == 7

@@ -130,6 +130,30 @@ def test_the_paths_of_quantised_weights_and_factors():
 
 
 @pytest.mark.parametrize(
+    ("path", "rank", "expected"),
+    [
+        ("a/query/kernel", 3, (1, True)),
+        ("a/query/bias", 2, (0, True)),
+        ("a/key/kernel", 3, (1, False)),
+        ("a/value/bias", 2, (0, False)),
+        ("a/gate/kernel", 3, (1, True)),
+        ("a/attention_output/kernel", 3, (0, True)),
+        ("a/attention_output/kernel", 4, (0, True)),  # an output of two axes
+        ("a/attention_output/bias", 1, (None, True)),
+        ("a/query_norm/scale", 2, (0, True)),
+        ("a/query_norm/bias", 2, (0, True)),
+        ("a/key_norm/scale", 2, (0, False)),
+        ("a/key_norm/bias", 2, (0, False)),
+        ("a/query_norm/scale", 1, (None, False)),
+        ("a/sink", 1, (0, True)),
+        ("a/position/table", 2, (1, True)),
+    ],
+)
+def test_axes_by_path(path, rank, expected):
+    assert head_axis_by_name(path, rank) == expected
+
+
+@pytest.mark.parametrize(
     ("path", "rank"),
     [("query/kernel", 2), ("sink", 2), ("a/kernel", 3), ("query", 3), ("query/other", 3)],
 )

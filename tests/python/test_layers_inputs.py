@@ -62,6 +62,55 @@ def test_one_mask_serves_queries_and_keys_where_nothing_else_is_given():
     assert call.key_padding is call.query_padding
 
 
+def test_the_causal_rule_of_the_call_goes_before_the_layers():
+    for given, of_layer, expected in (
+        (None, True, True),
+        (None, False, False),
+        (0, True, False),
+        (1, False, True),
+    ):
+        call = LayerCall(*inputs(T), use_causal_mask=given)
+        call.check(PLAIN, heads=2, causal=of_layer)
+        assert call.use_causal_mask is expected
+
+
+@pytest.mark.parametrize("name", ["query", "value", "key"])
+def test_inputs_of_integers_are_refused_by_name(name):
+    given = dict(zip(("query", "value", "key"), inputs(T, S, S), strict=True))
+    given[name] = tensor(np.ones((B, T, D)), "int32")
+    with pytest.raises(ValueError, match=f"^`{name}` must be floating-point numbers"):
+        LayerCall(**given).check(PLAIN, heads=2, causal=False)
+
+
+def test_masks_are_compared_with_the_heads_and_positions_with_the_axes():
+    (query,) = inputs(T)
+    of_heads = {"attention_mask": tensor(np.ones((B, 2, T, T), bool))}
+    of_axes = {"positions": tensor(np.ones((B, T, 3), "int32"))}
+    LayerCall(query, **of_heads).check(PLAIN, heads=2, causal=False)
+    LayerCall(query, **of_axes).check(PLAIN, heads=2, causal=False, axes=3)
+    with pytest.raises(ValueError, match=r"`attention_mask` must broadcast to .* = \(2, 3, 5, 5\)"):
+        LayerCall(query, **of_heads).check(PLAIN, heads=3, causal=False)
+    for axes in ({}, {"axes": 2}):
+        with pytest.raises(ValueError, match="`positions` must have shape"):
+            LayerCall(query, **of_axes).check(PLAIN, heads=2, causal=False, **axes)
+
+
+def test_numbers_of_one_axis_of_tokens_are_for_self_attention():
+    query, value = inputs(T, T)
+    for name, verb in (("segment_ids", "are"), ("bidirectional", "is")):
+        given = {name: tensor(np.ones((B, T), "int32"))}
+        LayerCall(query, **given).check(PLAIN, heads=2, causal=False)
+        with pytest.raises(ValueError) as error:
+            LayerCall(query, value, **given).check(PLAIN, heads=2, causal=False)
+        assert str(error.value) == (
+            f"`{name}` {verb} for self-attention: queries and keys share the numbers. "
+            "Use `attention_mask` for cross-attention. Received: "
+            "query (2, 5, 11), value (2, 5, 11), key (2, 5, 11)"
+        )
+        with pytest.raises(ValueError, match=f"^`{name}` must be integers"):
+            LayerCall(query, **{name: tensor(np.ones((B, T)))}).check(PLAIN, 2, False)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

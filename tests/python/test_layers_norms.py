@@ -102,6 +102,27 @@ def test_values_worked_by_hand():
     assert tuple(wide.scale.shape) == (2, 2)
 
 
+def test_the_weights_of_a_norm():
+    """Their names and order are those of files, and making them twice makes no others."""
+    for options, shapes in (
+        (NormOptions("layer", per_head=True, bias=True), {"scale": (3, 2), "bias": (3, 2)}),
+        (NormOptions("layer", bias=True), {"scale": (2,), "bias": (2,)}),
+        (NormOptions("l2", offset=0.25), {"scale": (2,)}),
+        (NormOptions("rms", learned=False), {}),
+    ):
+        norm = HeadNorm(options, 3, 2, dtype="bfloat16")
+        assert norm.built
+        norm.build((5, 7, 3, 2))
+        assert {w.name: tuple(w.shape) for w in norm.weights} == shapes
+        assert norm.compute_output_shape((5, 7, 3, 2)) == (5, 7, 3, 2)
+        assert norm.supports_masking
+        for weight in norm.weights:
+            expected = 1.0 - options.offset if weight.name == "scale" else 0.0
+            np.testing.assert_array_equal(to_numpy(weight.value), np.full(weight.shape, expected))
+            # Keras does not round it to the layer's dtype in a call.
+            assert not weight._autocast
+
+
 def test_a_scale_of_each_head_begins_at_one():
     for norm in NORMS.values():
         layer = grouped(qk_norm=norm)

@@ -10,7 +10,7 @@ from backends import BACKEND, JIT, compiled, predicted, sampled, tensor, to_nump
 from kerasattention import ScaleByPosition
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span
-from kerasattention.layers.real_positions import RealPositions, hide_real
+from kerasattention.layers.real_positions import RealPositions, _check_order, hide_real
 from layer_twins import call
 from option_checks import D, grouped
 from problems import block_size
@@ -128,6 +128,25 @@ def test_positions_that_do_not_fit_are_refused(positions, message):
     layer = grouped()
     with pytest.raises(ValueError, match=message):
         layer(tensor(checks.inputs_of(cross=False)["query"]), positions=positions)
+
+
+def test_order_is_lost_where_float32_has_one_number_for_two():
+    """Beyond 2 ** 24 float32 has even numbers only: 2 ** 24 + 1 becomes 2 ** 24."""
+    far = 2.0**24
+    _check_order(np.array([[far + 2, far], [0.0, 1.0]]))
+    _check_order(np.array([[far, far]]))  # equal before as well
+    _check_order(np.array([[[far, 1.0], [far + 2, far]]]))  # of two axes, which are not compared
+    for positions in (
+        np.array([[0.0, 1.0, 2.0], [far + 1, 5.0, far]]),
+        np.array([[[1.0, far + 1], [2.0, 5.0], [3.0, far]]]),
+    ):
+        with pytest.raises(ValueError) as error:
+            _check_order(positions)
+        assert str(error.value) == (
+            "`positions` must be numbers that float32 can tell apart: subtract the earliest "
+            "position of each sequence first, as only differences matter to most layers. "
+            "Received: 16777216.0 and 16777217.0"
+        )
 
 
 def test_integers_pass_unchanged_and_masks_keep_their_dtype():

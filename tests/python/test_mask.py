@@ -11,7 +11,7 @@ from backends import run, tensor, to_numpy
 from kerasattention.attend.api import expand_mask
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span
-from problems import PROBLEMS, N, S, T
+from problems import PROBLEMS, B, N, S, T
 
 ROWS = [Span(0, T), Span(0, 1), Span(3, 5), Span(T - 2, 2)]
 COLUMNS = [Span(0, S), Span(0, 3), Span(4, 7), Span(S - 1, 1)]
@@ -135,3 +135,37 @@ def test_the_usual_window_of_rules_is_found_by_looking_at_blocks():
     assert mask.usual_window(None, None) is None  # of no known length
     assert mask.usual_window(96, 96) is None  # most keys are visible
     assert AttentionMask(causal=True, window=64).usual_window(4096, 4096) == 64
+
+
+def test_what_the_axes_of_its_tensors_count():
+    ones = tensor(np.ones((B, T), "int32"))
+    mask = AttentionMask(query_positions=ones, key_positions=ones[0], key_mask=ones)
+    assert mask.axes("mask") == ("batch", "heads", None, None)
+    assert mask.axes("query_positions") == ("batch", "tokens")
+    assert mask.axes("key_positions") == ("tokens",)
+    assert mask.axes("key_mask") == ("batch", "tokens")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"causal": True},
+        {"causal": True, "offset": -2},
+        {"causal": True, "window": 3},
+        {"causal": True, "window": 3, "offset": 4},
+        {"window": 2, "offset": -3},
+    ],
+    ids=str,
+)
+def test_rows_that_may_see_no_key_are_those_that_see_none(fields):
+    """Only a causal rule without a window is not asked which of the rows they are."""
+    mask, keys = AttentionMask(**fields), 7
+    visible = mask.block_mask(Span(0, 11), Span(0, keys))
+    seen = np.ones(11, bool) if visible is None else to_numpy(visible)[0, 0].any(-1)
+    for start in range(11):
+        for size in range(1, 12 - start):
+            empty = not seen[start : start + size].all()
+            expected = empty or fields == {"causal": True, "offset": -2}
+            assert mask.may_leave_empty(Span(start, size), keys) == expected, (start, size)
+    assert AttentionMask(key_mask=tensor(np.ones((1, keys), bool))).may_leave_empty(Span(0, 1), 7)

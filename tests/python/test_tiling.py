@@ -8,7 +8,7 @@ from backends import tensor, to_numpy
 from kerasattention.attend.bias import TensorBias
 from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import Span
+from kerasattention.attend.tensors import KeySpans, Span
 from kerasattention.attend.tiling import (
     StridedBlocks,
     additive_mask,
@@ -121,3 +121,34 @@ def test_columns_of_strided_blocks_overlap():
     found = to_numpy(strided_columns(tensor(x), blocks))
     np.testing.assert_array_equal(found[0], [[1, 2, 3, 4], [3, 4, 5, 6], [5, 6, 7, 8]])
     np.testing.assert_array_equal(found[1], found[0] + 10)
+
+
+def test_columns_of_several_spans_move_unless_they_are_fixed():
+    """Key 0 for each block, keys 3 and 4 for the first, the next two for the second."""
+    blocks = StridedBlocks(Span(4, 2), KeySpans((Span(0, 1), Span(3, 2))), count=3, fixed=(0,))
+    x = np.arange(20).reshape(2, 10)
+    found = to_numpy(strided_columns(tensor(x), blocks))
+    np.testing.assert_array_equal(found[0], [[0, 3, 4], [0, 5, 6], [0, 7, 8]])
+    np.testing.assert_array_equal(found[1], found[0] + 10)
+    assert blocks.all_columns == KeySpans((Span(0, 1), Span(3, 6)))
+    assert blocks.all_rows == Span(4, 6)
+    alone = StridedBlocks(Span(4, 2), Span(0, 2), count=3, fixed=(0,))
+    np.testing.assert_array_equal(to_numpy(strided_columns(tensor(x), alone))[0], [[0, 1]] * 3)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_the_padding_of_strided_blocks_is_that_of_their_own_keys(counted):
+    """Two rules of positions and one of tokens; without the latter one mask serves all blocks."""
+    padding = np.arange(10) < np.array([[10], [6]])
+    options = {"causal": True, "window": 3} | ({"key_mask": padding} if counted else {})
+    inputs = inputs_of(10, 10, options)
+    blocks = StridedBlocks(Span(4, 2), Span(2, 4), count=3)
+    found = to_numpy(additive_mask(inputs, blocks))
+    rows, columns = np.arange(4, 6)[:, None], np.arange(2, 6)
+    by_position = (columns <= rows) & (columns > rows - 3)
+    visible = np.broadcast_to(by_position, (B, 3, 2, 4))
+    if counted:
+        own = padding[:, 2 + np.arange(3)[:, None] * 2 + np.arange(4)]  # (B, count, s)
+        visible = visible & own[:, :, None]
+    expected = np.where(visible, 0.0, -np.inf)[:, :, None]
+    np.testing.assert_array_equal(np.broadcast_to(found, expected.shape), expected)
