@@ -1,5 +1,7 @@
 """`AttentionInputs`: its tensors by name, its precision, and what is known of its rows."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -44,6 +46,23 @@ def test_tensors_go_out_and_come_back_by_name():
     assert inputs.differentiable() == ["query", "key", "value", "sink", "bias/attention_bias"]
     samples = [name for name in named if inputs.has_samples(name)]
     assert sorted(samples) == ["key", "mask/key_mask", "query", "value"]
+
+
+def test_offsets_are_tensors_where_a_device_has_a_part():
+    """Numbers stay numbers; tensors go out, and come back, by name."""
+    inputs, one, two = made(), tensor(np.array(1)), tensor(np.array(2))
+    assert "first_sample" not in inputs.tensors()
+    assert "seed" not in inputs.tensors()
+    part = dataclasses.replace(inputs, first_sample=one, first_head=two)
+    named = part.tensors()
+    assert (named["first_sample"], named["first_head"]) == (one, two)
+    again = inputs.with_tensors(named)
+    assert (again.first_sample, again.first_head) == (one, two)
+    kept = part.with_tensors(inputs.tensors())
+    assert (kept.first_sample, kept.first_head) == (one, two)
+    bare = part.without_tensors()
+    assert (bare.first_sample, bare.first_head, bare.query, bare.key, bare.value) == (None,) * 5
+    assert inputs.without_tensors().first_sample == 0
 
 
 def test_without_tensors_equal_calls_are_equal_and_hashable():

@@ -55,3 +55,18 @@ def test_dropout_is_for_training_alone():
         found = to_numpy(layer(tensor(X), tensor(X), training=training))
         np.testing.assert_array_equal(found, plain)
     assert abs(to_numpy(layer(tensor(X), tensor(X), training=True)) - plain).max() > 0.01
+
+
+def test_a_bias_of_two_attended_axes_is_that_of_the_folded_length():
+    """(B, 2, 3, D) attends along both axes as (B, 6, D) does along one."""
+    x = np.random.default_rng(5).normal(size=(B, 2, 3, D)).astype("float32")
+    bias = np.random.default_rng(6).normal(size=(1, 2, 6, 6))
+    layer, flat = (MultiHeadAttention(2, 5, attention_axes=axes) for axes in ((1, 2), None))
+    layer.build(x.shape)
+    flat.build((B, 6, D))
+    flat.set_weights(layer.get_weights())
+    found = layer(tensor(x), attention_bias=tensor(bias.reshape(1, 2, 2, 3, 2, 3)))
+    expected = flat(tensor(x.reshape(B, 6, D)), attention_bias=tensor(bias))
+    np.testing.assert_allclose(
+        to_numpy(found).reshape(B, 6, D), to_numpy(expected), rtol=1e-5, atol=1e-6
+    )
