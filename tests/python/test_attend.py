@@ -6,6 +6,8 @@ import pytest
 
 from backends import BACKEND, compiled, run, tensor, to_numpy, value_and_gradients
 from kerasattention import scaled_dot_product_attention
+from kerasattention.attend import api
+from kerasattention.attend.mask import AttentionMask
 from problems import HV, PROBLEMS, SMALL_BLOCK, B, H, K, N, S, T, block_size, problem
 
 # float32 against float64: outputs are of size 1, gradients sum over a few hundred terms.
@@ -190,3 +192,18 @@ def test_inputs_are_left_as_they_were():
     run(lambda *x: given.attend(**dict(zip(inputs, x, strict=True))), *inputs.values())
     for name, x in inputs.items():
         np.testing.assert_array_equal(to_numpy(x), before[name])
+
+
+def test_scores_and_a_path_that_never_holds_them_are_refused():
+    inputs = arrays_of(PROBLEMS["causal"])
+    with pytest.raises(ValueError) as error:
+        api.attend(*inputs, AttentionMask(), return_scores=True, never_hold_scores=True)
+    assert str(error.value) == (
+        "`flash_attention=True` demands a path that never holds (T, S) scores, "
+        "and `return_attention_scores=True` asks for them. Use "
+        "`flash_attention=None`, or leave out `return_attention_scores`."
+    )
+
+
+def arrays_of(given):
+    return [tensor(x) for x in (given.query, given.key, given.value)]

@@ -8,7 +8,8 @@ from backends import tensor, to_numpy
 from kerasattention.attend.bias import TensorBias
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.prepare import make_inputs
-from kerasattention.attend.run import Run, _check_ring_options, _DeviceCall
+from kerasattention.attend.run import Run, _check_ring_options, _DeviceCall, _with_both_positions
+from kerasattention.attend.tensors import Span
 from kerasattention.positions.relative import RelativePosition
 
 B, T, N, K, H, HV = 3, 5, 6, 3, 7, 2
@@ -92,3 +93,16 @@ def test_a_ring_refuses_what_has_a_number_for_each_query_and_key():
         assert str(error.value) == (
             f"`{name}` is not supported where sequences are split over devices."
         )
+
+
+def test_a_ring_has_the_positions_of_queries_and_of_keys_or_neither():
+    plain = AttentionMask(causal=True)
+    assert _with_both_positions(plain, T, 7) is plain
+    at = tensor(np.array([[3, 4, 5, 6, 9]] * B, "int32"))
+    found = _with_both_positions(AttentionMask(causal=True, query_positions=at, offset=2), T, 7)
+    assert found.offset == 0
+    assert to_numpy(found.key_positions).tolist() == list(range(7))
+    own = AttentionMask(causal=True, query_positions=at, offset=2)
+    np.testing.assert_array_equal(
+        to_numpy(found.query_positions), to_numpy(own.positions_of_queries(Span(0, T)))
+    )

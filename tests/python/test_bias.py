@@ -56,6 +56,7 @@ def test_several_biases_are_added_and_each_has_its_gradient():
     bias = SumOfBiases((SumOfBiases((parts[0], parts[1])), parts[2]))
     names = ["0/0/attention_bias", "0/1/attention_bias", "1/attention_bias"]
     assert list(bias.tensors()) == names
+    assert {bias.axes(name) for name in names} == {("batch", "heads", None, None)}
     total = sum(np.broadcast_to(x, (B, N, T, S)) for x in arrays)[BLOCK]
     np.testing.assert_allclose(to_numpy(bias.block(MASK, ROWS, COLUMNS)), total, atol=1e-6)
 

@@ -10,6 +10,8 @@ from kerasattention.attend import finite
 from kerasattention.attend.bias import TensorBias
 from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.mask import AttentionMask
+from kerasattention.attend.poisoned_rows import _slice_rows
+from kerasattention.attend.tensors import Span
 
 B, K, G, T, S, X = 1, 2, 1, 3, 7, 5
 POISON = [np.nan, np.inf, -np.inf]
@@ -133,3 +135,11 @@ def test_a_kernel_is_given_finite_inputs_and_its_rows_are_poisoned(of_values):
         expected[0, 1, :, 1:] = np.nan
     np.testing.assert_array_equal(to_numpy(with_rows), expected)
     np.testing.assert_array_equal(given[0], np.nan_to_num(value, nan=0.0))
+
+
+@pytest.mark.parametrize("start", [1, np.array(1, "int32")], ids=["number", "tensor"])
+def test_the_rows_of_a_block_are_cut_out(start):
+    rows = np.arange(B * K * 2 * T).reshape(B, K, 2, T)
+    start = tensor(start) if isinstance(start, np.ndarray) else start
+    found = _slice_rows(tensor(rows), Span(start, 2))
+    np.testing.assert_array_equal(to_numpy(found), rows[..., 1:3])

@@ -108,3 +108,21 @@ def test_symbolic_calls_are_checked_too():
         layer(position=bands())(inputs, positions=places)
     with pytest.raises(ValueError, match=r"needs `positions` of shape \(B, T, 2\)"):
         layer(position=ka.RotaryPosition(sections=AXIAL))(inputs)
+
+
+@pytest.mark.parametrize(
+    ("positions", "received"),
+    [
+        (None, "positions=None"),
+        (np.zeros((2, T), "int32"), f"positions=a tensor of shape (2, {T}), 1 attended axes"),
+    ],
+)
+def test_the_message_says_what_stands_for_the_axes(positions, received):
+    given = {} if positions is None else {"positions": tensor(positions)}
+    with pytest.raises(ValueError) as error:
+        layer(position=ka.RotaryPosition(sections=AXIAL))(X, **given)
+    assert (", 1 attended axes" in str(error.value)) is (positions is not None)
+    assert (
+        "The layer's `position` has 2 axes and needs `positions` of shape (B, T, 2), or inputs "
+        f"with 2 attended axes, of which it takes the indices. Received: {received}"
+    ) in str(error.value)

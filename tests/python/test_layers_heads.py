@@ -13,6 +13,7 @@ from kerasattention import (
 from kerasattention.layers.heads import (
     head_axis,
     head_axis_by_name,
+    is_packed,
     layer_with_heads,
     refuse_fixed_heads,
 )
@@ -159,3 +160,10 @@ def test_axes_by_path(path, rank, expected):
 )
 def test_other_weights_have_no_axis_of_heads(path, rank):
     assert head_axis_by_name(path, rank)[0] is None
+
+
+def test_a_packed_kernel_has_no_axis_of_heads():
+    """int4: two axes, as no other kernel of a projection has."""
+    assert is_packed("a/query/kernel", 2)
+    for path, rank in (("a/query/kernel", 3), ("a/query/bias", 2), ("a/dense/kernel", 2)):
+        assert not is_packed(path, rank)

@@ -169,3 +169,13 @@ def test_rows_that_may_see_no_key_are_those_that_see_none(fields):
             expected = empty or fields == {"causal": True, "offset": -2}
             assert mask.may_leave_empty(Span(start, size), keys) == expected, (start, size)
     assert AttentionMask(key_mask=tensor(np.ones((1, keys), bool))).may_leave_empty(Span(0, 1), 7)
+
+
+def test_an_offset_that_is_a_tensor_becomes_the_positions_of_queries():
+    mask = AttentionMask(causal=True, offset=tensor(np.array(5, "int32")))
+    found = mask.with_explicit_positions(Span(0, 3))
+    assert to_numpy(found.query_positions).tolist() == [5, 6, 7]
+    assert found.offset == 0
+    assert found.causal
+    known = AttentionMask(causal=True, offset=5)
+    assert known.with_explicit_positions(Span(0, 3)) is known
