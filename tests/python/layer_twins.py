@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 import kerasattention
-from backends import tensor, to_numpy
+from backends import BACKEND, compiled, tensor, to_numpy
 from kerasattention._keras import set_keras_mask
 
 KINDS = {
@@ -66,6 +66,14 @@ def call(layer, inputs, masks=(), **options):
             set_keras_mask(x, tensor(mask))
     options = {k: tensor(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
     return layer(*inputs, **options)
+
+
+def output_of(layer, inputs, masks=(), **options):
+    """The output of `call()` as NumPy; on JAX compiled as a whole, not op by op."""
+    if BACKEND != "jax":
+        return to_numpy(call(layer, inputs, masks, **options))
+    function, values = pure(layer, inputs, masks, **options)
+    return to_numpy(compiled(lambda given: function(**given)[0])(values))
 
 
 def pure(layer, inputs, masks=(), **options):

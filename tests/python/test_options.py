@@ -23,7 +23,7 @@ from kerasattention import (
     ScaleByPosition,
     pack_sequences,
 )
-from layer_twins import call, pure, randomize, weights_of
+from layer_twins import call, output_of, pure, randomize, weights_of
 from problems import block_size, engine_options
 
 B, T, D, H, N, K = 2, 11, 7, 6, 6, 2
@@ -235,7 +235,7 @@ def together(pairs):
 def test_multi_head_attention_takes_the_same_options(position):
     layer = make(position, SWITCHES, kind=MultiHeadAttention)
     mask = MASK[:, :3]
-    found = to_numpy(call(layer, [X], attention_mask=mask, segment_ids=SEGMENTS, positions=OWN))
+    found = output_of(layer, [X], attention_mask=mask, segment_ids=SEGMENTS, positions=OWN)
     expected = expected_output(layer, X, mask=mask, segments=SEGMENTS, positions=OWN)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -265,9 +265,9 @@ def test_the_order_of_tokens_is_that_of_their_positions(position):
     """Shuffled tokens with their positions give shuffled results, causal and windowed."""
     layer = make(position, {"use_causal_mask", "sliding_window", "attention_sink"})
     order = RNG.permutation(T)
-    whole = to_numpy(call(layer, [X]))
+    whole = output_of(layer, [X])
     shuffled = np.broadcast_to(order, (B, T))
-    found = to_numpy(call(layer, [X[:, order]], positions=shuffled))
+    found = output_of(layer, [X[:, order]], positions=shuffled)
     np.testing.assert_allclose(found, whole[:, order], atol=1e-5)
 
 
@@ -278,8 +278,8 @@ def test_left_padding_with_positions_is_the_shorter_sequence(position):
     padded = np.concatenate([np.ones((B, pad, D), "float32"), X], axis=1)
     real = np.broadcast_to(np.arange(pad + T) >= pad, (B, pad + T))
     at = np.maximum(np.broadcast_to(np.arange(pad + T) - pad, (B, pad + T)), 0)
-    found = to_numpy(call(layer, [padded], masks=[real], positions=at))
-    np.testing.assert_allclose(found[:, pad:], to_numpy(call(layer, [X])), atol=1e-5)
+    found = output_of(layer, [padded], masks=[real], positions=at)
+    np.testing.assert_allclose(found[:, pad:], output_of(layer, [X]), atol=1e-5)
 
 
 # Packing ----------------------------------------------------------------------------------
@@ -345,9 +345,9 @@ def test_cross_attention_with_values_of_their_own_size(position):
         layer.build((B, T, D), (B, 17, 5))
         randomize(layer, seed=4)
     with block_size(4):
-        plain, blocked = (to_numpy(call(layer, [X, source])) for layer in layers)
+        plain, blocked = (output_of(layer, [X, source]) for layer in layers)
     np.testing.assert_allclose(blocked, plain, atol=1e-5)
-    far = to_numpy(call(layers[0], [X, source], positions=np.full((B, T), 40)))
+    far = output_of(layers[0], [X, source], positions=np.full((B, T), 40))
     assert (np.abs(far - plain).max() > 1e-3) == (position != "none")
 
 
@@ -363,8 +363,8 @@ def test_attended_axes_are_sequences_of_their_own(position):
     flat = MultiHeadAttention(3, H, position=POSITIONS[position](), sliding_window=3, qk_norm=True)
     flat.build((6, 5, D))
     flat.set_weights(layer.get_weights())
-    found = to_numpy(call(layer, [images])).reshape(6, 5, D)
-    expected = to_numpy(call(flat, [images.reshape(6, 5, D)]))
+    found = output_of(layer, [images]).reshape(6, 5, D)
+    expected = output_of(flat, [images.reshape(6, 5, D)])
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -414,7 +414,7 @@ def test_low_precision_options_stay_close():
         )
         layer.build((B, T, D))
         randomize(layer, seed=3)
-        found = to_numpy(call(layer, [X]))
+        found = output_of(layer, [X])
         expected = expected_output(layer, X)
         assert np.abs(found - expected).max() < 0.06 * np.abs(expected).max()
 
@@ -440,13 +440,13 @@ class Overridden(GroupQueryAttention):
 )
 def test_an_overridden_attention_cannot_lose_options(options, called, name):
     layer = Overridden(H, N, K, **options)
-    with pytest.raises(ValueError, match=f"(?s)overrides.*{name}.*would be lost"):
+    with pytest.raises(ValueError, match=f"(?s)overrides.*{name}.*would be lost. Leave it"):
         call(layer, [X], **called)
     # What it is told of, it honours.
     fine = Overridden(H, N, K, position=RotaryPosition(), qk_norm=True, use_causal_mask=True)
     fine.build((B, T, D))
     randomize(fine)
-    np.testing.assert_allclose(to_numpy(call(fine, [X])), expected_output(fine, X), atol=1e-5)
+    np.testing.assert_allclose(output_of(fine, [X]), expected_output(fine, X), atol=1e-5)
 
 
 def test_segments_need_self_attention():
