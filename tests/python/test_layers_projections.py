@@ -8,7 +8,7 @@ import pytest
 
 import kerasattention
 import option_checks
-from backends import predicted, to_numpy
+from backends import predicted, tensor, to_numpy
 from classifiers import classifier
 from kerasattention import GroupQueryAttention, MultiHeadAttention
 from kerasattention.layers.projections import PROJECTIONS
@@ -151,3 +151,14 @@ def test_a_gate_of_heads_is_pruned_loaded_and_adapted():
 def test_gates_that_do_not_fit_are_refused(value):
     with pytest.raises(ValueError, match='`use_gate` must be True, False, "element" or "head"'):
         GroupQueryAttention(4, 6, 2, use_gate=value)
+
+
+def test_padding_gets_the_axes_of_the_input_again():
+    """Of the rows of images, whose columns are part of the batch."""
+    layer = MultiHeadAttention(2, 3, attention_axes=1)
+    layer.build((2, 3, 5, 7))
+    mask = np.random.default_rng(1).random((2 * 5, 3)) < 0.5
+    like = tensor(np.ones((2, 3, 5, 7)))
+    found = to_numpy(layer._unfolded(tensor(mask), like))
+    np.testing.assert_array_equal(found, mask.reshape(2, 5, 3).transpose(0, 2, 1))
+    assert layer._unfolded(None, like) is None

@@ -179,3 +179,14 @@ def test_an_offset_that_is_a_tensor_becomes_the_positions_of_queries():
     assert found.causal
     known = AttentionMask(causal=True, offset=5)
     assert known.with_explicit_positions(Span(0, 3)) is known
+
+
+def test_only_positions_leaves_out_what_tokens_have():
+    ones = tensor(np.ones((B, T), "int32"))
+    whole = tensor(np.ones((1, 1, T, T), bool))
+    mask = AttentionMask(
+        causal=True, window=3, mask=whole, key_mask=ones, query_segments=ones, key_segments=ones
+    )
+    assert mask.only_positions() == AttentionMask(causal=True, window=3)
+    spans = AttentionMask(causal=True, query_bidirectional=ones, key_bidirectional=ones)
+    assert spans.only_positions() == AttentionMask()  # which a span lifts
