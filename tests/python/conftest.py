@@ -40,6 +40,12 @@ else:
     if "KERASATTENTION_DEVICES" not in os.environ:
         collect_ignore_glob.append("devices/*")
 
+    # A tenth of that suite's time. The initial weights of the others are Keras's own.
+    if keras.config.backend() == "jax":
+        import numpy_initializers
+
+        numpy_initializers.install()
+
 
 def pytest_report_header():
     if not HAS_KERAS:
