@@ -15,11 +15,11 @@ def test_a_part_is_added_to_a_span_of_an_axis(axis):
     part = np.take(x, range(span.size), axis) * 2
     expected = x.copy()
     expected[(slice(None),) * axis + (slice(1, None),)] += part
-    found = to_numpy(add_at(tensor(x.copy()), axis, span, tensor(part)))
+    found = to_numpy(add_at(tensor(x.copy()), {axis: span}, tensor(part)))
     np.testing.assert_array_equal(found, expected)
 
     def from_tensor(start):
-        return add_at(tensor(x.copy()), axis, Span(start, span.size), tensor(part))
+        return add_at(tensor(x.copy()), {axis: Span(start, span.size)}, tensor(part))
 
     found = compiled(from_tensor)(tensor(np.array(1, "int32")))
     np.testing.assert_array_equal(to_numpy(found), expected)

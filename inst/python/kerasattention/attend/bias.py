@@ -254,7 +254,7 @@ def add_block_gradient(
 def add_in_place(total: Tensor, part: Tensor, axis: int, columns: Columns) -> Tensor:
     """Adds a part of some tokens in their place on an axis."""
     for span, of_span in split_columns(part, axis, columns):
-        total = add_at(total, axis, span, of_span)
+        total = add_at(total, {axis: span}, of_span)
     return total
 
 

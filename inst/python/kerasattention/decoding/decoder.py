@@ -40,7 +40,8 @@ class IncrementalDecoder:
     own are tried on random tokens, and the outputs for each prompt are compared with full
     passes of the model: the first at once, later ones each time that the number of tokens has
     doubled. The caches hold what the weights made of the tokens: when weights have changed,
-    begin again with `prefill()`. Shapes: B batch, t new tokens, V the size of the output's last axis.
+    begin again with `prefill()`. Shapes: B batch, t new tokens, V the size of the output's last
+    axis.
 
     Args:
         model: A Functional or Sequential model, nested ones and layers of your own

@@ -26,7 +26,7 @@ from kerasattention.layers.docs import SELF_ATTENTION, show_shared_options
 from kerasattention.layers.heads import Heads
 from kerasattention.layers.inputs import LayerCall
 from kerasattention.layers.nonfinite import Projector
-from kerasattention.layers.norms import NormOptions, make_norm, normalize
+from kerasattention.layers.norms import NormOptions, make_norm, normalize, normalize_lean
 from kerasattention.layers.options import NamedOptions, options_among
 from kerasattention.layers.projections import apply, in_one_dtype
 from kerasattention.layers.shapes import Shape
@@ -225,7 +225,7 @@ class LatentAttention(AttentionLayer):
 
         def latents(x: Tensor) -> Tensor:
             made = self._latent_dense(x)  # (B, S, C + R)
-            latent = normalize(self._latent_norm, made[..., : self.kv_rank])  # (B, S, C)
+            latent = normalize_lean(self._latent_norm, made[..., : self.kv_rank])  # (B, S, C)
             latent = _joined(latent, made[..., self.kv_rank :])  # (B, S, C + R)
             return ops.expand_dims(latent, 2)  # (B, S, 1, C + R)
 
@@ -299,18 +299,14 @@ class LatentAttention(AttentionLayer):
     def _expanded(self, latent: Tensor, projector: Projector) -> tuple[Tensor, Tensor]:
         """Keys (B, S, N, H + R) and values (B, S, N, Hv) of latents (B, S, 1, C + R)."""
 
-        def keys(latent: Tensor) -> Tensor:
-            plain = apply(self._key_dense, latent[:, :, 0, : self.kv_rank])  # (B, S, N, H)
-            shared = latent[..., self.kv_rank :]  # (B, S, 1, R)
-            shape = (*ops.shape(plain)[:-1], self.rotary_dim)
-            return _joined(plain, ops.broadcast_to(shared, shape))  # (B, S, N, H + R)
+        def heads(latent: Tensor) -> tuple[Tensor, Tensor]:
+            plain = latent[:, :, 0, : self.kv_rank]  # (B, S, C), kept once for both gradients
+            key = apply(self._key_dense, plain)  # (B, S, N, H)
+            shape = (*ops.shape(key)[:-1], self.rotary_dim)
+            shared = ops.broadcast_to(latent[..., self.kv_rank :], shape)  # (B, S, N, R)
+            return _joined(key, shared), apply(self._value_dense, plain)
 
-        def values(latent: Tensor) -> Tensor:
-            return apply(self._value_dense, latent[:, :, 0, : self.kv_rank])  # (B, S, N, Hv)
-
-        return projector.project(keys, latent, features=2), projector.project(
-            values, latent, features=2
-        )  # (B, S, N, H + R), (B, S, N, Hv)
+        return projector.project(heads, latent, features=2)
 
     # Checks and saving ---------------------------------------------------------
 

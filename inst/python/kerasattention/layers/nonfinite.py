@@ -75,16 +75,16 @@ class Projector:
 
     def project(
         self,
-        function: Callable[[Tensor], Tensor],
+        function: Callable[[Tensor], Any],
         x: Tensor,
         real: Callable[[], Tensor | None] = lambda: None,
         features: int = 1,
         features_are_split: bool = False,
-    ) -> Tensor:
+    ) -> Any:
         """Applies a function of each token.
 
         Args:
-            function: Maps (B, ..., features) to (B, ..., made).
+            function: Maps (B, ..., features) to (B, ..., made), or to a tuple of such tensors.
             x: (B, ..., features).
             real: Gives None or booleans (B, ...); False marks padding, whose results are finite.
             features: The number of axes of x that are features.
@@ -102,7 +102,10 @@ class Projector:
         mask = real()
         if mask is not None:
             rows = ops.logical_and(rows, mask)  # (B, ...)
-        return self._poison(function(self.clean(x)), rows)  # (B, ..., made)
+        made = function(self.clean(x))
+        if isinstance(made, tuple):
+            return tuple(self._poison(part, rows) for part in made)
+        return self._poison(made, rows)  # (B, ..., made)
 
     def _poison(self, output: Tensor, rows: Tensor) -> Tensor:
         made = len(output.shape) - len(rows.shape)

@@ -4,6 +4,7 @@ Shapes (B, ..., heads, size): queries (B, T, N, H), keys (B, S, K, H), values (B
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -208,3 +209,16 @@ def normalize(norm: keras.layers.Layer, heads: Tensor) -> Tensor:
     return rms_normalize(
         ops.cast(heads, "float64"), norm.scale, norm.epsilon
     )  # (B, ..., heads, size)
+
+
+def normalize_lean(norm: keras.layers.Layer, heads: Tensor) -> Tensor:
+    """`normalize()`, of which a gradient on JAX keeps only the heads.
+
+    Otherwise it keeps four tensors of their size: XLA spreads the scale and the roots over all of
+    them. Other backends keep one more.
+    """
+    if keras.backend.backend() != "jax":
+        return normalize(norm, heads)
+    import jax
+
+    return jax.checkpoint(functools.partial(normalize, norm))(heads)

@@ -1,5 +1,6 @@
 """The backward pass of the tiled kernel of JAX."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +24,14 @@ from kerasattention.attend.kernels.jax.tile_loops import (
     put,
     put_sum,
 )
-from kerasattention.attend.tensors import Columns, Span, matmul, slice_axis, unstack_groups
+from kerasattention.attend.tensors import (
+    Columns,
+    Span,
+    matmul,
+    slice_axis,
+    stack_groups,
+    unstack_groups,
+)
 
 Tensor = jax.Array
 
@@ -50,26 +58,23 @@ def backward_from_lse(
 
         return by_sample(inputs, one, (lse, delta, upstream))
     length = inputs.query.shape[3]
-    query_t, upstream_t = (
-        _heads_before_queries(x) for x in (inputs.query, upstream)
-    )  # (B, K, H, G, T), (B, K, Hv, G, T)
 
     def visit(rows: Span, wanted: Any, carry: GradientSums) -> GradientSums:
         part_lse, part_delta, part = (
             slice_axis(x, 3, rows) for x in (lse, delta, upstream)
         )  # (B, K, G, t, 1), (B, K, G, t, 1), (B, K, G, t, Hv)
+        repeated = None
         if wanted is not None:
-            # A weight of exp(-inf) for the queries that another block has, too.
             repeated = (jnp.arange(rows.size) + rows.start < wanted)[:, None]  # (t, 1)
+            # A weight of exp(-inf) for the queries that another block has, too.
             part_lse = jnp.where(repeated, jnp.inf, part_lse)  # (B, K, G, t, 1)
         whole = carry.query  # (B, K, G, T, H)
-        of_rows = jnp.zeros(
-            (*whole.shape[:3], rows.size, whole.shape[4]), whole.dtype
-        )  # (B, K, G, t, H)
-        carry = carry._replace(query=of_rows)
+        query = slice_axis(whole, 3, rows)  # (B, K, G, t, H)
+        given = dataclasses.replace(inputs, query=whole.astype(inputs.query.dtype))
+        carry = carry._replace(query=jnp.zeros_like(query))
         transposed = (
-            _stack_transposed(query_t, rows),
-            _stack_transposed(upstream_t, rows),
+            _stack_transposed(query),
+            _stack_transposed(part),
         )  # (B, K, H, G * t), (B, K, Hv, G * t)
 
         def add_tile(
@@ -82,19 +87,25 @@ def backward_from_lse(
             )
             return _add_tile(inputs, rows, columns, found, transposed, carry)
 
-        carry = over_tiles(inputs, rows, tile.columns, add_tile, carry)
+        carry = over_tiles(given, rows, tile.columns, add_tile, carry)
         if length == rows.size:
             return carry
-        return carry._replace(query=put(whole, carry.query, 3, rows.start))  # (B, K, G, T, H)
+        gradient = carry.query  # (B, K, G, t, H)
+        if repeated is not None:
+            gradient = jnp.where(repeated, query, gradient)  # (B, K, G, t, H)
+        return carry._replace(query=put(whole, gradient, 3, rows.start))  # (B, K, G, T, H)
 
-    found = over_blocks(length, tile.rows, visit, _no_gradients(inputs))
+    found = over_blocks(length, tile.rows, visit, _no_gradients(inputs, delta))
     named = {"query": found.query, "key": found.key, "value": found.value}
     named = {"query": found.query, **{n: jnp.swapaxes(named[n], 2, 3) for n in ("key", "value")}}
     return named | {f"bias/{name}": x for name, x in found.bias.items()}
 
 
 class GradientSums(NamedTuple):
-    """Sums so far; those of keys and values are (B, K, H, S)."""
+    """Sums so far; those of keys and values are (B, K, H, S).
+
+    The gradients of queries take the places of the queries, which no later block needs.
+    """
 
     query: Tensor
     key: Tensor
@@ -102,17 +113,20 @@ class GradientSums(NamedTuple):
     bias: Named
 
 
-def _no_gradients(inputs: AttentionInputs) -> GradientSums:
+def _no_gradients(inputs: AttentionInputs, delta: Tensor) -> GradientSums:
+    # XLA would make constant zeros at the start of the program, and hold them until they are used.
+    # This is zero as well, since no number is above infinity, but only known when delta is.
+    zero = jnp.any(delta > jnp.inf).astype(inputs.accumulator)  # ()
     key, value = (
         jnp.swapaxes(x, 2, 3) for x in (inputs.key, inputs.value)
     )  # (B, K, H, S), (B, K, Hv, S)
     named = inputs.tensors()
     bias = {name: named[name] for name in inputs.differentiable() if name.startswith("bias/")}
     return GradientSums(
-        jnp.zeros(inputs.query.shape, inputs.accumulator),  # (B, K, G, T, H)
-        jnp.zeros(key.shape, inputs.accumulator),  # (B, K, H, S)
-        jnp.zeros(value.shape, inputs.accumulator),  # (B, K, Hv, S)
-        {n.removeprefix("bias/"): jnp.zeros(x.shape, inputs.accumulator) for n, x in bias.items()},
+        inputs.query.astype(inputs.accumulator),  # (B, K, G, T, H)
+        jnp.broadcast_to(zero, key.shape),  # (B, K, H, S)
+        jnp.broadcast_to(zero, value.shape),  # (B, K, Hv, S)
+        {n.removeprefix("bias/"): jnp.broadcast_to(zero, x.shape) for n, x in bias.items()},
     )
 
 
@@ -140,17 +154,10 @@ def _add_tile(
     )
 
 
-def _heads_before_queries(x: Tensor) -> Tensor:
-    """(B, K, G, T, X) to (B, K, X, G, T).
+def _stack_transposed(x: Tensor) -> Tensor:
+    """(B, K, G, t, X) to (B, K, X, G * t).
 
     XLA multiplies by a transposed left factor at a third of the speed (65 and 205 GFLOP/s),
     so the sums over queries are computed with these and transposed at the end.
     """
-    return jnp.transpose(x, (0, 1, 4, 2, 3))  # (B, K, X, G, T)
-
-
-def _stack_transposed(x: Tensor, rows: Span) -> Tensor:
-    """The queries of a block, (B, K, X, G * t)."""
-    part = slice_axis(x, 4, rows)
-    batch, kv_heads, size, groups, length = part.shape
-    return jnp.reshape(part, (batch, kv_heads, size, groups * length))
+    return jnp.swapaxes(stack_groups(x), 2, 3)  # (B, K, X, G * t)

@@ -15,6 +15,7 @@ from kerasattention.attend.block import Block, keep_factor, sink_logits
 from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.kernels.tensorflow.masking import (
     MASKED_OUT,
+    BlockMasking,
     apply_masking,
     has_infinities,
     masking_of,
@@ -25,7 +26,6 @@ from kerasattention.attend.tensors import (
     Columns,
     Span,
     Tensor,
-    is_static,
     shape_of,
     slice_axis,
     stack_groups,
@@ -60,9 +60,11 @@ class BlockGradients(NamedTuple):
     logits: Tensor | None
 
 
-def block_output(inputs: AttentionInputs, block: Block) -> Tensor:
-    """(B, K, G, t, Hv)."""
-    weights, share, _, _ = _weights(inputs, block)  # (B, K, G * t, s), (B, K, G * t, 1)
+def block_output(
+    inputs: AttentionInputs, block: Block, masking: BlockMasking | None = None
+) -> Tensor:
+    """(B, K, G, t, Hv); `masking` is that of the block, where several groups of heads share it."""
+    weights, share, _, _ = _weights(inputs, block, masking)  # (B, K, G * t, s), (B, K, G * t, 1)
     keep = _keep(inputs, block)  # (B, K, G * t, s)
     if keep is not None:
         weights = weights * keep  # (B, K, G * t, s)
@@ -72,17 +74,24 @@ def block_output(inputs: AttentionInputs, block: Block) -> Tensor:
     return unstack_groups(output, inputs.groups)  # (B, K, G, t, Hv)
 
 
+def row_sums(output: Tensor, upstream: Tensor) -> Tensor:
+    """The softmax's own gradient: delta, the row sums of dO * O, (B, K, G, t, 1)."""
+    return tf.reduce_sum(output * upstream, axis=-1, keepdims=True)
+
+
 def block_gradients(
-    inputs: AttentionInputs, block: Block, output: Tensor, upstream: Tensor
+    inputs: AttentionInputs,
+    block: Block,
+    delta: Tensor,
+    upstream: Tensor,
+    masking: BlockMasking | None = None,
 ) -> BlockGradients:
-    """From the output of a block and the gradient of that, both (B, K, G, t, Hv)."""
+    """From the gradient of a block's output (B, K, G, t, Hv) and `row_sums()` of both."""
     query = stack_groups(slice_axis(inputs.query, 3, block.rows))  # (B, K, G * t, H)
     key = _keys_of(inputs.key, block.columns)  # (B, K, s, H)
     value = _keys_of(inputs.value, block.columns)  # (B, K, s, Hv)
-    weights, share, of_sink, capped = _weights(inputs, block)
-    output, upstream = stack_groups(output), stack_groups(upstream)  # (B, K, G * t, Hv)
-    # The softmax's own gradient: delta, the row sums of dO * O.
-    delta = tf.reduce_sum(output * upstream, axis=-1, keepdims=True)  # (B, K, G * t, 1)
+    weights, share, of_sink, capped = _weights(inputs, block, masking)
+    delta, upstream = stack_groups(delta), stack_groups(upstream)  # (B, K, G * t, 1|Hv)
     d_sink = None if inputs.sink is None else _sink_gradient(inputs, of_sink, delta)  # (K, G)
     if share is not None:
         upstream, delta = upstream * share, delta * share  # (B, K, G * t, Hv), (B, K, G * t, 1)
@@ -115,9 +124,9 @@ def may_be_empty(inputs: AttentionInputs, rows: Span) -> bool:
     return has_infinities(inputs) or inputs.mask.may_leave_empty(rows, inputs.key.shape[2])
 
 
-def _weights(inputs: AttentionInputs, block: Block) -> BlockWeights:
+def _weights(inputs: AttentionInputs, block: Block, masking: BlockMasking | None) -> BlockWeights:
     rows, columns = block
-    masking = masking_of(inputs, rows, columns)
+    masking = masking_of(inputs, rows, columns) if masking is None else masking
     query = stack_groups(slice_axis(inputs.query, 3, rows))  # (B, K, G * t, H)
     logits = product(query, _keys_of(inputs.key, columns), masking)  # (B, K, G * t, s)
     capped = softmax.cap(logits, inputs.soft_cap)  # (B, K, G * t, s)
@@ -148,9 +157,9 @@ def _weights(inputs: AttentionInputs, block: Block) -> BlockWeights:
 
 def _keys_of(x: Tensor, columns: Columns) -> Tensor:
     """(B, K, s, X) of (B, K, S, X); of one head without a copy, which only a first axis allows."""
-    if x.shape[0] == x.shape[1] == 1 and isinstance(columns, Span) and is_static(*columns):
-        rows = tf.reshape(x, x.shape[2:])[columns.start : columns.stop]  # (s, X)
-        return tf.reshape(rows, (1, 1, *rows.shape))  # (1, 1, s, X)
+    if x.shape[0] == x.shape[1] == 1 and isinstance(columns, Span):
+        rows = tf.reshape(x, shape_of(x)[2:])[columns.start : columns.stop]  # (s, X)
+        return tf.reshape(rows, (1, 1, *shape_of(rows)))  # (1, 1, s, X)
     return slice_axis(x, 2, columns)  # (B, K, s, X)
 
 

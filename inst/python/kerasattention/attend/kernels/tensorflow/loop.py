@@ -20,11 +20,17 @@ from kerasattention.attend.kernels.tensorflow.block import (
     BlockGradients,
     block_gradients,
     block_output,
+    row_sums,
 )
-from kerasattention.attend.kernels.tensorflow.loop_blocks import BlockLoop, choose_block_size
+from kerasattention.attend.kernels.tensorflow.head_groups import join_head_groups, of_head_group
+from kerasattention.attend.kernels.tensorflow.loop_blocks import (
+    BlockLoop,
+    choose_block_size,
+    plan_head_groups,
+)
+from kerasattention.attend.kernels.tensorflow.masking import masking_of
 from kerasattention.attend.tensors import (
     Columns,
-    KeySpans,
     Span,
     Tensor,
     is_compiled_by_xla,
@@ -49,7 +55,8 @@ def looped_attention(
     length, keys = shape_of(inputs.query)[3], shape_of(inputs.key)[2]
     count = (length + size - 1) // size
     missing = count * size - length
-    loop = BlockLoop(size, count, is_compiled_by_xla())
+    heads = tuple(plan_head_groups(inputs))
+    loop = BlockLoop(size, count, is_compiled_by_xla(), heads)
     # Outside of the function with a custom gradient: TensorFlow drops the gradient of a padded
     # input within it.
     inputs = _pad_queries(inputs, missing)
@@ -69,14 +76,16 @@ def looped_attention(
         upstream = tf.cast(upstream, inputs.accumulator)  # (B, K, G, count * size, Hv)
         # Otherwise a graph computes the first blocks beside the forward pass, and holds them.
         with tf.control_dependencies([output, upstream]):
+            delta = row_sums(output, upstream)  # (B, K, G, count * size, 1)
+        with tf.control_dependencies([delta]):
             return _if_short(
                 whole,
                 max_block_logits,
                 lambda: (
                     {"query": tf.zeros_like(given.query, inputs.accumulator)} | _no_gradients(given)
                 ),
-                lambda: _backward_as_one(given, whole, output, upstream),
-                lambda: _backward(given, loop, output, upstream),
+                lambda: _backward_as_one(given, whole, delta, upstream),
+                lambda: _backward(given, loop, delta, upstream),
             )
 
     output = with_gradient(forward, backward, inputs)  # (B, K, G, count * size, Hv)
@@ -143,21 +152,35 @@ def _forward(inputs: AttentionInputs, loop: BlockLoop) -> Tensor:
     outputs = tf.TensorArray(inputs.accumulator, size=loop.count)
 
     def step(index: Tensor, outputs: tf.TensorArray) -> tuple[Tensor, tf.TensorArray]:
-        output = block_output(inputs, loop.block(inputs, index))  # (B, K, G, t, Hv)
-        return index - 1, outputs.write(index, output)
+        block = loop.block(inputs, index)
+        masking = masking_of(inputs, block.rows, block.columns)
+        parts: list[Tensor] = []
+        for heads in loop.heads:
+            with tf.control_dependencies(parts[-1:]):  # one after the other
+                given = of_head_group(inputs, heads)
+                parts.append(block_output(given, block, masking))  # (B, k, G, t, Hv)
+        return index - 1, outputs.write(index, join_head_groups(parts))
 
     _, outputs = _loop(loop, step, outputs)
     return _join_rows(outputs, inputs.query, inputs.value.shape[-1])  # (B, K, G, count * size, Hv)
 
 
-def _backward(inputs: AttentionInputs, loop: BlockLoop, output: Tensor, upstream: Tensor) -> Named:
+def _backward(inputs: AttentionInputs, loop: BlockLoop, delta: Tensor, upstream: Tensor) -> Named:
     def step(
         index: Tensor, queries: tf.TensorArray, totals: Named
     ) -> tuple[Tensor, tf.TensorArray, Named]:
         block = loop.block(inputs, index)
-        part = [slice_axis(x, 3, block.rows) for x in (output, upstream)]  # (B, K, G, t, Hv)
-        found = block_gradients(inputs, block, *part)
-        return index - 1, queries.write(index, found.query), _add(inputs, totals, found, block)
+        masking = masking_of(inputs, block.rows, block.columns)
+        part = [slice_axis(x, 3, block.rows) for x in (delta, upstream)]  # (B, K, G, t, 1|Hv)
+        parts: list[Tensor] = []
+        for heads in loop.heads:
+            with tf.control_dependencies([*parts[-1:], *totals.values()]):  # one after the other
+                given = of_head_group(inputs, heads)
+                of_heads = [slice_axis(x, 1, heads) for x in part]  # (B, k, G, t, 1|Hv)
+                found = block_gradients(given, block, *of_heads, masking)
+                parts.append(found.query)  # (B, k, G, t, H)
+                totals = _add(given, totals, found, block, heads)
+        return index - 1, queries.write(index, join_head_groups(parts)), totals
 
     queries = tf.TensorArray(inputs.accumulator, size=loop.count)
     _, queries, totals = _loop(loop, step, queries, _no_gradients(inputs))
@@ -165,14 +188,15 @@ def _backward(inputs: AttentionInputs, loop: BlockLoop, output: Tensor, upstream
 
 
 def _backward_as_one(
-    inputs: AttentionInputs, whole: Block, output: Tensor, upstream: Tensor
+    inputs: AttentionInputs, whole: Block, delta: Tensor, upstream: Tensor
 ) -> Named:
-    part = [slice_axis(x, 3, whole.rows) for x in (output, upstream)]  # (B, K, G, T, Hv)
+    part = [slice_axis(x, 3, whole.rows) for x in (delta, upstream)]  # (B, K, G, T, 1|Hv)
     found = block_gradients(inputs, whole, *part)
     query = _pad(
         found.query, 3, shape_of(inputs.query)[3] - whole.rows.size
     )  # (B, K, G, count * size, H)
-    return {"query": query, **_add(inputs, _no_gradients(inputs), found, whole)}
+    heads = Span(0, inputs.kv_heads)
+    return {"query": query, **_add(inputs, _no_gradients(inputs), found, whole, heads)}
 
 
 def _no_gradients(inputs: AttentionInputs) -> Named:
@@ -187,14 +211,16 @@ def _zeros(shape: Any, dtype: str) -> Tensor:
     return tf.raw_ops.Empty(shape=shape, dtype=dtype, init=True)
 
 
-def _add(inputs: AttentionInputs, totals: Named, found: BlockGradients, block: Block) -> Named:
-    """The gradients so far and those of one more block."""
+def _add(
+    inputs: AttentionInputs, totals: Named, found: BlockGradients, block: Block, heads: Span
+) -> Named:
+    """The gradients so far and those of some heads of one more block."""
     totals = totals | {
-        "key": _add_columns(totals["key"], found.key, block.columns),
-        "value": _add_columns(totals["value"], found.value, block.columns),
+        "key": _add_columns(totals["key"], found.key, block.columns, heads),  # (B, K, S, H)
+        "value": _add_columns(totals["value"], found.value, block.columns, heads),  # (B, K, S, Hv)
     }
     if found.sink is not None:
-        totals["sink"] = totals["sink"] + found.sink
+        totals["sink"] = add_at(totals["sink"], {0: heads}, found.sink)  # (K, G)
     if inputs.bias is None or found.logits is None:
         return totals
     prefix = "bias/"
@@ -207,6 +233,13 @@ def _add(inputs: AttentionInputs, totals: Named, found: BlockGradients, block: B
         inputs.bias, of_bias, found.logits, inputs.mask, block.rows, block.columns
     )
     return totals | {prefix + name: total for name, total in added.items()}
+
+
+def _add_columns(total: Tensor, part: Tensor, columns: Columns, heads: Span) -> Tensor:
+    """Adds (B, k, s, X) in its place of (B, K, S, X)."""
+    for span, of_span in split_columns(part, 2, columns):
+        total = add_at(total, {1: heads, 2: span}, of_span)  # (B, K, S, X)
+    return total
 
 
 def _loop(loop: BlockLoop, step: Callable[..., tuple], *state: Any) -> tuple:
@@ -228,14 +261,3 @@ def _join_rows(blocks: tf.TensorArray, query: Tensor, size: int) -> Tensor:
     x = tf.transpose(blocks.stack(), (1, 2, 3, 0, 4, 5))  # (B, K, G, count, t, X)
     batch, kv_heads, groups, length = shape_of(query)[:4]
     return tf.reshape(x, (batch, kv_heads, groups, length, size))  # (B, K, G, T, X)
-
-
-def _add_columns(total: Tensor, part: Tensor, columns: Columns) -> Tensor:
-    """Adds (B, K, s, X) in its place of (B, K, S, X)."""
-    if isinstance(columns, KeySpans):
-        for span, of_span in split_columns(part, 2, columns):
-            total = _add_columns(total, of_span, span)
-        return total
-    if is_static(columns.start):
-        return total + part  # (B, K, S, X)
-    return add_at(total, 2, columns, part)  # (B, K, S, X)

@@ -9,8 +9,17 @@ import tensorflow as tf
 
 from kerasattention.attend.block import Block
 from kerasattention.attend.inputs import AttentionInputs
+from kerasattention.attend.kernels.tensorflow.head_groups import can_split_heads
 from kerasattention.attend.rules import Reach
-from kerasattention.attend.tensors import Columns, KeySpans, Span, Tensor, is_static, shape_of
+from kerasattention.attend.tensors import (
+    Columns,
+    KeySpans,
+    Span,
+    Tensor,
+    is_compiled_by_xla,
+    is_static,
+    shape_of,
+)
 
 # Queries of a block: the steps of a loop cost more to start than blocks laid out one by one.
 BLOCK_SIZE = 256
@@ -19,6 +28,10 @@ WINDOW_SHARE = 2
 # Logits of a block, over all heads and samples: 32 MB, or half of that beside a bias. A backward
 # pass holds four such tensors, and a few of a bias.
 MOST_LOGITS = 2**23
+# Where heads are computed one after the other: 16 MB.
+MOST_LOGITS_OF_GROUP = 2**22
+# Groups of heads: a graph has the operations of each.
+MOST_GROUPS = 8
 # Queries of the smallest block that is made for this.
 LEAST_ROWS = 64
 # Different numbers of keys that blocks may have. oneDNN compiles each of the products anew for each
@@ -29,25 +42,54 @@ MOST_SIZES = 32
 
 def choose_block_size(inputs: AttentionInputs) -> int:
     """Fewer queries where each sees few keys, so that fewer keys are computed in vain."""
-    mask = inputs.mask
-    window = None
-    if not mask.is_band:
-        window = mask.usual_window(inputs.query.shape[3], inputs.key.shape[2])
+    window = _window(inputs)
     if window is None:
         return _size_by_memory(inputs)
     return min(max(window // WINDOW_SHARE // 32 * 32, 32), BLOCK_SIZE)
 
 
+def _window(inputs: AttentionInputs) -> int | None:
+    """The number of keys that a query of a mask which is no band sees, if they are few."""
+    mask = inputs.mask
+    if mask.is_band:
+        return None
+    return mask.usual_window(inputs.query.shape[3], inputs.key.shape[2])
+
+
 def _size_by_memory(inputs: AttentionInputs) -> int:
-    """Fewer queries where all keys of all heads, as far as they are known, are many."""
-    sizes = (*inputs.query.shape[:3], inputs.key.shape[2])
-    of_query = math.prod(size for size in sizes if is_static(size))
+    """Fewer queries where all keys of the heads, as far as they are known, are many."""
     if inputs.mask.reach.width is not None:
         return BLOCK_SIZE
-    size, most = BLOCK_SIZE, MOST_LOGITS if inputs.bias is None else MOST_LOGITS // 2
-    while size > LEAST_ROWS and size * of_query > most:
+    heads = plan_head_groups(inputs)
+    most = MOST_LOGITS if inputs.bias is None else MOST_LOGITS // 2
+    if len(heads) > 1:
+        most = MOST_LOGITS_OF_GROUP
+    size = BLOCK_SIZE
+    while size > LEAST_ROWS and size * _logits_of_query(inputs, heads[0].size) > most:
         size //= 2
     return size
+
+
+def plan_head_groups(inputs: AttentionInputs) -> list[Span]:
+    """The key heads that are computed one after the other: few, where the logits of all are many.
+
+    A block then holds the logits of these heads only, and their part of keys and values. Where
+    several query heads share a key head, these parts are small as they are.
+    """
+    kv_heads = size = inputs.kv_heads
+    sees_few = inputs.mask.reach.width is not None or _window(inputs) is not None
+    is_large = BLOCK_SIZE * _logits_of_query(inputs, kv_heads) > MOST_LOGITS
+    may_split = inputs.groups == 1 and can_split_heads(inputs) and not is_compiled_by_xla()
+    if is_large and may_split and not sees_few:
+        size = -(-kv_heads // MOST_GROUPS)
+    return [Span(start, min(size, kv_heads - start)) for start in range(0, kv_heads, size)]
+
+
+def _logits_of_query(inputs: AttentionInputs, kv_heads: int) -> int:
+    """Those of some key heads and all samples, as far as they are known."""
+    batch, _, groups = inputs.query.shape[:3]
+    sizes = (batch, kv_heads, groups, inputs.key.shape[2])
+    return math.prod(size for size in sizes if is_static(size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +100,13 @@ class BlockLoop:
         size: Queries of a block.
         count: How many blocks; may be a tensor.
         compiled: Whether XLA compiles it: then no size may depend on the block.
+        heads: The key heads that are computed one after the other.
     """
 
     size: int
     count: Tensor | int
     compiled: bool
+    heads: tuple[Span, ...] = ()
 
     def block(self, inputs: AttentionInputs, index: Tensor) -> Block:
         """The block of an index that is a tensor."""

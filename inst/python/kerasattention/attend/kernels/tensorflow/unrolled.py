@@ -4,9 +4,6 @@ Blocks of a window are folded into the batch (`windows.py`) and computed some mi
 once. Gradients of overlapping keys are summed in `accumulate.py`.
 """
 
-import dataclasses
-from collections.abc import Sequence
-
 import tensorflow as tf
 
 from kerasattention.attend.block import Block
@@ -17,6 +14,12 @@ from kerasattention.attend.kernels.tensorflow.block import (
     BlockGradients,
     block_gradients,
     block_output,
+    row_sums,
+)
+from kerasattention.attend.kernels.tensorflow.head_groups import (
+    can_split_heads,
+    join_head_groups,
+    of_head_group,
 )
 from kerasattention.attend.kernels.tensorflow.windows import (
     alike_blocks,
@@ -51,9 +54,9 @@ def unrolled_attention(
     head_groups = plan_head_groups(inputs)
 
     def forward(given: AttentionInputs) -> tuple[Tensor, Tensor]:
-        outputs = [_forward(_of_head_group(given, heads), steps) for heads in head_groups]
+        outputs = [_forward(of_head_group(given, heads), steps) for heads in head_groups]
         # Heads before rows: the parts of a step are freed as soon as they are joined.
-        rows = [_join_heads(parts) for parts in zip(*outputs, strict=True)]
+        rows = [join_head_groups(parts) for parts in zip(*outputs, strict=True)]
         return tf.concat(rows, axis=3), tf.zeros(())  # (B, K, G, T, Hv)
 
     def backward(given: AttentionInputs, output: Tensor, _: Tensor, upstream: Tensor) -> Named:
@@ -63,7 +66,7 @@ def unrolled_attention(
             part = (
                 slice_axis(x, 1, heads) for x in (output, upstream)
             )  # (B, k, G, T, Hv), k heads of the group
-            found.append(_backward(_of_head_group(given, heads), steps, *part))
+            found.append(_backward(of_head_group(given, heads), steps, *part))
         if len(found) == 1:
             return found[0]
         axes = {"sink": 0}
@@ -84,30 +87,12 @@ def plan_head_groups(inputs: AttentionInputs) -> list[Span]:
     a core idle. Each group holds half of the logits of all heads.
     """
     kv_heads = inputs.kv_heads
-    by_head = inputs.bias is not None or inputs.mask.num_heads != 1
-    # The dropout mask counts heads from the first; without a graph nothing runs in parallel.
-    one_group = kv_heads == 1 or by_head or inputs.rate > 0.0
-    one_group = one_group or tf.executing_eagerly() or is_compiled_by_xla()
+    # Without a graph nothing runs in parallel.
+    one_group = not can_split_heads(inputs) or tf.executing_eagerly() or is_compiled_by_xla()
     if one_group or inputs.query.shape[3] > MAX_QUERIES_OF_HEAD_GROUPS:
         return [Span(0, kv_heads)]
     half = kv_heads // 2
     return [Span(0, half), Span(half, kv_heads - half)]
-
-
-def _of_head_group(inputs: AttentionInputs, heads: Span) -> AttentionInputs:
-    if heads.size == inputs.kv_heads:
-        return inputs
-    return dataclasses.replace(
-        inputs,
-        query=slice_axis(inputs.query, 1, heads),
-        key=slice_axis(inputs.key, 1, heads),
-        value=slice_axis(inputs.value, 1, heads),
-        sink=None if inputs.sink is None else inputs.sink[heads.start : heads.stop],
-    )
-
-
-def _join_heads(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)  # (B, K, G, t, Hv)
 
 
 # Which blocks -----------------------------------------------------------------------------
@@ -242,7 +227,8 @@ def _backward(
             given, block = _block(inputs, blocks)
             if blocks.count > 1:
                 part = [fold_rows(x, blocks) for x in part]  # (B * count, K, G, t, Hv)
-            found = _unfolded(block_gradients(given, block, *part), blocks)
+            found = block_gradients(given, block, row_sums(*part), part[1])
+            found = _unfolded(found, blocks)
             queries.append(found.query)
             keys.add(found.key, blocks.all_columns)
             values.add(found.value, blocks.all_columns)
