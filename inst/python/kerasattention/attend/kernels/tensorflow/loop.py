@@ -177,7 +177,7 @@ def _backward(inputs: AttentionInputs, loop: BlockLoop, delta: Tensor, upstream:
             with tf.control_dependencies([*parts[-1:], *totals.values()]):  # one after the other
                 given = of_head_group(inputs, heads)
                 of_heads = [slice_axis(x, 1, heads) for x in part]  # (B, k, G, t, 1|Hv)
-                found = block_gradients(given, block, *of_heads, masking)
+                found = block_gradients(given, block, of_heads[0], of_heads[1], masking)
                 parts.append(found.query)  # (B, k, G, t, H)
                 totals = _add(given, totals, found, block, heads)
         return index - 1, queries.write(index, join_head_groups(parts)), totals
