@@ -1,9 +1,12 @@
 """Initial weights drawn by NumPy, for which JAX compiles a program of 0.1 s for each shape."""
 
+import sys
+
 import keras
-import keras.src.initializers.random_initializers as initializers
 import numpy as np
 
+# The module of Keras's initializers, whose place differs between versions.
+initializers = sys.modules[keras.initializers.RandomNormal.__module__]
 REST = initializers.random
 
 
