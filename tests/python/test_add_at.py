@@ -23,3 +23,18 @@ def test_a_part_is_added_to_a_span_of_an_axis(axis):
 
     found = compiled(from_tensor)(tensor(np.array(1, "int32")))
     np.testing.assert_array_equal(to_numpy(found), expected)
+
+
+def test_a_part_is_added_to_spans_of_two_axes():
+    x = np.random.default_rng(4).normal(size=(2, 3, 7, 5)).astype("float32")
+    part = np.random.default_rng(5).normal(size=(2, 2, 4, 5)).astype("float32")
+    expected = x.copy()
+    expected[:, 1:3, 2:6] += part
+
+    def added(x, heads, start):
+        return add_at(x, {1: Span(heads, 2), 2: Span(start, 4)}, tensor(part))
+
+    np.testing.assert_array_equal(to_numpy(added(tensor(x.copy()), 1, 2)), expected)
+    starts = [tensor(np.array(start, "int32")) for start in (1, 2)]
+    found = compiled(added)(tensor(x.copy()), *starts)
+    np.testing.assert_array_equal(to_numpy(found), expected)

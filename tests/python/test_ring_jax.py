@@ -76,10 +76,11 @@ def test_segments_travel_too_and_heads_add_one_all_reduce(found):
 
 def test_memory_falls_with_the_number_of_devices(found):
     sizes = list(found["behaviour", "memory"].values())  # of 1, 2, 4 and 8 devices
-    for kind in (0, 1):
+    # The gradient's limit is in MiB: a share of what one device holds would loosen as that grows.
+    for kind, limit in ((0, 0.35 * sizes[0][0]), (1, 32.0)):
         of_kind = [size[kind] for size in sizes]
         assert of_kind == sorted(of_kind, reverse=True), of_kind
-        assert of_kind[-1] <= 0.35 * of_kind[0], of_kind
+        assert of_kind[-1] <= limit, of_kind
 
 
 def test_numbers_that_are_not_finite_have_the_same_effect(found):
