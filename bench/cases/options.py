@@ -27,6 +27,7 @@ def attend(length, options, call, gradient=False):
         None: lambda: None,
     }
     masks = {
+        "window": lambda: ka.WindowMask(256),
         "window or sinks": lambda: ka.WindowMask(256) | ka.PrefixMask(4),
         "chunks": lambda: ka.ChunkMask(1024),
         "dilated": lambda: ka.DilatedMask(4),
@@ -85,14 +86,17 @@ def memory_case(options, call, gradient):
     return measure
 
 
-def rotary_case(length):
+def cost_case(length, without, options, gradient=False):
+    """Times the layer with `options` beside one that `without`, a label and options, describes."""
+
     def measure(settings: Settings) -> dict:
         from cases._layers import inputs
 
         x = inputs(length)
+        label, fewer = without
         runs = {
-            "no position": attend(length, {}, ())(x),
-            OURS: attend(length, {"position": "rotary"}, ())(x),
+            label: attend(length, fewer, (), gradient)(x),
+            OURS: attend(length, options, (), gradient)(x),
         }
         result = compare(runs, settings, 0.0)
         del result["difference"]
@@ -160,8 +164,19 @@ CASES += [
         "rotary-4096",
         "forward, T = 4096, rotary positions against none",
         "options",
-        rotary_case(4096),
+        cost_case(4096, ("no position", {}), {"position": "rotary"}),
         # At most 10% more.
         floors={backend: Floor("ratio", least=1 / 1.1) for backend in BACKENDS},
     )
+]
+CASES += [
+    Case(
+        f"{name}-32768-sinks",
+        f"{title}, T = 32768, window 256 or sinks 4 against the window",
+        "options",
+        cost_case(32768, ("window", {"mask": "window"}), {"mask": "window or sinks"}, gradient),
+        # At most 30% more.
+        floors={backend: Floor("ratio", least=1 / 1.3) for backend in BACKENDS},
+    )
+    for name, title, gradient in (("forward", "forward", False), ("gradient", "gradient step", True))
 ]

@@ -45,9 +45,16 @@ def plan_blocks(inputs: AttentionInputs, size: int) -> list[Block]:
     return blocks
 
 
-def block_logits(inputs: AttentionInputs, rows: Span, columns: Columns) -> tuple[Tensor, Tensor]:
-    """Logits (B, K, G, t, s) with and without bias and mask (the cap applied to both)."""
-    query = stack_groups(slice_axis(inputs.query, 3, rows))  # (B, K, G * t, H)
+def block_logits(
+    inputs: AttentionInputs, rows: Span, columns: Columns, query: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Logits (B, K, G, t, s) with and without bias and mask (the cap applied to both).
+
+    `query` is what the rows of the queries were, where those have given way to gradients.
+    """
+    if query is None:
+        query = slice_axis(inputs.query, 3, rows)  # (B, K, G, t, H)
+    query = stack_groups(query)  # (B, K, G * t, H)
     key = slice_axis(inputs.key, 2, columns)  # (B, K, s, H)
     logits = matmul(query, transpose_last(key))  # (B, K, G * t, s)
     logits = unstack_groups(logits, inputs.groups)  # (B, K, G, t, s)

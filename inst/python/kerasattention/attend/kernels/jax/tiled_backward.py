@@ -1,6 +1,5 @@
 """The backward pass of the tiled kernel of JAX."""
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -68,34 +67,38 @@ def backward_from_lse(
             repeated = (jnp.arange(rows.size) + rows.start < wanted)[:, None]  # (t, 1)
             # A weight of exp(-inf) for the queries that another block has, too.
             part_lse = jnp.where(repeated, jnp.inf, part_lse)  # (B, K, G, t, 1)
-        whole = carry.query  # (B, K, G, T, H)
-        query = slice_axis(whole, 3, rows)  # (B, K, G, t, H)
-        given = dataclasses.replace(inputs, query=whole.astype(inputs.query.dtype))
-        carry = carry._replace(query=jnp.zeros_like(query))
+        query, whole = carry.block, carry.query  # (B, K, G, t, H), (B, K, G, T, H)
+        carry = carry._replace(query=jnp.zeros_like(query))  # (B, K, G, t, H)
         transposed = (
             _stack_transposed(query),
             _stack_transposed(part),
         )  # (B, K, H, G * t), (B, K, Hv, G * t)
+        of_products = query.astype(inputs.query.dtype)  # (B, K, G, t, H)
 
         def add_tile(
             inputs: AttentionInputs, columns: Columns, counted: Any, carry: GradientSums
         ) -> GradientSums:
-            logits, capped = block_logits(inputs, rows, columns)  # (B, K, G, t, s)
+            logits, capped = block_logits(
+                inputs, rows, columns, of_products
+            )  # (B, K, G, t, s), (B, K, G, t, s)
             logits = mask_uncounted(logits, counted)  # (B, K, G, t, s)
             found = weight_gradients(
                 inputs, rows, columns, logits, capped, part_lse, part_delta, part
             )
             return _add_tile(inputs, rows, columns, found, transposed, carry)
 
-        carry = over_tiles(given, rows, tile.columns, add_tile, carry)
+        carry = over_tiles(inputs, rows, tile.columns, add_tile, carry)
         if length == rows.size:
             return carry
         gradient = carry.query  # (B, K, G, t, H)
         if repeated is not None:
             gradient = jnp.where(repeated, query, gradient)  # (B, K, G, t, H)
-        return carry._replace(query=put(whole, gradient, 3, rows.start))  # (B, K, G, T, H)
+        whole = put(whole, gradient, 3, rows.start)  # (B, K, G, T, H)
+        first = rows.start if wanted is None else wanted
+        following = Span(first - rows.size, rows.size)
+        return carry._replace(query=whole, block=slice_axis(whole, 3, following))
 
-    found = over_blocks(length, tile.rows, visit, _no_gradients(inputs, delta))
+    found = over_blocks(length, tile.rows, visit, _no_gradients(inputs, tile, delta))
     named = {"query": found.query, "key": found.key, "value": found.value}
     named = {"query": found.query, **{n: jnp.swapaxes(named[n], 2, 3) for n in ("key", "value")}}
     return named | {f"bias/{name}": x for name, x in found.bias.items()}
@@ -104,16 +107,19 @@ def backward_from_lse(
 class GradientSums(NamedTuple):
     """Sums so far; those of keys and values are (B, K, H, S).
 
-    The gradients of queries take the places of the queries, which no later block needs.
+    The gradients of queries take the places of the queries, which no later block needs. Those of
+    the next block, `block`, are read as soon as the gradients of the last one are in place: XLA
+    would copy all queries in each block before it wrote to what the same block reads.
     """
 
+    block: Tensor
     query: Tensor
     key: Tensor
     value: Tensor
     bias: Named
 
 
-def _no_gradients(inputs: AttentionInputs, delta: Tensor) -> GradientSums:
+def _no_gradients(inputs: AttentionInputs, tile: TileSize, delta: Tensor) -> GradientSums:
     # XLA would make constant zeros at the start of the program, and hold them until they are used.
     # This is zero as well, since no number is above infinity, but only known when delta is.
     zero = jnp.any(delta > jnp.inf).astype(inputs.accumulator)  # ()
@@ -122,8 +128,12 @@ def _no_gradients(inputs: AttentionInputs, delta: Tensor) -> GradientSums:
     )  # (B, K, H, S), (B, K, Hv, S)
     named = inputs.tensors()
     bias = {name: named[name] for name in inputs.differentiable() if name.startswith("bias/")}
+    query = inputs.query.astype(inputs.accumulator)  # (B, K, G, T, H)
+    length = query.shape[3]
+    rows = min(tile.rows, length)
     return GradientSums(
-        inputs.query.astype(inputs.accumulator),  # (B, K, G, T, H)
+        slice_axis(query, 3, Span(length - rows, rows)),  # (B, K, G, t, H)
+        query,
         jnp.broadcast_to(zero, key.shape),  # (B, K, H, S)
         jnp.broadcast_to(zero, value.shape),  # (B, K, Hv, S)
         {n.removeprefix("bias/"): jnp.broadcast_to(zero, x.shape) for n, x in bias.items()},
@@ -146,11 +156,11 @@ def _add_tile(
         heads = inputs.kv_heads * inputs.groups
         gradient = jnp.reshape(found.logits, (batch, heads, rows.size, columns.size))
         bias = add_block_gradient(inputs.bias, bias, gradient, inputs.mask, rows, columns)
-    return GradientSums(
-        carry.query + unstack_groups(matmul(found.products, key), inputs.groups),  # (B, K, G, t, H)
-        put_sum(carry.key, matmul(query_t, found.products), 3, columns),  # (B, K, H, S)
-        put_sum(carry.value, matmul(upstream_t, found.weights), 3, columns),  # (B, K, Hv, S)
-        bias,
+    return carry._replace(
+        query=carry.query + unstack_groups(matmul(found.products, key), inputs.groups),  # (B, K, G, t, H)
+        key=put_sum(carry.key, matmul(query_t, found.products), 3, columns),  # (B, K, H, S)
+        value=put_sum(carry.value, matmul(upstream_t, found.weights), 3, columns),  # (B, K, Hv, S)
+        bias=bias,
     )
 
 
