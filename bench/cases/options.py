@@ -178,5 +178,8 @@ CASES += [
         # At most 30% more.
         floors={backend: Floor("ratio", least=1 / 1.3) for backend in BACKENDS},
     )
-    for name, title, gradient in (("forward", "forward", False), ("gradient", "gradient step", True))
+    for name, title, gradient in (
+        ("forward", "forward", False),
+        ("gradient", "gradient step", True),
+    )
 ]

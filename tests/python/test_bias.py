@@ -5,7 +5,13 @@ import pytest
 
 from backends import tensor, to_numpy
 from kerasattention import AlibiPosition
-from kerasattention.attend.bias import SumOfBiases, TensorBias, add_block_gradient, join_biases
+from kerasattention.attend.bias import (
+    SumOfBiases,
+    TensorBias,
+    add_block_gradient,
+    join_biases,
+    of_heads,
+)
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span
 
@@ -43,6 +49,15 @@ def test_a_block_of_a_tensor_and_its_gradient(shape):
     of_rows = to_numpy(bias.rows_gradient(tensor(gradient), COLUMNS))
     rows = slice(None) if shape[2] == 1 else slice(2, 5)
     np.testing.assert_allclose(of_rows, expected[:, :, rows], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_bias_of_some_heads(shape):
+    x, heads = numbers(*shape), Span(1, 2)
+    bias = SumOfBiases((TensorBias(tensor(x)), TensorBias(tensor(numbers(1, N, 1, S, seed=5)))))
+    block = np.broadcast_to(to_numpy(bias.block(MASK, ROWS, COLUMNS)), (B, N, 3, 5))
+    found = of_heads(bias, heads).block(MASK, ROWS, COLUMNS)
+    np.testing.assert_array_equal(np.broadcast_to(to_numpy(found), (B, 2, 3, 5)), block[:, 1:])
 
 
 def test_low_precision_is_widened():

@@ -1,5 +1,7 @@
 """Biases that are products of queries and keys with relative keys, in the kernels."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,8 +9,9 @@ import reference
 from backends import BACKEND, double, sampled, tensor, to_numpy, value_and_gradients
 from kerasattention.attend import api
 from kerasattention.attend.bias import SumOfBiases, TensorBias
+from kerasattention.attend.bias import of_heads as bias_of_heads
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import KeySpans, Span
+from kerasattention.attend.tensors import KeySpans, Span, slice_axis
 from kerasattention.positions.key_bias import KeyBias
 from kerasattention.positions.offsets import divided
 from position_reference import KEYS_PER_SAMPLE, PER_SAMPLE, B, K, N, S, T, numbers
@@ -256,3 +259,28 @@ def test_gradients_of_gradients_are_those_of_the_plain_kernel():
         found = second("blocked")
     for x, y in zip(found, second("plain"), strict=True):
         torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("sees_keys", [False, True])
+@pytest.mark.parametrize("table_heads", [1, N])
+def test_gradients_of_some_heads_are_added_in_their_place(table_heads, sees_keys):
+    arrays = arrays_of(table_heads, sees_keys, ENTRIES["each"])
+    names = {"query": "query", "table": "table", "own": "key", "key_table": "key_table"}
+    given = {names[name]: tensor(x) for name, x in arrays.items() if name in names}
+    bias = KeyBias(given.pop("query"), given.pop("table"), ENTRIES["each"], SCALE, **given)
+    bias = dataclasses.replace(bias, sees_keys=sees_keys)
+    mask, rows, columns = AttentionMask(), Span(2, 4), Span(1, 9)
+    bias = bias.with_shared_products(mask)
+    gradient = tensor(numbers(B, N, rows.size, columns.size, seed=9))
+
+    def zeros():
+        return {name: x * 0.0 for name, x in bias.tensors().items()}
+
+    expected = bias.add_gradients(zeros(), gradient, mask, rows, columns)
+    found = zeros()
+    for heads in (Span(N - 1, 1), Span(0, N - 1)):
+        part, of_heads = slice_axis(gradient, 1, heads), bias_of_heads(bias, heads)
+        found = of_heads.add_gradients(found, part, mask, rows, columns, heads)
+    assert found.keys() == expected.keys()
+    for name, x in expected.items():
+        np.testing.assert_allclose(to_numpy(found[name]), to_numpy(x), rtol=1e-5, atol=1e-5)

@@ -80,8 +80,12 @@ class PlacingBias(Protocol):
         mask: AttentionMask,
         rows: Span,
         columns: Columns,
+        heads: Span | None = None,
     ) -> dict[str, Tensor]:
-        """The gradients so far and those of a block, whose place may be a tensor."""
+        """The gradients so far and those of a block, whose place may be a tensor.
+
+        `heads` are the query heads of the block, of the totals' heads; None for all.
+        """
         ...
 
 
@@ -219,6 +223,7 @@ def add_block_gradient(
     mask: AttentionMask,
     rows: Span,
     columns: Columns,
+    heads: Span | None = None,
 ) -> dict[str, Tensor]:
     """The gradients so far and those of one more block, whose place may be a tensor.
 
@@ -226,6 +231,8 @@ def add_block_gradient(
         bias: Whose gradients they are.
         totals: One for each of the bias's tensors that has a gradient.
         gradient: (B, N, t, s).
+        heads: The query heads of the block, where `bias` is `of_heads()` and the totals are of
+            all heads. Only a `PlacingBias` can tell where they belong.
     """
     if isinstance(bias, SumOfBiases):
         return {
@@ -246,15 +253,27 @@ def add_block_gradient(
             for name, total in totals.items()
         }
     if isinstance(bias, PlacingBias):
-        return bias.add_gradients(totals, gradient, mask, rows, columns)
+        return bias.add_gradients(totals, gradient, mask, rows, columns, heads)
     found = bias.block_gradient(gradient, mask, rows, columns)
     return {name: total + found[name] for name, total in totals.items()}
 
 
-def add_in_place(total: Tensor, part: Tensor, axis: int, columns: Columns) -> Tensor:
-    """Adds a part of some tokens in their place on an axis."""
+def of_heads(bias: BlockBias, heads: Span) -> BlockBias:
+    """The same bias of some query heads, where its tensors hold all that differs by head."""
+
+    def part(x: Tensor, axes: Axes) -> Tensor:
+        axis = axes.index("heads") if "heads" in axes else None
+        return x if axis is None or x.shape[axis] == 1 else slice_axis(x, axis, heads)
+
+    return bias.with_tensors({name: part(x, bias.axes(name)) for name, x in bias.tensors().items()})
+
+
+def add_in_place(
+    total: Tensor, part: Tensor, axis: int, columns: Columns, others: dict[int, Span] | None = None
+) -> Tensor:
+    """Adds a part of some tokens in their place on an axis, and in spans of others."""
     for span, of_span in split_columns(part, axis, columns):
-        total = add_at(total, {axis: span}, of_span)
+        total = add_at(total, {axis: span, **(others or {})}, of_span)
     return total
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
+from kerasattention.attend.add_at import add_at
 from kerasattention.attend.bias import add_in_place
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import (
@@ -177,6 +178,7 @@ class KeyBias:
         mask: AttentionMask,
         rows: Span,
         columns: Columns,
+        heads: Span | None = None,
     ) -> dict[str, Tensor]:
         """As `block_gradient()`, added to the gradients so far where the tokens of the block are.
 
@@ -186,10 +188,13 @@ class KeyBias:
         for span, found in self._parts(gradient, mask, rows, columns):
             spans = _places(rows, span)
             for name, part in found.items():
+                others = {} if heads is None else {self.axes(name).index("heads"): heads}
                 if name in spans:
-                    totals[name] = add_in_place(totals[name], part, 1, spans[name])
-                else:
+                    totals[name] = add_in_place(totals[name], part, 1, spans[name], others)
+                elif heads is None or shape_of(totals[name])[1] == 1:
                     totals[name] = totals[name] + part
+                else:
+                    totals[name] = add_at(totals[name], others, part)
         return totals
 
     def _parts(

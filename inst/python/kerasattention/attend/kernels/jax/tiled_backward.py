@@ -157,7 +157,8 @@ def _add_tile(
         gradient = jnp.reshape(found.logits, (batch, heads, rows.size, columns.size))
         bias = add_block_gradient(inputs.bias, bias, gradient, inputs.mask, rows, columns)
     return carry._replace(
-        query=carry.query + unstack_groups(matmul(found.products, key), inputs.groups),  # (B, K, G, t, H)
+        query=carry.query
+        + unstack_groups(matmul(found.products, key), inputs.groups),  # (B, K, G, t, H)
         key=put_sum(carry.key, matmul(query_t, found.products), 3, columns),  # (B, K, H, S)
         value=put_sum(carry.value, matmul(upstream_t, found.weights), 3, columns),  # (B, K, Hv, S)
         bias=bias,

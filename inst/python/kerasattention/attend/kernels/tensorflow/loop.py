@@ -22,13 +22,13 @@ from kerasattention.attend.kernels.tensorflow.block import (
     block_output,
     row_sums,
 )
-from kerasattention.attend.kernels.tensorflow.head_groups import join_head_groups, of_head_group
+from kerasattention.attend.kernels.tensorflow.head_groups import of_head_group
 from kerasattention.attend.kernels.tensorflow.loop_blocks import (
     BlockLoop,
     choose_block_size,
-    plan_head_groups,
+    is_head_by_head,
 )
-from kerasattention.attend.kernels.tensorflow.masking import masking_of
+from kerasattention.attend.kernels.tensorflow.masking import BlockMasking, masking_of
 from kerasattention.attend.tensors import (
     Columns,
     Span,
@@ -55,8 +55,7 @@ def looped_attention(
     length, keys = shape_of(inputs.query)[3], shape_of(inputs.key)[2]
     count = (length + size - 1) // size
     missing = count * size - length
-    heads = tuple(plan_head_groups(inputs))
-    loop = BlockLoop(size, count, is_compiled_by_xla(), heads)
+    loop = BlockLoop(size, count, is_compiled_by_xla(), is_head_by_head(inputs))
     # Outside of the function with a custom gradient: TensorFlow drops the gradient of a padded
     # input within it.
     inputs = _pad_queries(inputs, missing)
@@ -81,9 +80,7 @@ def looped_attention(
             return _if_short(
                 whole,
                 max_block_logits,
-                lambda: (
-                    {"query": tf.zeros_like(given.query, inputs.accumulator)} | _no_gradients(given)
-                ),
+                lambda: _no_gradients(given),
                 lambda: _backward_as_one(given, whole, delta, upstream),
                 lambda: _backward(given, loop, delta, upstream),
             )
@@ -149,42 +146,60 @@ def _nothing(inputs: AttentionInputs) -> Tensor:
 
 
 def _forward(inputs: AttentionInputs, loop: BlockLoop) -> Tensor:
-    outputs = tf.TensorArray(inputs.accumulator, size=loop.count)
-
-    def step(index: Tensor, outputs: tf.TensorArray) -> tuple[Tensor, tf.TensorArray]:
+    def step(index: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         block = loop.block(inputs, index)
-        masking = masking_of(inputs, block.rows, block.columns)
-        parts: list[Tensor] = []
-        for heads in loop.heads:
-            with tf.control_dependencies(parts[-1:]):  # one after the other
-                given = of_head_group(inputs, heads)
-                parts.append(block_output(given, block, masking))  # (B, k, G, t, Hv)
-        return index - 1, outputs.write(index, join_head_groups(parts))
+        masking = _masking_of_all(inputs, block)
 
-    _, outputs = _loop(loop, step, outputs)
-    return _join_rows(outputs, inputs.query, inputs.value.shape[-1])  # (B, K, G, count * size, Hv)
+        def visit(heads: Span, output: Tensor) -> Tensor:
+            part = block_output(of_head_group(inputs, heads), block, masking)  # (B, k, G, t, Hv)
+            return add_at(output, {1: heads, 3: block.rows}, part)  # (B, K, G, count * size, Hv)
+
+        return index - 1, _over_heads(inputs, loop, visit, output)
+
+    shape = (*shape_of(inputs.query)[:4], inputs.value.shape[-1])
+    _, output = _loop(loop, step, _zeros(shape, inputs.accumulator))
+    return output  # (B, K, G, count * size, Hv)
+
+
+def _masking_of_all(inputs: AttentionInputs, block: Block) -> BlockMasking | None:
+    """What groups of heads share; None where a bias differs between them."""
+    if inputs.bias is not None:
+        return None
+    return masking_of(inputs, block.rows, block.columns)
 
 
 def _backward(inputs: AttentionInputs, loop: BlockLoop, delta: Tensor, upstream: Tensor) -> Named:
-    def step(
-        index: Tensor, queries: tf.TensorArray, totals: Named
-    ) -> tuple[Tensor, tf.TensorArray, Named]:
+    def step(index: Tensor, totals: Named) -> tuple[Tensor, Named]:
         block = loop.block(inputs, index)
-        masking = masking_of(inputs, block.rows, block.columns)
+        masking = _masking_of_all(inputs, block)
         part = [slice_axis(x, 3, block.rows) for x in (delta, upstream)]  # (B, K, G, t, 1|Hv)
-        parts: list[Tensor] = []
-        for heads in loop.heads:
-            with tf.control_dependencies([*parts[-1:], *totals.values()]):  # one after the other
-                given = of_head_group(inputs, heads)
-                of_heads = [slice_axis(x, 1, heads) for x in part]  # (B, k, G, t, 1|Hv)
-                found = block_gradients(given, block, of_heads[0], of_heads[1], masking)
-                parts.append(found.query)  # (B, k, G, t, H)
-                totals = _add(given, totals, found, block, heads)
-        return index - 1, queries.write(index, join_head_groups(parts)), totals
 
-    queries = tf.TensorArray(inputs.accumulator, size=loop.count)
-    _, queries, totals = _loop(loop, step, queries, _no_gradients(inputs))
-    return {"query": _join_rows(queries, inputs.query, inputs.query.shape[-1]), **totals}
+        def visit(heads: Span, totals: Named) -> Named:
+            given = of_head_group(inputs, heads)
+            of_heads = [slice_axis(x, 1, heads) for x in part]  # (B, k, G, t, 1|Hv)
+            found = block_gradients(given, block, of_heads[0], of_heads[1], masking)
+            return _add(given, totals, found, block, heads)
+
+        return index - 1, _over_heads(inputs, loop, visit, totals)
+
+    _, totals = _loop(loop, step, _no_gradients(inputs))
+    return totals
+
+
+def _over_heads(
+    inputs: AttentionInputs, loop: BlockLoop, visit: Callable[[Span, Any], Any], carry: Any
+) -> Any:
+    """Calls visit(heads, carry) for all key heads at once, or for each after the other."""
+    count = inputs.kv_heads
+    if not loop.head_by_head:
+        return visit(Span(0, count), carry)
+    _, carry = tf.while_loop(
+        lambda head, _: head < count,
+        lambda head, carry: (head + 1, visit(Span(head, 1), carry)),
+        (tf.zeros((), tf.int32), carry),
+        parallel_iterations=1,
+    )
+    return carry
 
 
 def _backward_as_one(
@@ -192,17 +207,13 @@ def _backward_as_one(
 ) -> Named:
     part = [slice_axis(x, 3, whole.rows) for x in (delta, upstream)]  # (B, K, G, T, 1|Hv)
     found = block_gradients(inputs, whole, *part)
-    query = _pad(
-        found.query, 3, shape_of(inputs.query)[3] - whole.rows.size
-    )  # (B, K, G, count * size, H)
-    heads = Span(0, inputs.kv_heads)
-    return {"query": query, **_add(inputs, _no_gradients(inputs), found, whole, heads)}
+    return _add(inputs, _no_gradients(inputs), found, whole, Span(0, inputs.kv_heads))
 
 
 def _no_gradients(inputs: AttentionInputs) -> Named:
-    """Zeros for every tensor but the query."""
+    """Zeros for every tensor that has a gradient."""
     tensors = inputs.tensors()
-    names = [name for name in inputs.differentiable() if name != "query"]
+    names = inputs.differentiable()
     return {name: _zeros(tf.shape(tensors[name]), inputs.accumulator) for name in names}
 
 
@@ -216,6 +227,7 @@ def _add(
 ) -> Named:
     """The gradients so far and those of some heads of one more block."""
     totals = totals | {
+        "query": add_at(totals["query"], {1: heads, 3: block.rows}, found.query),  # (B, K, G, T, H)
         "key": _add_columns(totals["key"], found.key, block.columns, heads),  # (B, K, S, H)
         "value": _add_columns(totals["value"], found.value, block.columns, heads),  # (B, K, S, Hv)
     }
@@ -230,7 +242,13 @@ def _add(
         if name.startswith(prefix)
     }
     added = add_block_gradient(
-        inputs.bias, of_bias, found.logits, inputs.mask, block.rows, block.columns
+        inputs.bias,
+        of_bias,
+        found.logits,
+        inputs.mask,
+        block.rows,
+        block.columns,
+        None if heads.size == shape_of(totals["query"])[1] else heads,
     )
     return totals | {prefix + name: total for name, total in added.items()}
 
@@ -254,10 +272,3 @@ def _loop(loop: BlockLoop, step: Callable[..., tuple], *state: Any) -> tuple:
         (tf.convert_to_tensor(loop.count - 1, tf.int32), *state),
         parallel_iterations=1,
     )
-
-
-def _join_rows(blocks: tf.TensorArray, query: Tensor, size: int) -> Tensor:
-    """Blocks (B, K, G, t, X) as one (B, K, G, T, X)."""
-    x = tf.transpose(blocks.stack(), (1, 2, 3, 0, 4, 5))  # (B, K, G, count, t, X)
-    batch, kv_heads, groups, length = shape_of(query)[:4]
-    return tf.reshape(x, (batch, kv_heads, groups, length, size))  # (B, K, G, T, X)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kerasattention.attend.block import Block
 from kerasattention.attend.inputs import AttentionInputs
-from kerasattention.attend.kernels.tensorflow.head_groups import can_split_heads
+from kerasattention.attend.kernels.tensorflow.head_groups import can_split_heads_and_bias
 from kerasattention.attend.rules import Reach
 from kerasattention.attend.tensors import (
     Columns,
@@ -29,9 +29,7 @@ WINDOW_SHARE = 2
 # pass holds four such tensors, and a few of a bias.
 MOST_LOGITS = 2**23
 # Where heads are computed one after the other: 16 MB.
-MOST_LOGITS_OF_GROUP = 2**22
-# Groups of heads: a graph has the operations of each.
-MOST_GROUPS = 8
+MOST_LOGITS_OF_HEAD = 2**22
 # Queries of the smallest block that is made for this.
 LEAST_ROWS = 64
 # Different numbers of keys that blocks may have. oneDNN compiles each of the products anew for each
@@ -60,29 +58,25 @@ def _size_by_memory(inputs: AttentionInputs) -> int:
     """Fewer queries where all keys of the heads, as far as they are known, are many."""
     if inputs.mask.reach.width is not None:
         return BLOCK_SIZE
-    heads = plan_head_groups(inputs)
-    most = MOST_LOGITS if inputs.bias is None else MOST_LOGITS // 2
-    if len(heads) > 1:
-        most = MOST_LOGITS_OF_GROUP
+    heads, most = inputs.kv_heads, MOST_LOGITS if inputs.bias is None else MOST_LOGITS // 2
+    if is_head_by_head(inputs):
+        heads, most = 1, MOST_LOGITS_OF_HEAD
     size = BLOCK_SIZE
-    while size > LEAST_ROWS and size * _logits_of_query(inputs, heads[0].size) > most:
+    while size > LEAST_ROWS and size * _logits_of_query(inputs, heads) > most:
         size //= 2
     return size
 
 
-def plan_head_groups(inputs: AttentionInputs) -> list[Span]:
-    """The key heads that are computed one after the other: few, where the logits of all are many.
+def is_head_by_head(inputs: AttentionInputs) -> bool:
+    """Whether key heads are computed one after the other: where the logits of all are many.
 
-    A block then holds the logits of these heads only, and their part of keys and values. Where
+    A block then holds the logits of one head only, and its part of keys and values. Where
     several query heads share a key head, these parts are small as they are.
     """
-    kv_heads = size = inputs.kv_heads
     sees_few = inputs.mask.reach.width is not None or _window(inputs) is not None
-    is_large = BLOCK_SIZE * _logits_of_query(inputs, kv_heads) > MOST_LOGITS
-    may_split = inputs.groups == 1 and can_split_heads(inputs) and not is_compiled_by_xla()
-    if is_large and may_split and not sees_few:
-        size = -(-kv_heads // MOST_GROUPS)
-    return [Span(start, min(size, kv_heads - start)) for start in range(0, kv_heads, size)]
+    is_large = BLOCK_SIZE * _logits_of_query(inputs, inputs.kv_heads) > MOST_LOGITS
+    may_split = can_split_heads_and_bias(inputs) and not is_compiled_by_xla()
+    return is_large and may_split and not sees_few
 
 
 def _logits_of_query(inputs: AttentionInputs, kv_heads: int) -> int:
@@ -100,13 +94,13 @@ class BlockLoop:
         size: Queries of a block.
         count: How many blocks; may be a tensor.
         compiled: Whether XLA compiles it: then no size may depend on the block.
-        heads: The key heads that are computed one after the other.
+        head_by_head: Whether key heads are computed one after the other.
     """
 
     size: int
     count: Tensor | int
     compiled: bool
-    heads: tuple[Span, ...] = ()
+    head_by_head: bool = False
 
     def block(self, inputs: AttentionInputs, index: Tensor) -> Block:
         """The block of an index that is a tensor."""
