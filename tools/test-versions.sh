@@ -18,10 +18,11 @@ versions=(
 )
 
 # What depends on Keras itself: its private names, its layers against ours, files, copies of
-# models, decoding. The kernels do not, and are left to `make test`.
+# models, decoding, what its operations make of float64. The kernels do not, and are left to
+# `make test`.
 files=(keras_names defects convert weight_files decoding scores importance prune lora checkpoint \
   against_keras files key_value_of latent_attention relative_keys prompt_arguments key_as_value \
-  layers_coordinates)
+  layers_coordinates float64)
 [ -z "${FILES:-}" ] || read -ra files <<<"$FILES"
 
 backend=${BACKEND:-torch}

@@ -28,6 +28,7 @@ from kerasattention.layers.inputs import LayerCall
 from kerasattention.layers.nonfinite import Projector
 from kerasattention.layers.norms import NormOptions, make_norm, normalize, normalize_lean
 from kerasattention.layers.options import NamedOptions, options_among
+from kerasattention.layers.projection import projection
 from kerasattention.layers.projections import apply, in_one_dtype
 from kerasattention.layers.shapes import Shape
 from kerasattention.positions.rotary import RotaryPosition
@@ -179,7 +180,7 @@ class LatentAttention(AttentionLayer):
         self._output_dense = self._output_projection(query_shape)
 
     def _latent_projection(self, name: str, shape: Shape, size: int) -> keras.layers.EinsumDense:
-        dense = keras.layers.EinsumDense(
+        dense = projection(
             "abc,cd->abd",
             output_shape=(None, size),
             bias_axes="d" if self.use_bias else None,

@@ -26,6 +26,7 @@ from kerasattention.layers.norms import (
     unlearned_rms,
 )
 from kerasattention.layers.options import SharedOptions
+from kerasattention.layers.projection import projection
 from kerasattention.layers.scaling import LEARNED
 from kerasattention.layers.shapes import Shape
 from kerasattention.layers.sharding import head_axes
@@ -143,7 +144,7 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
         use_bias = self.use_bias if use_bias is None else use_bias
         shape = _with_spare_axis(shape, use_bias, (heads, size))
         equation = projection_equation(len(shape))
-        dense = keras.layers.EinsumDense(
+        dense = projection(
             equation,
             output_shape=(None,) * (len(shape) - 2) + (heads, size),
             bias_axes=equation[-2:] if use_bias else None,
@@ -160,7 +161,7 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
         features: tuple[Any, ...] = self._output_shape or (query_shape[-1],)
         shape = _with_spare_axis(query_shape, self.use_bias, features)
         equation, made = output_equation(len(shape), len(features))
-        dense = keras.layers.EinsumDense(
+        dense = projection(
             equation,
             output_shape=(None,) * (len(shape) - 2) + features,
             bias_axes=made if self.use_bias else None,
@@ -278,7 +279,8 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
             if self.use_gate:
                 # The heads of a query that is not finite are NaN, or zero if it sees no key.
                 gate = apply(self._gate_dense, projector.clean(call.query))  # (B, ..., N, Hv|1)
-                heads = ops.multiply(heads, gate)  # (B, ..., N, Hv)
+                heads, gate = in_one_dtype(heads, gate)
+                heads = heads * gate  # (B, ..., N, Hv)
             return apply(self._output_dense, heads)  # (B, ..., D)
 
         heads = self._fold.unfold(heads, call.query)  # (B, ..., N, Hv)

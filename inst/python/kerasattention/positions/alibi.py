@@ -11,7 +11,7 @@ from keras import ops
 
 from kerasattention import checks
 from kerasattention.attend.mask import AttentionMask
-from kerasattention.attend.tensors import Axes, Columns, Span, Tensor
+from kerasattention.attend.tensors import Axes, Columns, Span, Tensor, tensor_of
 from kerasattention.positions.base import Position
 
 
@@ -121,7 +121,8 @@ class AlibiBias:
         if isinstance(slopes, tuple):
             slopes = np.array(slopes, dtype=self.dtype)  # (N)
         slopes = slopes[None, :, None, None]  # (1, N, 1, 1)
-        return ops.multiply(distances, -slopes)  # (B|1, N, t, s)
+        # Not `ops.multiply()`, which gives float32 for float64 on torch (Keras 3.16).
+        return distances * -tensor_of(slopes)  # (B|1, N, t, s)
 
     def block_gradient(
         self, gradient: Tensor, mask: AttentionMask, rows: Span, columns: Columns

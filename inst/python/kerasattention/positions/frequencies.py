@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from keras import ops
 
-from kerasattention.attend.tensors import Tensor
+from kerasattention.attend.tensors import Tensor, tensor_of
 
 
 class ByLength(Protocol):
@@ -77,7 +77,8 @@ class DynamicFrequencies:
         longer = _longer(length, ops.full_like(length, self.original))  # (B|1, 1, 1)
         growth = dynamic_growth(longer, self.factor, self.original)  # (B|1, 1, 1)
         exponents = dynamic_exponents(2 * len(values)).astype(values.dtype)  # (R / 2)
-        return ops.multiply(ops.power(growth, exponents), values)  # (B|1, 1, R / 2)
+        # Not `ops.power()` and `multiply()`, which give float32 for float64 on torch (Keras 3.16).
+        return growth ** tensor_of(exponents) * tensor_of(values)  # (B|1, 1, R / 2)
 
 
 def dynamic_growth(length: Tensor | float, factor: float, original: int) -> Tensor | float:

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from kerasattention import checks
-from kerasattention.attend.tensors import Tensor, accumulator_of, cos_and_sin
+from kerasattention.attend.tensors import Tensor, accumulator_of, cos_and_sin, tensor_of
 from kerasattention.positions.base import Position
 from kerasattention.positions.frequencies import Frequencies
 from kerasattention.positions.scaling import rotary_frequencies
@@ -189,7 +189,8 @@ class RotaryPosition(Position):
             places = self.sections.of_pairs(places)  # (B|1, T, R / 2)
         else:
             places = ops.expand_dims(places, -1)  # (T, 1) or (B, T, 1)
-        angles = ops.multiply(places, radians)  # (B|1, T, R / 2)
+        # Not `ops.multiply()`, which gives float32 for float64 on torch (Keras 3.16).
+        angles = places * tensor_of(radians)  # (B|1, T, R / 2)
         cosine, sine = cos_and_sin(angles)  # (B|1, T, R / 2)
         if wide != dtype:
             cosine, sine = (ops.cast(x, dtype) for x in (cosine, sine))  # (B|1, T, R / 2)

@@ -66,7 +66,7 @@ class Linear:
             if self.transposed:
                 return output
             if self.layer.bias is not None:
-                output = ops.add(output, self.layer.bias)
+                output = output + ops.cast(self.layer.bias, output.dtype)
             return output if self.layer.activation is None else self.layer.activation(output)
 
         return call
