@@ -86,8 +86,8 @@ def memory_case(options, call, gradient):
     return measure
 
 
-def cost_case(length, without, options, gradient=False):
-    """Times the layer with `options` beside one that `without`, a label and options, describes."""
+def cost_case(length, without, options, gradient=False, call=()):
+    """Times a layer beside one with other options, `without`: a label and these."""
 
     def measure(settings: Settings) -> dict:
         from cases._layers import inputs
@@ -96,7 +96,7 @@ def cost_case(length, without, options, gradient=False):
         label, fewer = without
         runs = {
             label: attend(length, fewer, (), gradient)(x),
-            OURS: attend(length, options, (), gradient)(x),
+            OURS: attend(length, options, call, gradient)(x),
         }
         result = compare(runs, settings, 0.0)
         del result["difference"]
@@ -177,6 +177,20 @@ CASES += [
         cost_case(32768, ("window", {"mask": "window"}), {"mask": "window or sinks"}, gradient),
         # At most 30% more.
         floors={backend: Floor("ratio", least=1 / 1.3) for backend in BACKENDS},
+    )
+    for name, title, gradient in (
+        ("forward", "forward", False),
+        ("gradient", "gradient step", True),
+    )
+]
+CASES += [
+    Case(
+        f"{name}-4096-bidirectional",
+        f"{title}, T = 4096, causal with spans of 256 that see each other, against causal",
+        "options",
+        cost_case(4096, ("causal", {}), {}, gradient, call=("bidirectional",)),
+        # At most 50% more.
+        floors={backend: Floor("ratio", least=1 / 1.5) for backend in BACKENDS},
     )
     for name, title, gradient in (
         ("forward", "forward", False),

@@ -9,6 +9,7 @@ from keras import ops
 
 import kerasattention as ka
 from backends import BACKEND, JIT, compiled, sampled, tensor, to_numpy, value_and_gradients
+from kerasattention.attend.bidirectional import known_range, visible_range
 from kerasattention.attend.mask import AttentionMask
 from kerasattention.attend.tensors import Span
 from layer_reference import attention_layer
@@ -91,12 +92,62 @@ def test_the_function_of_torch():
     check(GIVEN["all masks"], implementation=kernel(sdpa_attention), block_size=7)
 
 
-def test_a_mask_says_what_is_known_before_its_ids_are():
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's graphs")
+@pytest.mark.parametrize("name", ["causal", "window, causal, T != S", "all masks"])
+def test_graphs_that_do_not_know_the_ids(name):
+    from test_loop_tensorflow import check as check_graph
+    from test_loop_tensorflow import looped
+
+    with block_size(7):
+        check_graph(GIVEN[name], implementation=looped(0))
+
+
+def visible(mask, rows):
+    """(S): whether one of these queries sees a key, pair by pair."""
+    found = to_numpy(mask.block_mask(rows, Span(0, mask.key_bidirectional.shape[1])))
+    return found.any(axis=(0, 1, 2))
+
+
+@pytest.mark.parametrize("fields", [{"causal": True}, {"window": 5}, {"causal": True, "offset": 6}])
+@pytest.mark.parametrize("ids", ["in order", "in any order", "none"])
+def test_the_range_of_a_block_has_all_keys_that_it_sees(ids, fields):
+    numbers = RNG.integers(-1, 4, (2, T + S)) * RNG.integers(0, 2, (2, T + S))
+    numbers = {"in order": np.sort(numbers), "in any order": numbers, "none": 0 * numbers}[ids]
+    queries, keys = (tensor(x, "int32") for x in (numbers[:, 5 : 5 + T], numbers[:, :S]))
+    mask = AttentionMask(query_bidirectional=queries, key_bidirectional=keys, **fields)
+    smaller = 0
+    for start in range(0, T, 7):
+        rows = Span(start, min(7, T - start))
+        first, stop = (int(x) for x in visible_range(mask, rows, S))
+        seen = np.flatnonzero(visible(mask, rows))
+        assert 0 <= first <= S
+        assert 0 <= stop <= S
+        assert not len(seen) or (first <= seen[0] and stop > seen[-1])
+        if ids == "none" and len(seen):
+            assert (first, stop) == (min(seen[0], first), seen[-1] + 1)
+        smaller += stop - first < S
+        known = None if BACKEND == "jax" else Span(first, max(stop - first, 0))
+        assert known_range(mask, rows, S) == known
+    assert smaller or ids == "in any order"
+
+
+def test_a_span_between_two_others_may_be_let_in():
+    ids = np.array([[1, 1, 3, 3, 2, 2, 0, 1, 0, 0]])
+    ids = tensor(ids, "int32")
+    window = {"window": 1, "query_bidirectional": ids, "key_bidirectional": ids}
+    mask = AttentionMask(**window)
+    found = [tuple(int(x) for x in visible_range(mask, Span(i, 1), 10)) for i in (0, 2, 4, 6, 8)]
+    assert found == [(0, 8), (2, 4), (4, 6), (6, 7), (8, 9)]
+    assert tuple(int(x) for x in visible_range(mask, Span(1, 2), 10)) == (0, 8)
+
+
+def test_a_mask_says_what_is_known_with_its_ids():
     ids = tensor(IDS, "int32")
     given = {"causal": True, "window": 5, "query_bidirectional": ids, "key_bidirectional": ids}
     mask = AttentionMask(**given)
-    # No key may be left out; all is told as a rule of tokens.
-    assert mask.key_range(Span(0, 7), T) == Span(0, T)
+    # JAX finds the keys in its loops.
+    assert mask.key_range(Span(0, 7), T) == Span(0, T if BACKEND == "jax" else 38)
+    assert mask.reach_outside_spans == (4, 0, 0)
     assert mask.position_rules == ()
     assert mask.reach == (None, None, 0)
     assert [rule.argument for rule in mask.token_rules] == ["bidirectional"]

@@ -6,8 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerasattention.attend.finite import value_on_jax
-from kerasattention.attend.tensors import Tensor
+from kerasattention.attend.known_values import known_values
 
 # Numbers added to hide keys are -1e4 in BERT, -3e4 in Keras, -1e9 or minus infinity elsewhere.
 ADDED = -1e3
@@ -44,30 +43,10 @@ def _holds_added(x: Any) -> bool:
         return False
     if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype)):
         return False
-    known = _known(x)
+    known = known_values(x)
     if known is None:
         return False
     try:
         return not bool(ops.all(known > ADDED))
     except RuntimeError:  # no number on torch: a fake or meta tensor, or torch.func.vmap()
         return False
-
-
-def _known(x: Tensor) -> Tensor | None:
-    """The tensor, or None where its numbers are not known."""
-    backend = keras.backend.backend()
-    if backend == "jax":
-        return value_on_jax(x)
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return x if tf.executing_eagerly() else None
-    if backend == "torch":
-        import torch
-
-        is_tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-        if torch.compiler.is_compiling() or is_tracing:
-            return None
-        if x.is_cuda and torch.cuda.is_current_stream_capturing():
-            return None
-    return x

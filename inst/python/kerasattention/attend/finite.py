@@ -19,6 +19,7 @@ import keras
 from keras import ops
 
 from kerasattention.attend.inputs import AttentionInputs
+from kerasattention.attend.known_values import known_values, value_on_jax
 from kerasattention.attend.poisoned_rows import (
     may_hold_infinity,
     poisoned_rows,
@@ -147,12 +148,7 @@ def known_to_be_finite(tensors: Sequence[Tensor]) -> bool | None:
 
 
 def _known_on_torch(tensors: Sequence[Tensor]) -> bool | None:
-    import torch
-
-    is_tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    if torch.compiler.is_compiling() or is_tracing:
-        return None
-    if tensors[0].is_cuda and torch.cuda.is_current_stream_capturing():
+    if known_values(tensors[0]) is None:
         return None
     sums = [_sum_on_torch(x) for x in tensors]
     try:
@@ -181,15 +177,6 @@ def _known_on_jax(tensors: Sequence[Tensor]) -> bool | None:
     if any(x is None or not getattr(x, "is_fully_addressable", True) for x in values):
         return None
     return bool(_jax_functions()[0](*values))
-
-
-def value_on_jax(x: Tensor) -> Tensor | None:
-    """The array of a tensor, also within a gradient that is not compiled; None in other traces."""
-    from jax.core import Tracer
-
-    while isinstance(x, Tracer):
-        x = getattr(x, "primal", None)
-    return x
 
 
 @functools.cache

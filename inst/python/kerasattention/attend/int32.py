@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerasattention.attend.finite import value_on_jax
+from kerasattention.attend.known_values import value_on_jax
 from kerasattention.attend.tensors import Tensor
 
 WIDE = ("int64", "uint32", "uint64")

@@ -6,7 +6,7 @@ none of its fields, so that a new rule changes no kernel. A token's position is 
 positions are given, for queries plus `offset`.
 
 Spans of tokens that see each other whatever the rules of positions say turn these into one rule of
-tokens: then no key can be left out before the tokens are known.
+tokens: then no key can be left out before their ids are known (`bidirectional.py`).
 
 More than 300 lines: all questions that kernels ask are methods of one class.
 """
@@ -20,6 +20,7 @@ import keras
 from keras import ops
 
 from kerasattention.attend import intervals, rules
+from kerasattention.attend.bidirectional import known_range
 from kerasattention.attend.intervals import Intervals
 from kerasattention.attend.rules import MaskRule, Reach
 from kerasattention.attend.tensors import (
@@ -141,6 +142,10 @@ class AttentionMask:
         """The keys that these queries may attend, as spans in order; all others are masked out."""
         if not self.positions_are_indices:
             return (Span(0, length),) if length else ()
+        if self.query_bidirectional is not None:
+            found = known_range(self, rows, length)
+            if found is not None:
+                return (found,) if found.size else ()
         first, last = rows.start + self.offset, rows.stop - 1 + self.offset
         visible = _visible_keys(self.position_rules, first, last)
         if len(visible) > 1:
@@ -213,7 +218,15 @@ class AttentionMask:
     @functools.cached_property
     def reach(self) -> Reach:
         """How far from its own position the rules of positions let a query see."""
-        reaches = [rule.reach for rule in self.position_rules]
+        return self._reach_of(self.position_rules)
+
+    @functools.cached_property
+    def reach_outside_spans(self) -> Reach:
+        """The same where tokens of a span see each other, for all other keys."""
+        return self._reach_of(self._rules_outside_spans)
+
+    def _reach_of(self, of: tuple[MaskRule, ...]) -> Reach:
+        reaches = [rule.reach for rule in of]
         befores = [reach.before for reach in reaches if reach.before is not None]
         afters = [reach.after for reach in reaches if reach.after is not None]
         return Reach(min(befores, default=None), min(afters, default=None), self.offset)

@@ -255,7 +255,7 @@ class ExplicitRule(MaskRule):
 class BidirectionalRule(MaskRule):
     """Tokens see those that the rules of positions say, and those of their own span.
 
-    Which keys are visible is known only with the ids, so no key is left out before they are read.
+    Which keys are visible is known only with the ids (`bidirectional.py`).
 
     Attributes:
         queries: (B, T) integers; tokens with the same number above 0 are a span.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from kerasattention.attend.finite import value_on_jax
+from kerasattention.attend.known_values import value_on_jax
 from kerasattention.attend.tensors import Axes, Tensor, is_dtensor, is_static
 
 # What the axes of tensors count: of those that every call has, and of its results.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from kerasattention.attend import softmax
+from kerasattention.attend.bidirectional import visible_range
 from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.kernels.jax.tile_lists import (
     block_index,
@@ -45,6 +46,9 @@ class TileRange(NamedTuple):
 
 def _tile_range(inputs: AttentionInputs, rows: Span, columns: int) -> TileRange:
     mask, keys = inputs.mask, inputs.key.shape[2]
+    if mask.query_bidirectional is not None and mask.positions_are_indices:
+        first, stop = visible_range(mask, rows, keys)
+        return TileRange(first, 0, 0, -(-jnp.maximum(stop - first, 0) // columns))
     if not mask.position_rules:
         return TileRange(0, 0, keys // columns, -(-keys // columns))
     if not mask.positions_are_indices:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from kerasattention.attend.bidirectional import visible_range
 from kerasattention.attend.block import Block
 from kerasattention.attend.inputs import AttentionInputs
 from kerasattention.attend.kernels.tensorflow.head_groups import can_split_heads_and_bias
@@ -111,6 +112,8 @@ class BlockLoop:
             return Block(rows, Span(0, keys))
         if self._has_lists(inputs):
             return Block(rows, self._listed_columns(inputs, index))
+        if inputs.mask.query_bidirectional is not None and not self.compiled:
+            return Block(rows, _columns_with_spans(inputs, rows, keys))
         if self.compiled:
             return Block(rows, self._columns_of_one_size(reach, rows, keys))
         return Block(rows, _visible_columns(reach, rows, keys))
@@ -157,6 +160,13 @@ def _visible_columns(reach: Reach, rows: Span, keys: Tensor | int) -> Span:
     if reach.before is None:
         size = tf.minimum(_rounded_up(size, keys), keys)
     return Span(first, size)
+
+
+def _columns_with_spans(inputs: AttentionInputs, rows: Span, keys: Tensor | int) -> Span:
+    """At least one key, for a softmax."""
+    first, stop = visible_range(inputs.mask, rows, keys)
+    size = tf.minimum(_rounded_up(tf.maximum(stop - first, 1), keys), keys)
+    return Span(tf.minimum(first, keys - size), size)
 
 
 def _widened(spans: tuple[Span, ...], most: int, keys: int) -> tuple[Span, ...]:

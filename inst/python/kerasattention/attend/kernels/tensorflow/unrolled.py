@@ -99,8 +99,14 @@ def plan_head_groups(inputs: AttentionInputs) -> list[Span]:
 
 
 def is_preferred(inputs: AttentionInputs, block_size: int | None) -> bool:
-    """Where lengths are known; in a graph, where it has no more than a few dozen blocks."""
+    """Where lengths are known; in a graph, where it has no more than a few dozen blocks.
+
+    A graph that does not know the ids of spans leaves keys out in a loop only.
+    """
     if not is_static(inputs.query.shape[3], inputs.key.shape[2]):
+        return False
+    has_spans = inputs.mask.query_bidirectional is not None
+    if has_spans and not tf.executing_eagerly() and not is_compiled_by_xla():
         return False
     return tf.executing_eagerly() or len(plan_steps(inputs, block_size)) <= MAX_UNROLLED_BLOCKS
 
