@@ -91,8 +91,9 @@
 #' @param bidirectional (B, T) whole numbers: tokens with the same number above 0 attend to each
 #'   other whatever `use_causal_mask`, `sliding_window` and `mask` say, as the image tokens of
 #'   Gemma 3 and PaliGemma do within a causal model. Padding, segments and `attention_mask`
-#'   still hold. For self-attention. No block of keys is left out and each has a mask, so a
-#'   causal layer takes two to three times as long; memory stays linear in T.
+#'   still hold. For self-attention. Number the spans of a sequence in order: then keys that no
+#'   query of a block sees are not computed, except by torch on a GPU and by XLA on TensorFlow.
+#'   Memory stays linear in T.
 #' @param use_causal_mask Whether a query attends only to keys up to its own position.
 #'   In a Sequential model, or without `object`, the layer keeps it as its default.
 #' @param return_attention_scores Whether to return the attention weights,
