@@ -1,5 +1,6 @@
 """Sizes from a mistake or a hostile config: an error at once, before anything is allocated."""
 
+import re
 import tracemalloc
 
 import keras
@@ -9,6 +10,7 @@ import pytest
 from kerasattention import (
     AlibiPosition,
     GroupQueryAttention,
+    LatentAttention,
     MultiHeadAttention,
     RelativePosition,
     RotaryPosition,
@@ -69,6 +71,56 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated(name):
         assert tracemalloc.get_traced_memory()[1] < 50e6
     finally:
         tracemalloc.stop()
+
+
+def one_head(query=1, key=1, value=1, size=1, **options):
+    layer = MultiHeadAttention(1, size, **options)
+    layer.build((None, 3, query), (None, 3, value), (None, 3, key))
+
+
+def latent(features=1, heads=1, size=2, rank=1, **options):
+    LatentAttention(heads, size, rank, rotary_dim=2, **options).build((None, 3, features))
+
+
+MANY, WIDTH = 2**12, 2**19
+KERNELS = {
+    "query": (lambda: one_head(query=MANY, size=WIDTH), (MANY, 1, WIDTH)),
+    "key": (lambda: one_head(key=MANY, size=WIDTH, value_dim=1), (MANY, 1, WIDTH)),
+    "value": (lambda: one_head(value=MANY, value_dim=WIDTH), (MANY, 1, WIDTH)),
+    "attention_output": (
+        lambda: one_head(value_dim=WIDTH, output_shape=(MANY,)),
+        (1, WIDTH, MANY),
+    ),
+    "gate": (
+        lambda: one_head(MANY, value_dim=WIDTH, use_gate=True, output_shape=(1,)),
+        (MANY, 1, WIDTH),
+    ),
+    "query_latent": (lambda: latent(MANY, query_rank=WIDTH), (MANY, WIDTH)),
+    "latent": (lambda: latent(MANY, rank=WIDTH), (MANY, WIDTH + 2)),
+    "key of latents": (lambda: latent(heads=2, size=WIDTH // 2, rank=MANY, value_dim=1), None),
+    "value of latents": (lambda: latent(heads=2, rank=MANY, value_dim=WIDTH // 2), None),
+    "gate of latents": (
+        lambda: latent(MANY, heads=2, value_dim=WIDTH // 2, use_gate=True),
+        None,
+    ),
+    "query of latents": (lambda: latent(MANY, heads=2, size=WIDTH // 2), None),
+    "attention_output of latents": (lambda: latent(MANY, heads=2, value_dim=WIDTH // 2), None),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_kernel_that_is_too_large_is_named(name):
+    build, shape = KERNELS[name]
+    shapes = {
+        "key of latents": (MANY, 2, WIDTH // 2),
+        "value of latents": (MANY, 2, WIDTH // 2),
+        "gate of latents": (MANY, 2, WIDTH // 2),
+        "query of latents": (MANY, 2, WIDTH // 2 + 2),
+        "attention_output of latents": (2, WIDTH // 2, MANY),
+    }
+    shape = re.escape(str(shape or shapes[name]))
+    with pytest.raises(ValueError, match=rf"kernel of `{name.split()[0]}`.*shape {shape}"):
+        build()
 
 
 def test_ranks_and_rows_that_a_model_does_not_have_are_refused():

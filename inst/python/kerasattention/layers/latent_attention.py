@@ -202,8 +202,9 @@ class LatentAttention(AttentionLayer):
             of_queries = self.query_rank
         checks.kernel("query", (of_queries, heads.query, heads.size))
         checks.kernel("latent", (query[-1], rank + self.rotary_dim))
-        checks.kernel("key", (rank, heads.query, heads.size))
+        checks.kernel("key", (rank, heads.query, self.head_dim))
         checks.kernel("value", (rank, heads.query, heads.value_size))
+        self._check_gate(query)
         checks.kernel("attention_output", (heads.query, heads.value_size, query[-1]))
 
     @property

@@ -129,8 +129,13 @@ class ProjectingLayer(SharedOptions, keras.layers.Layer):
         if not self.use_key_as_value:
             checks.kernel("value", (value[-1], heads.key_value, heads.value_size))
         checks.kernel("key", (key[-1], heads.key_value, heads.size))
+        self._check_gate(query)
         output = self._output_shape or (query[-1],)
         checks.kernel("attention_output", (heads.query, heads.value_size, *output))
+
+    def _check_gate(self, query: Shape) -> None:
+        if self.use_gate:
+            checks.kernel("gate", (query[-1], self._heads.query, self.gate_size))
 
     def _projection(
         self,
