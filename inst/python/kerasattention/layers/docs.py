@@ -31,9 +31,9 @@ Call arguments:
     bidirectional: (B, T) integers: tokens with the same number above 0 see each
         other whatever the causal rule, the window and `mask` say, as the image
         tokens of Gemma 3 do. Padding, segments and masks given as arrays still
-        hold. Number the spans of a sequence in order: then keys that no query of a
-        block sees are not computed, except by torch on a GPU and by XLA on TensorFlow.
-        Memory stays linear in T.
+        hold. Number the spans of a sequence in order: then keys that no query of
+        a block sees are not computed, except by torch on a GPU and by XLA on
+        TensorFlow. Memory stays linear in T.
     key_value_from: The output of the layer `key_value_of` in the same call. In a
         graph it is found where that layer is called once.
 
