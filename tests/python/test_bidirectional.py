@@ -131,6 +131,12 @@ def test_the_range_of_a_block_has_all_keys_that_it_sees(ids, fields):
     assert smaller or ids == "in any order"
 
 
+def test_a_batch_of_no_rows_has_the_range_of_its_rules():
+    ids = tensor(np.zeros((0, T)), "int32")
+    mask = AttentionMask(causal=True, query_bidirectional=ids, key_bidirectional=ids)
+    assert tuple(int(x) for x in visible_range(mask, Span(7, 7), T)) == (0, 14)
+
+
 def test_a_span_between_two_others_may_be_let_in():
     ids = np.array([[1, 1, 3, 3, 2, 2, 0, 1, 0, 0]])
     ids = tensor(ids, "int32")

@@ -33,7 +33,7 @@ def test_a_batch_of_no_rows(name):
 
 # torch's kernel computes one query by other code.
 @pytest.mark.parametrize(("heads", "length"), [(2, 1), (6, 13)])
-@pytest.mark.parametrize("kind", ["mask of heads", "window", "positions"])
+@pytest.mark.parametrize("kind", ["mask of heads", "window", "positions", "spans"])
 def test_gradients_of_no_rows(kind, heads, length):
     """Zeros, in blocks of 3 queries."""
     options, given = {"flash_attention": True}, {}
@@ -41,6 +41,9 @@ def test_gradients_of_no_rows(kind, heads, length):
         given["attention_mask"] = np.ones((0, heads, length, length), bool)
     elif kind == "window":
         options |= {"sliding_window": 3, "use_causal_mask": True}
+    elif kind == "spans":
+        options |= {"use_causal_mask": True}
+        given["bidirectional"] = np.zeros((0, length), "int32")
     else:
         options["position"] = RelativePosition(8, 16)
         given["positions"] = 2 * np.arange(length)[None]

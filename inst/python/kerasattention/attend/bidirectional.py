@@ -27,12 +27,14 @@ def visible_range(mask: "AttentionMask", rows: Span, length: Any) -> tuple[Tenso
     """
     queries = slice_axis(mask.query_bidirectional, 1, rows)  # (B, t)
     keys = mask.key_bidirectional  # (B, S)
-    lowest = ops.min(ops.where(queries > 0, queries, _MOST), axis=1, keepdims=True)  # (B, 1)
-    highest = ops.max(queries, axis=1, keepdims=True)  # (B, 1)
+    # With initial values, for a batch of 0.
+    ids = ops.where(queries > 0, queries, _MOST)  # (B, t)
+    lowest = ops.min(ids, axis=1, keepdims=True, initial=_MOST)  # (B, 1)
+    highest = ops.max(queries, axis=1, keepdims=True, initial=0)  # (B, 1)
     of_span = (keys > 0) & (keys >= lowest) & (keys <= highest)  # (B, S)
     places = ops.arange(length, dtype="int32")  # (S)
-    first = ops.min(ops.where(of_span, places, length))  # ()
-    stop = ops.max(ops.where(of_span, places + 1, 0))  # ()
+    first = ops.min(ops.where(of_span, places, length), initial=length)  # ()
+    stop = ops.max(ops.where(of_span, places + 1, 0), initial=0)  # ()
     reach = mask.reach_outside_spans
     before = 0 if reach.before is None else reach.first_key(rows.start)
     behind = length if reach.after is None else reach.stop_key(rows.stop - 1)

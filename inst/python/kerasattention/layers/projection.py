@@ -27,6 +27,6 @@ class WideProjection(keras.layers.EinsumDense):
 
 def projection(*args: Any, dtype: Any, **options: Any) -> keras.layers.EinsumDense:
     """An `EinsumDense` of these arguments; one of a subclass where it computes in float64."""
-    is_wide = keras.dtype_policies.get(dtype or keras.config.dtype_policy()).compute_dtype
-    kind = WideProjection if is_wide == "float64" else keras.layers.EinsumDense
+    policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+    kind = WideProjection if policy.compute_dtype == "float64" else keras.layers.EinsumDense
     return kind(*args, dtype=dtype, **options)

@@ -94,6 +94,7 @@ def backward_from_lse(
         if repeated is not None:
             gradient = jnp.where(repeated, query, gradient)  # (B, K, G, t, H)
         whole = put(whole, gradient, 3, rows.start)  # (B, K, G, T, H)
+        # Before the first block there is none, and what is read then is not used.
         first = rows.start if wanted is None else wanted
         following = Span(first - rows.size, rows.size)
         return carry._replace(query=whole, block=slice_axis(whole, 3, following))

@@ -18,7 +18,7 @@ def can_split_heads(inputs: AttentionInputs) -> bool:
 def can_split_heads_and_bias(inputs: AttentionInputs) -> bool:
     """The same, or a bias whose gradients are added in the place of a head group.
 
-    Each query head then has a key head of its own.
+    Only where no two query heads share a key head.
     """
     can_split_bias = inputs.bias is None or isinstance(inputs.bias, PlacingBias)
     return inputs.groups == 1 and can_split_bias and _has_one_mask(inputs)
